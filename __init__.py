@@ -1,0 +1,21 @@
+"""Pentimento: the Stable Diffusion era's editing techniques as ComfyUI nodes, each equal to its reference."""
+
+from comfy_api.latest import ComfyExtension, io
+
+WEB_DIRECTORY = "./web"
+
+
+class Pentimento(ComfyExtension):
+    async def on_load(self) -> None:
+        from .model_patchers.folders import register
+
+        register()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        from .nodes import NODES
+
+        return NODES
+
+
+async def comfy_entrypoint() -> Pentimento:
+    return Pentimento()

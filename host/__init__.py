@@ -1,0 +1,1 @@
+"""A ComfyUI to run the pack in: `python3 host demo | test | serve | bench | models | setup`."""

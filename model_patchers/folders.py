@@ -1,0 +1,39 @@
+"""The model folders of this pack, registered with the host so that a user's extra_model_paths.yaml adds to them."""
+
+from pathlib import Path
+
+import folder_paths
+
+FOLDERS = ("inpaint", "lama")
+
+
+def register() -> None:
+    """Adds models/<name> for each of FOLDERS and makes the host list model files only.
+
+    A folder that the user's own configuration or another pack made first has an empty set of extensions,
+    which the host reads as "every file".
+    """
+    for name in FOLDERS:
+        folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
+        paths, extensions = folder_paths.folder_names_and_paths[name]
+        folder_paths.folder_names_and_paths[name] = (paths, set(extensions) | folder_paths.supported_pt_extensions)
+
+
+def filenames(*names: str) -> list[str]:
+    """Every model file of the named folders, without doubles, in the host's order."""
+    return list(dict.fromkeys(file for name in names for file in folder_paths.get_filename_list(name)))
+
+
+def full_path(file: str, *names: str) -> str:
+    """The file's path in the first of the named folders that has it.
+
+    Raises:
+        FileNotFoundError: No folder has it.
+    """
+    for name in names:
+        if path := folder_paths.get_full_path(name, file):
+            return path
+    raise FileNotFoundError(
+        f"There is no file '{file}' in models/{' or models/'.join(names)}. "
+        "Put it there, press R in the browser to reread the folders, and choose it again."
+    )

@@ -1,0 +1,25 @@
+"""Pictures as the host passes them: float tensors (B, H, W, C) in [0, 1], C = 1, 3 or 4."""
+
+import torch
+from torch import Tensor
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+def to_rgb(image: Tensor) -> Tensor:
+    """The colours of a grey, RGB or RGBA picture: (B, H, W, C) -> (B, H, W, 3)."""
+    return image.expand(*image.shape[:-1], 3) if image.shape[-1] == 1 else image[..., :3]
+
+
+def put_rgb(image: Tensor, rgb: Tensor, hole: Tensor) -> Tensor:
+    """A copy of `image` with the colours `rgb` inside `hole`; everything else keeps its bits.
+
+    Args:
+        image: (B, H, W, C). An alpha channel is kept as it is; a grey picture takes the colours' luma.
+        rgb: (B, H, W, 3).
+        hole: bool (B, H, W), True where the colours go.
+    """
+    if image.shape[-1] == 1:
+        rgb = (rgb * rgb.new_tensor(LUMA)).sum(-1, keepdim=True)
+    colours = torch.where(hole[..., None], rgb.to(image), image[..., : rgb.shape[-1]])
+    return torch.cat((colours, image[..., rgb.shape[-1] :]), dim=-1)

@@ -1,0 +1,62 @@
+"""Loads the pack as the host does: from its folder, under its own name, with ComfyUI on sys.path and the pack not."""
+
+import asyncio
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+PACK = Path(__file__).resolve().parents[1]
+HOST = Path(os.environ.get("COMFYUI_PATH", PACK / ".host" / "ComfyUI"))
+
+sys.path[:] = [str(HOST)] + [path for path in sys.path if Path(path or ".").resolve() != PACK]
+
+from comfy.cli_args import args  # noqa: E402
+
+args.cpu = not torch.cuda.is_available()
+
+
+def load_package(name: str, folder: Path):
+    """Imports a folder as the package `name` without putting anything on sys.path."""
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[name] = package
+    spec.loader.exec_module(package)
+    return package
+
+
+pentimento = load_package("pentimento", PACK)
+load_package("pentimento_host", PACK / "host")
+
+
+@pytest.fixture(scope="session")
+def extension():
+    async def load():
+        extension = await pentimento.comfy_entrypoint()
+        await extension.on_load()
+        return extension
+
+    return asyncio.run(load())
+
+
+@pytest.fixture(scope="session")
+def node_classes(extension):
+    """{node id: class} of the whole pack."""
+    return {cls.GET_SCHEMA().node_id: cls for cls in asyncio.run(extension.get_node_list())}
+
+
+@pytest.fixture(autouse=True)
+def inference_mode():
+    """Nodes run in inference mode, as under the host's executor."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def rng():
+    return torch.Generator().manual_seed(0)

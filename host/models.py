@@ -1,0 +1,156 @@
+"""The real model files that the workflows want: where they go, what they are, whether they are here."""
+
+import functools
+import hashlib
+import json
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from . import standins
+from .client import Graph
+from .environment import PACK, Host, HostError
+
+API_WORKFLOWS = PACK / "workflows" / "api"
+CHUNK = 1 << 20
+
+FOLDERS_SCRIPT = """
+import json, os, sys
+sys.path.insert(0, os.getcwd())
+import folder_paths
+from utils.extra_config import load_extra_path_config
+if os.path.exists("extra_model_paths.yaml"):
+    load_extra_path_config("extra_model_paths.yaml")
+json.dump({name: paths for name, (paths, _) in folder_paths.folder_names_and_paths.items()}, sys.stdout)
+"""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model file as its publisher gives it out; sizes in bytes."""
+
+    name: str
+    folder: str
+    standin: str
+    size: int
+    sha256: str
+    licence: str
+    url: str
+
+
+def catalogue() -> dict[str, Model]:
+    """Every model file that a bundled workflow may name."""
+    entries = json.loads((PACK / "host" / "models.json").read_text())
+    return {name: Model(name, **entry) for name, entry in entries.items()}
+
+
+def workflows() -> dict[str, Graph]:
+    """The bundled workflows in the API's form, by name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(API_WORKFLOWS.glob("*.json"))}
+
+
+def wanted(graph: Graph) -> Iterator[tuple[dict, str, Model]]:
+    """The inputs of a workflow that name a model file: (inputs of the node, input id, model)."""
+    models = catalogue()
+    for node in graph.values():
+        for name, value in node["inputs"].items():
+            if isinstance(value, str) and value in models:
+                yield node["inputs"], name, models[value]
+
+
+def find(host: Host, model: Model) -> Path | None:
+    """The model's file in the host's folders, the user's extra_model_paths.yaml included."""
+    folders = [Path(path) for path in _folders(host).get(model.folder, [])]
+    folders += [host.comfyui / "models" / model.folder, host.models / model.folder]
+    return next((folder / model.name for folder in folders if (folder / model.name).exists()), None)
+
+
+@functools.cache
+def _folders(host: Host) -> dict[str, list[str]]:
+    command = [str(host.python), "-c", FOLDERS_SCRIPT]
+    return json.loads(subprocess.run(command, cwd=host.comfyui, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def fill_in(host: Host, graph: Graph) -> list[str]:
+    """Makes stand-ins for the model files that a workflow wants and the host lacks, and names them in the graph.
+
+    Returns:
+        The names of the files that are stood in for.
+    """
+    missing = [(inputs, name, model) for inputs, name, model in wanted(graph) if not find(host, model)]
+    for inputs, name, model in missing:
+        path = host.models / model.folder / f"standin-{model.name}"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f"{path.name}.part")
+            getattr(standins, model.standin)(part)
+            part.rename(path)
+        inputs[name] = path.name
+    return [model.name for _, _, model in missing]
+
+
+def listing(host: Host) -> str:
+    """The table of `host models`."""
+    rows = []
+    for model in catalogue().values():
+        users = [name for name, graph in workflows().items() if model in [found for _, _, found in wanted(graph)]]
+        here = find(host, model)
+        rows += [
+            f"{model.name}  ({'here: ' + str(here) if here else 'missing'})",
+            f"    for      {', '.join(users)}",
+            f"    goes to  models/{model.folder}/",
+            f"    size     {model.size / 1e6:,.1f} MB",
+            f"    sha256   {model.sha256}",
+            f"    licence  {model.licence}",
+            f"    from     {model.url}",
+        ]
+    return "\n".join([*rows, "", "Nothing is downloaded unasked. `python3 host models --download NAME` fetches one."])
+
+
+def download(model: Model, folder: Path) -> Path:
+    """Fetches a model file with a progress bar, going on where an earlier try stopped, and verifies it.
+
+    Raises:
+        HostError: The server refused, or the file is not the published one (it is deleted).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, part = folder / model.name, folder / f"{model.name}.part"
+    if path.exists():
+        return path
+    if not part.exists() or part.stat().st_size < model.size:
+        _fetch(model, part)
+    if (found := _sha256(part)) != model.sha256:
+        part.unlink()
+        raise HostError(
+            f"{model.name} from {model.url} is not the published file: sha256 {found}, expected {model.sha256}. "
+            "It was deleted; try again, or fetch it from elsewhere."
+        )
+    return part.rename(path)
+
+
+def _fetch(model: Model, part: Path) -> None:
+    begun = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(model.url, headers={"Range": f"bytes={begun}-"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            resumed = response.status == 206
+            bar = tqdm(total=model.size, initial=begun if resumed else 0, unit="B", unit_scale=True, desc=model.name)
+            with part.open("ab" if resumed else "wb") as file, bar:
+                while chunk := response.read(CHUNK):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        raise HostError(f"{model.url} could not be fetched: {error}. Run the command again to go on.") from error
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,94 @@
+"""A ComfyUI server with the pack in it, for as long as a `with` block lasts."""
+
+import contextlib
+import json
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from .environment import Host, HostError, in_use
+
+START_SECONDS = 300
+
+
+def command(host: Host, port: int, scratch: Path) -> list[str]:
+    """The command line of a server on 127.0.0.1 that writes to `scratch`, its input and its output folder only."""
+    arguments = [str(host.python), str(host.comfyui / "main.py"), "--listen", "127.0.0.1", "--port", str(port)]
+    arguments += ["--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
+    arguments += ["--user-directory", str(scratch / "user"), "--temp-directory", str(scratch)]
+    arguments += ["--input-directory", str(host.input), "--output-directory", str(host.output)]
+    if not host.has_pack:
+        arguments += ["--extra-model-paths-config", str(_extra_paths(host, scratch))]
+    if not has_accelerator():
+        arguments.append("--cpu")
+    return arguments
+
+
+def has_accelerator() -> bool:
+    """Whether PyTorch finds a GPU; without one the host starts only when told `--cpu`."""
+    import torch
+
+    return torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
+
+
+@contextlib.contextmanager
+def serve(host: Host) -> Iterator[str]:
+    """Starts a server on a free port and yields its address; stops it at the end.
+
+    Raises:
+        HostError: It did not come up; the text holds the end of its log.
+    """
+    for folder in (host.input, host.output):
+        folder.mkdir(parents=True, exist_ok=True)
+    with in_use(host), tempfile.TemporaryDirectory(prefix="pentimento-") as scratch:
+        address = f"127.0.0.1:{_free_port()}"
+        log = Path(scratch) / "server.log"
+        with log.open("w") as out:
+            process = subprocess.Popen(
+                command(host, int(address.split(":")[1]), Path(scratch)),
+                cwd=host.comfyui,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                _wait(address, process, log)
+                yield f"http://{address}"
+            finally:
+                process.terminate()
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def _wait(address: str, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise HostError(f"ComfyUI did not start. The end of its log:\n{log.read_text()[-4000:]}")
+        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            urllib.request.urlopen(f"http://{address}/system_stats", timeout=5).read()
+            return
+        time.sleep(0.2)
+
+
+def _extra_paths(host: Host, scratch: Path) -> Path:
+    """A configuration that adds the pack and the stand-ins to a checkout without writing into it."""
+    folders = {folder.name: f"models/{folder.name}" for folder in host.models.glob("*")}
+    folders |= {"base_path": str(host.home), "custom_nodes": "custom_nodes"}
+    path = scratch / "extra_model_paths.yaml"
+    path.write_text(json.dumps({"pentimento": folders}))  # JSON is YAML
+    return path
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

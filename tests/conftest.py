@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -32,6 +33,45 @@ def load_package(name: str, folder: Path):
 
 pentimento = load_package("pentimento", PACK)
 load_package("pentimento_host", PACK / "host")
+
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+CHROMIUM_ARGUMENTS = (
+    "--no-sandbox --disable-gpu --disable-background-networking --no-first-run --disable-component-update --disable-sync"
+).split()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--require-browser", action="store_true", help="fail, not skip, where there is no Chromium")
+    parser.addoption("--update-workflows", action="store_true", help="write workflows/api/ from workflows/ anew")
+
+
+@pytest.fixture(scope="session")
+def server():
+    """The address of a real ComfyUI with the pack, photographs and stand-ins in it."""
+    from pentimento_host import environment, models, photographs
+    from pentimento_host import server as host_server
+
+    ours = environment.locate(None)
+    host = ours if ours.comfyui == HOST else environment.locate(str(HOST))
+    environment.prepare(host)
+    photographs.put(host.input)
+    for graph in models.workflows().values():
+        models.fill_in(host, graph)
+    with host_server.serve(host) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def browser(request):
+    """Chromium, started once; skipped by name where there is none."""
+    if not Path(CHROMIUM).exists():
+        message = f"no Chromium at {CHROMIUM}: install it (Debian: apt-get install chromium) or set $CHROMIUM"
+        (pytest.fail if request.config.getoption("--require-browser") else pytest.skip)(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
 
 
 @pytest.fixture(scope="session")

@@ -62,9 +62,9 @@ def server():
         yield address
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(request):
-    """Chromium, started once; skipped by name where there is none."""
+    """Chromium; skipped by name where there is none. Not for the session: while it runs, asyncio.run is refused."""
     if not Path(CHROMIUM).exists():
         message = f"no Chromium at {CHROMIUM}: install it (Debian: apt-get install chromium) or set $CHROMIUM"
         (pytest.fail if request.config.getoption("--require-browser") else pytest.skip)(message)

@@ -62,10 +62,8 @@ def _serve(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
     from .server import command
 
     photographs.put(host.input)
-    scratch = host.home / "serve"
-    scratch.mkdir(exist_ok=True)
     with in_use(host):
-        return subprocess.call(command(host, options.port, scratch), cwd=host.comfyui)
+        return subprocess.call(command(host, options.port, host.home / "serve"), cwd=host.comfyui)
 
 
 def _test(host: Host, options: argparse.Namespace, rest: list[str]) -> int:

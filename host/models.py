@@ -124,6 +124,8 @@ def download(model: Model, folder: Path) -> Path:
         return path
     if not part.exists() or part.stat().st_size < model.size:
         _fetch(model, part)
+    if (size := part.stat().st_size) < model.size:
+        raise HostError(f"The connection ended after {size:,} of {model.size:,} bytes. Run the command again to go on.")
     if (found := _sha256(part)) != model.sha256:
         part.unlink()
         raise HostError(

@@ -17,7 +17,12 @@ START_SECONDS = 300
 
 
 def command(host: Host, port: int, scratch: Path) -> list[str]:
-    """The command line of a server on 127.0.0.1 that writes to `scratch`, its input and its output folder only."""
+    """The command line of a server on 127.0.0.1 that writes to `scratch`, its input and its output folder only.
+
+    Makes these folders, since ComfyUI refuses to start without them.
+    """
+    for folder in (host.input, host.output, scratch / "user"):
+        folder.mkdir(parents=True, exist_ok=True)
     arguments = [str(host.python), str(host.comfyui / "main.py"), "--listen", "127.0.0.1", "--port", str(port)]
     arguments += ["--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
     arguments += ["--user-directory", str(scratch / "user"), "--temp-directory", str(scratch)]
@@ -43,8 +48,6 @@ def serve(host: Host) -> Iterator[str]:
     Raises:
         HostError: It did not come up; the text holds the end of its log.
     """
-    for folder in (host.input, host.output):
-        folder.mkdir(parents=True, exist_ok=True)
     with in_use(host), tempfile.TemporaryDirectory(prefix="pentimento-") as scratch:
         address = f"127.0.0.1:{_free_port()}"
         log = Path(scratch) / "server.log"

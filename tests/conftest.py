@@ -36,9 +36,14 @@ load_package("pentimento_host", PACK / "host")
 
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
-CHROMIUM_ARGUMENTS = (
-    "--no-sandbox --disable-gpu --disable-background-networking --no-first-run --disable-component-update --disable-sync"
-).split()
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def pytest_addoption(parser):
@@ -47,14 +52,22 @@ def pytest_addoption(parser):
 
 
 @pytest.fixture(scope="session")
-def server():
-    """The address of a real ComfyUI with the pack, photographs and stand-ins in it."""
-    from pentimento_host import environment, models, photographs
-    from pentimento_host import server as host_server
+def host():
+    """The host tool's description of the ComfyUI under test."""
+    from pentimento_host import environment
 
     ours = environment.locate(None)
     host = ours if ours.comfyui == HOST else environment.locate(str(HOST))
     environment.prepare(host)
+    return host
+
+
+@pytest.fixture(scope="session")
+def server(host):
+    """The address of a real ComfyUI with the pack, photographs and stand-ins in it."""
+    from pentimento_host import models, photographs
+    from pentimento_host import server as host_server
+
     photographs.put(host.input)
     for graph in models.workflows().values():
         models.fill_in(host, graph)

@@ -22,6 +22,18 @@ from torch import Tensor
 SUFFIXES = ".safetensors, .pt, .pth, .ckpt or .bin"
 # Modules of Python itself whose classes only hold data. The others have no business in a file of weights.
 DATA_MODULES = {"_codecs", "argparse", "collections", "copyreg", "datetime", "enum", "pathlib", "typing"}
+DTYPES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
 
 
 class RunsCodeError(Exception):
@@ -60,8 +72,8 @@ class Unpickler(pickle.Unpickler):
         return self.storage(key, dtype)
 
     def find_class(self, module: str, name: str) -> Any:
-        if module in ("torch", "torch.storage") and name.endswith("Storage"):
-            return getattr(getattr(torch, name), "dtype", torch.uint8)
+        if module == "torch" and name in DTYPES:
+            return DTYPES[name]
         if (module, name) in REBUILD:
             return REBUILD[module, name]
         if _could_do_harm(module, name):

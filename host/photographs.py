@@ -26,8 +26,13 @@ class Photograph:
 
 
 PHOTOGRAPHS = (
+    Photograph("astronaut.png", "Eileen Collins, NASA, public domain"),
     Photograph("rocket.jpg", "Falcon 9 with DSCOVR, SpaceX, public domain"),
-    Photograph("coffee.png", "Coffee cup, Rachel Michetti, CC0"),
+    Photograph(
+        "coffee.png",
+        "Coffee cup, Rachel Michetti, CC0",
+        hole=(((325, 250), (345, 232), (380, 225), (412, 235), (415, 290), (395, 325), (360, 332), (328, 300)),),
+    ),
 )
 
 VARIATIONS: dict[str, dict[str, dict[str, object]]] = {}

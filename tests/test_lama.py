@@ -600,10 +600,8 @@ def small_scales(monkeypatch):
 
 @pytest.mark.usefixtures("small_scales")
 class TestRefinement:
-    @pytest.mark.parametrize("steps, tolerance", [(1, 1e-5), (2, 2e-4), (15, 2e-3)])
+    @pytest.mark.parametrize("steps, tolerance", [(1, 1e-5), (2, 1e-5), (15, 1e-4)])
     def test_equals_the_reference(self, refined, steps, tolerance):
-        """Adam divides gradients by their own size, so where one is next to nothing rounding decides its sign: the
-        difference grows with the steps."""
         out = ours(refined.net).fill(refined.image, refined.mask, WHOLE, 0, steps)
         wanted = refined.wanted[steps].movedim(1, -1)
         assert worst(out, wanted, refined.mask) <= tolerance
@@ -659,8 +657,10 @@ class TestRefinement:
         assert torch.equal(out[crop], alone)
 
     def test_thin_hole(self, refined):
-        """Nothing of it survives the erosion; the reference divides 0 by 0 here and returns black."""
+        """Nothing of it survives the erosion; the reference divides 0 by 0 here."""
         mask = block_mask(163, 190, (60, 70), (20, 150))
+        with torch.inference_mode(False):
+            assert reference_refine(*refined.args[:2], mask[:, None].clone(), 2, min_side=56).isnan().any()
         model = ours(refined.net)
         out = model.fill(refined.image, mask, WHOLE, 0, 4)
         assert out.isfinite().all()
@@ -695,7 +695,7 @@ class TestRefinement:
         with torch.inference_mode(False):
             wanted = reference_refine(refined.net, *(a.clone() for a in small), 3, min_side=56)
         wanted = F.interpolate(wanted, (163, 190), mode="bilinear").movedim(1, -1)
-        assert worst(out, wanted, refined.mask) < 5e-4
+        assert worst(out, wanted, refined.mask) < 1e-4
         assert torch.equal(out[refined.mask == 0], refined.image[refined.mask == 0])
 
     @pytest.mark.parametrize("side, count", [(1, 1), (79, 1), (80, 2), (158, 2), (159, 3), (2000, 3)])

@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 
-import torch
-from scipy import ndimage
 from torch import Tensor
 
 from .harmonic import harmonic
 from .images import put_rgb, to_rgb
 from .masks import hole_boxes, pair
-from .patchmatch import patchmatch
+from .patchmatch import depths, patchmatch
 from .progress import Progress
 
 METHODS = ["patchmatch", "harmonic"]
@@ -54,8 +52,6 @@ def fill_crop(
 
 def _context(hole: Tensor, method: str) -> int:
     """Pixels around each hole that filling it looks at, so that the work grows with the hole and not the picture."""
-    if method == "harmonic" or not hole.any():
+    if method == "harmonic" or hole.all():
         return 1
-    padded = torch.nn.functional.pad(hole, (1, 1, 1, 1))
-    radius = ndimage.distance_transform_edt(padded.cpu().numpy()).max()
-    return max(NEAREST, round(CONTEXT * radius))
+    return max(NEAREST, round(CONTEXT * float(depths(hole).max())))

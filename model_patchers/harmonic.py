@@ -33,20 +33,24 @@ class Grid(NamedTuple):
         return cls(c, right, down, torch.where(diagonal > 0, 1 / diagonal, 0))
 
     def apply(self, u: Tensor) -> Tensor:  # (C, H, W)
-        flow_right = self.right[:, :-1] * (u[..., :-1] - u[..., 1:])
-        flow_down = self.down[:-1] * (u[..., :-1, :] - u[..., 1:, :])
-        out = self.c * u
-        out[..., :-1] += flow_right
-        out[..., 1:] -= flow_right
-        out[..., :-1, :] += flow_down
-        out[..., 1:, :] -= flow_down
-        return out
+        across = self.right[:, :-1] * (u[..., :-1] - u[..., 1:])
+        down = self.down[:-1] * (u[..., :-1, :] - u[..., 1:, :])
+        return outflow(across, down).addcmul_(self.c, u)
 
     def coarser(self) -> "Grid":
         """On cells of 2 x 2 pixels. A cell's sum counts twice the conductance of its wider spacing, hence the half."""
         across = torch.arange(self.c.shape[1], device=self.c.device) % 2
         along = torch.arange(self.c.shape[0], device=self.c.device)[:, None] % 2
         return Grid.build(cells(self.c) / 2, cells(self.right * across) / 2, cells(self.down * along) / 2)
+
+
+def outflow(across: Tensor, down: Tensor) -> Tensor:
+    """What leaves each pixel, from the flow to the right (C, H, W - 1) and the flow down (C, H - 1, W): (C, H, W)."""
+    out = F.pad(across, (0, 1))
+    out[..., 1:] -= across
+    out[..., :-1, :] += down
+    out[..., 1:, :] -= down
+    return out
 
 
 def cells(u: Tensor) -> Tensor:
@@ -57,33 +61,46 @@ def cells(u: Tensor) -> Tensor:
 
 def pyramid(c: Tensor, right: Tensor, down: Tensor) -> list[Grid]:
     """The grid and ever coarser ones, down to a single cell."""
-    grids = [Grid.build(c, right, down)]
-    while grids[-1].c.numel() > 1:
-        grids.append(grids[-1].coarser())
-    return grids
+    levels = [Grid.build(c, right, down)]
+    while levels[-1].c.numel() > 1:
+        levels.append(levels[-1].coarser())
+    return levels
 
 
-def v_cycle(grids: list[Grid], r: Tensor) -> Tensor:
+def everywhere(hole: Tensor) -> Grid:
+    """All pixels linked, none known: Laplace's operator with no flow across the borders."""
+    ones = torch.ones(hole.shape, device=hole.device)
+    return Grid.build(torch.zeros_like(ones), F.pad(ones[:, 1:], (0, 1)), F.pad(ones[1:], (0, 0, 0, 1)))
+
+
+def grids(hole: Tensor) -> list[Grid]:
+    """The grids of a hole (H, W): unknown pixels linked to each other, and to the known pixels beside them."""
+    free = hole.float()
+    right, down = F.pad(free[:, :-1] * free[:, 1:], (0, 1)), F.pad(free[:-1] * free[1:], (0, 0, 0, 1))
+    return pyramid(-everywhere(hole).apply(1 - free) * free, right, down)
+
+
+def v_cycle(levels: list[Grid], r: Tensor) -> Tensor:
     """About A^-1 r, symmetric and positive, as conjugate gradients need it: r is (C, H, W) on the first grid."""
-    grid = grids[0]
+    grid = levels[0]
     u = OMEGA * grid.inverse_diagonal * r
-    if len(grids) == 1:
+    if len(levels) == 1:
         return u / OMEGA
     left = r - grid.apply(u)
-    coarse = v_cycle(grids[1:], cells(left))
+    coarse = v_cycle(levels[1:], cells(left))
     u += coarse.repeat_interleave(2, -2).repeat_interleave(2, -1)[..., : u.shape[-2], : u.shape[-1]]
     u += OMEGA * grid.inverse_diagonal * (r - grid.apply(u))
     return u
 
 
-def solve(grids: list[Grid], b: Tensor, callback: Callable[[int], None] | None = None) -> Tensor:
+def solve(levels: list[Grid], b: Tensor, callback: Callable[[int], None] | None = None) -> Tensor:
     """A u = b by preconditioned conjugate gradients, the channels of b (C, H, W) side by side."""
 
     def dot(x: Tensor, y: Tensor) -> Tensor:  # (C, 1, 1)
         return (x * y).sum((-2, -1), keepdim=True)
 
-    u = v_cycle(grids, b)
-    r = b - grids[0].apply(u)
+    u = v_cycle(levels, b)
+    r = b - levels[0].apply(u)
     p, rho = torch.zeros_like(b), torch.ones_like(b[:, :1, :1])
     enough = TOLERANCE**2 * dot(b, b)
     for step in range(MAX_STEPS):
@@ -91,10 +108,10 @@ def solve(grids: list[Grid], b: Tensor, callback: Callable[[int], None] | None =
             break
         if callback:
             callback(0)
-        z = v_cycle(grids, r)
+        z = v_cycle(levels, r)
         rho, last = dot(r, z), rho
         p = z + (rho / last if step else 0) * p
-        q = grids[0].apply(p)
+        q = levels[0].apply(p)
         alpha = rho / dot(p, q).clamp_min(torch.finfo(b.dtype).tiny)
         u += alpha * p
         r -= alpha * q
@@ -115,14 +132,8 @@ def harmonic(picture: Tensor, hole: Tensor, callback: Callable[[int], None] | No
     if hole.all():
         return torch.full_like(picture, GREY)
     u = picture.movedim(-1, 0).float().masked_fill(hole, 0)  # (C, H, W)
-    free = hole.float()
-    right = F.pad(free[:, :-1] * free[:, 1:], (0, 1))
-    down = F.pad(free[:-1] * free[1:], (0, 0, 0, 1))
-    ones = torch.ones_like(free)
-    everywhere = Grid.build(torch.zeros_like(free), F.pad(ones[:, 1:], (0, 1)), F.pad(ones[1:], (0, 0, 0, 1)))
-    c = -everywhere.apply(1 - free) * free  # known neighbours of each unknown pixel
-    b = -everywhere.apply(u) * free
-    filled = solve(pyramid(c, right, down), b, callback).movedim(0, -1)
+    b = -everywhere(hole).apply(u) * hole
+    filled = solve(grids(hole), b, callback).movedim(0, -1)
     if callback:
         callback(int(hole.sum()))
     return torch.where(hole[..., None], filled.to(picture), picture)

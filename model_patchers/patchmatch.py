@@ -1,11 +1,10 @@
 """Exemplar fill: a hole filled with pieces of its own picture, coarse to fine.
 
 The picture and the field of matches improve each other in turn (Wexler, Shechtman, Irani, "Space-time completion of
-video", TPAMI 2007): every patch that touches the hole looks for the most similar patch of the surroundings (Barnes et
-al., "PatchMatch", SIGGRAPH 2009, here with all patches at once), then every pixel of the hole takes the mean of what
-the patches over it propose. Texture features keep grass from turning into its mean (Newson et al., "Video inpainting
-of complex scenes", SIIMS 2014), and offsets by which the surroundings resemble themselves (He, Sun, "Statistics of
-patch offsets for image completion", ECCV 2012) keep repeated structure in step.
+video", TPAMI 29, 2007): every patch that touches the hole looks for the most similar patch of the surroundings (Barnes
+et al., "PatchMatch", SIGGRAPH 2009, here with all patches at once), then every pixel of the hole takes the mean of
+what the patches over it propose. Texture features keep grass from turning into its mean (Newson et al., "Video
+inpainting of complex scenes", SIAM J. Imaging Sciences 7, 2014).
 """
 
 import math
@@ -18,18 +17,24 @@ from scipy import ndimage
 from torch import Tensor
 
 from .harmonic import harmonic
+from .images import LUMA
+from .patchmatch_offsets import likeness, repeats, snap
+from .patchmatch_seams import heal
 
 RADIUS = 3
 SIDE = 2 * RADIUS + 1
 PIECES = [(dy, dx) for dy in range(-RADIUS, RADIUS + 1) for dx in range(-RADIUS, RADIUS + 1)]
-LUMA = (0.299, 0.587, 0.114)
 TEXTURE = 7.0  # weight of the texture features beside colours: the root of Newson's lambda, 50
-DIMENSIONS = 24  # of a patch when patches are compared
-COARSEST = 5  # pixels from the hole's rim to its middle at the coarsest scale
+DIMENSIONS = 32  # in which patches are compared, out of 7 x 7 x 5
+COARSEST = 10  # the hole's depth in pixels at the coarsest scale: deeper, and its middle would start without texture
+ENOUGH = 64  # source patches that a smaller scale must offer
+SHARPNESS = 2.0  # of the vote: how fast a patch's say falls with its distance; a plain mean would blur
+TRUST = 1.1  # by this factor a patch's say falls with every pixel into the hole (Wexler's gamma)
+STARTS = 4  # offsets tried as a beginning, besides the smooth fill
 
 
 class Scale(NamedTuple):
-    """One size of the picture. N = H W pixels, indexed row by row."""
+    """One size of the picture, (H, W). Pixels and patch centres are numbered row by row."""
 
     pixels: Tensor  # (H, W, 5): colours and weighted texture features
     hole: Tensor  # bool (H, W)
@@ -37,30 +42,56 @@ class Scale(NamedTuple):
     target: Tensor  # (T,) centres of whole patches that touch the hole
     order: Tensor  # (H, W): place of each centre in `target`, or -1
     inside: Tensor  # (P,) the hole's pixels
+    trust: Tensor  # (T,) each target patch's say by its place
+    filters: Tensor  # (D, 5, 7, 7): the directions in which patches are compared
+    codes: Tensor  # (H W, D): the picture's patches in these directions
 
     @classmethod
-    def build(cls, pixels: Tensor, hole: Tensor) -> "Scale":
+    def build(cls, pixels: Tensor, hole: Tensor, generator: torch.Generator, least: int) -> "Scale | None":
+        """None where there are fewer than `least` source patches."""
         whole = torch.zeros_like(hole)
         whole[RADIUS:-RADIUS, RADIUS:-RADIUS] = True
         touched = F.max_pool2d(hole[None, None].float(), SIDE, 1, RADIUS)[0, 0] > 0
+        source = whole & ~touched
+        if source.sum() < least:
+            return None
         target = (touched & whole).flatten().nonzero()[:, 0]
         order = torch.full_like(hole, -1, dtype=torch.long)
         order.view(-1)[target] = torch.arange(len(target), device=hole.device)
-        return cls(pixels, hole, whole & ~touched, target, order, hole.flatten().nonzero()[:, 0])
+        trust = TRUST ** -depths(hole).flatten()[target]
+        filters = basis(pixels, source, generator)
+        inside = hole.flatten().nonzero()[:, 0]
+        return cls(pixels, hole, source, target, order, inside, trust, filters, encode(pixels, filters))
+
+    @property
+    def width(self) -> int:
+        return self.hole.shape[1]
+
+
+def depths(hole: Tensor) -> Tensor:
+    """(H, W): how far each pixel of a hole is from the nearest known one; there must be one."""
+    return torch.from_numpy(ndimage.distance_transform_edt(hole.cpu().numpy())).float().to(hole.device)
+
+
+def nearest(chosen: Tensor) -> Tensor:
+    """(H, W): the number of the chosen pixel nearest to each pixel."""
+    y, x = ndimage.distance_transform_edt(~chosen.cpu().numpy(), return_distances=False, return_indices=True)
+    return torch.from_numpy(y.astype("int64") * chosen.shape[1] + x).to(chosen.device)
 
 
 def texture(rgb: Tensor, hole: Tensor, window: int) -> Tensor:
-    """Mean absolute gradients across and down around each pixel, over known pixels: (H, W, 3) -> (H, W, 2)."""
+    """Mean absolute gradients of the known pixels across and down, in a window: (H, W, 3) -> (H, W, 2)."""
     luma = (rgb * rgb.new_tensor(LUMA)).sum(-1)
     known = (~hole).float()
-    across = F.pad((luma[:, 1:] - luma[:, :-1]).abs() * known[:, 1:] * known[:, :-1], (0, 1))
-    down = F.pad((luma[1:] - luma[:-1]).abs() * known[1:] * known[:-1], (0, 0, 0, 1))
-    counts = F.pad(known[:, 1:] * known[:, :-1], (0, 1)), F.pad(known[1:] * known[:-1], (0, 0, 0, 1))
-    maps = torch.stack((across, down, *counts))[:, None]
+    across, down = known[:, 1:] * known[:, :-1], known[1:] * known[:-1]
+    sums = (luma[:, 1:] - luma[:, :-1]).abs() * across, (luma[1:] - luma[:-1]).abs() * down
+    maps = torch.stack(
+        [F.pad(m, (0, 1)) for m in (sums[0], across)] + [F.pad(m, (0, 0, 0, 1)) for m in (sums[1], down)]
+    )
     half = window // 2
-    for size, pad in (((1, 2 * half + 1), (0, half)), ((2 * half + 1, 1), (half, 0))):
-        maps = F.avg_pool2d(maps, size, 1, pad)
-    return (maps[:2] / maps[2:].clamp_min(1e-6))[:, 0].movedim(0, -1)
+    for size, padding in (((1, 2 * half + 1), (0, half)), ((2 * half + 1, 1), (half, 0))):
+        maps = F.avg_pool2d(maps[:, None], size, 1, padding)[:, 0]
+    return (maps[::2] / maps[1::2].clamp_min(1e-6)).movedim(0, -1)
 
 
 def halve(pixels: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,239 +102,211 @@ def halve(pixels: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
     return (planes[:-1] / planes[-1].clamp_min(1e-6)).movedim(0, -1), planes[-1] < 0.5
 
 
-def scales(rgb: Tensor, hole: Tensor) -> list[Scale]:
-    """The picture at full size and ever smaller ones, until the hole is a few pixels wide. Empty: no patch is whole."""
-    depth = float(ndimage.distance_transform_edt(F.pad(hole, (1, 1, 1, 1)).cpu().numpy()).max())
-    count = max(0, math.ceil(math.log2(max(depth, 1) / COARSEST))) + 1
-    pixels = torch.cat((rgb, TEXTURE * texture(rgb, hole, 2 ** (count))), -1)
-    out: list[Scale] = []
-    for _ in range(count):
-        if min(hole.shape) < SIDE:
+def scales(rgb: Tensor, hole: Tensor, generator: torch.Generator) -> list[Scale]:
+    """The picture at full size and ever smaller ones, until the hole is COARSEST deep. Empty: no patch is a source."""
+    count = max(0, math.ceil(math.log2(float(depths(hole).max()) / COARSEST))) + 1
+    pixels = torch.cat((rgb, TEXTURE * texture(rgb, hole, 2**count)), -1)
+    found: list[Scale] = []
+    while len(found) < count and min(hole.shape) >= SIDE:
+        scale = Scale.build(pixels, hole, generator, ENOUGH if found else 1)
+        if scale is None:
             break
-        scale = Scale.build(pixels, hole)
-        if scale.source.sum() < (1 if not out else 64):
-            break
-        out.append(scale)
+        found.append(scale)
         pixels, hole = halve(pixels, hole)
-    return out
+    return found
 
 
-def basis(scale: Scale, generator: torch.Generator) -> Tensor:
-    """The directions in which known patches differ most, as filters (D, 5, 7, 7)."""
-    centres = scale.source.flatten().nonzero()[:, 0]
+def basis(pixels: Tensor, source: Tensor, generator: torch.Generator) -> Tensor:
+    """The directions in which source patches differ most (their principal components), as filters (D, 5, 7, 7)."""
+    centres = source.flatten().nonzero()[:, 0]
     some = centres[torch.randint(len(centres), (min(len(centres), 4000),), generator=generator).to(centres.device)]
-    patches = patches_at(scale.pixels, some)  # (S, 245)
+    steps = torch.tensor([dy * source.shape[1] + dx for dy, dx in PIECES], device=pixels.device)
+    patches = pixels.flatten(0, 1)[some[:, None] + steps].flatten(1)  # (S, 7 * 7 * 5)
     patches = patches - patches.mean(0)
     _, vectors = torch.linalg.eigh(patches.T @ patches)
-    return vectors[:, -DIMENSIONS:].T.reshape(-1, SIDE, SIDE, scale.pixels.shape[-1]).permute(0, 3, 1, 2).contiguous()
+    return vectors[:, -DIMENSIONS:].T.reshape(-1, SIDE, SIDE, pixels.shape[-1]).movedim(-1, 1).contiguous()
 
 
-def patches_at(pixels: Tensor, centres: Tensor) -> Tensor:
-    """(S,) -> (S, 7 * 7 * 5)."""
-    width = pixels.shape[1]
-    steps = torch.tensor([dy * width + dx for dy, dx in PIECES], device=pixels.device)
-    return pixels.flatten(0, 1)[centres[:, None] + steps].flatten(1)
-
-
-def describe(pixels: Tensor, filters: Tensor) -> Tensor:
-    """Every patch in few numbers: (H, W, 5) -> (N, D)."""
-    out = F.conv2d(pixels.movedim(-1, 0)[None], filters, padding=RADIUS)[0]
-    return out.flatten(1).T.contiguous()
+def encode(pixels: Tensor, filters: Tensor) -> Tensor:
+    """Every patch in few numbers: (H, W, 5) -> (H W, D)."""
+    return F.conv2d(pixels.movedim(-1, 0)[None], filters, padding=RADIUS)[0].flatten(1).T.contiguous()
 
 
 class Field:
-    """Nearest neighbours: for each target patch the source patch found so far and its squared distance."""
+    """Nearest neighbours: for each target patch the source patch `match` found so far, and its squared `distance`."""
 
-    def __init__(self, scale: Scale, filters: Tensor, match: Tensor, generator: torch.Generator) -> None:
-        self.scale, self.filters, self.match, self.generator = scale, filters, match, generator
-        self.sources = describe(scale.pixels, filters)
-        self.width = scale.hole.shape[1]
+    def __init__(self, scale: Scale, match: Tensor, generator: torch.Generator) -> None:
+        self.scale, self.match, self.generator = scale, match, generator
+        self.distance = torch.zeros(len(match), device=match.device)
+        y, x = scale.target // scale.width, scale.target % scale.width
+        (top, bottom), (left, right) = y.aminmax(), x.aminmax()
+        self.crop = (
+            slice(int(top) - RADIUS, int(bottom) + SIDE - RADIUS),
+            slice(int(left) - RADIUS, int(right) + SIDE - RADIUS),
+        )
+        self.place = (y - self.crop[0].start) * (self.crop[1].stop - self.crop[1].start) + x - self.crop[1].start
 
-    def see(self, pixels: Tensor) -> None:
-        """Takes the target patches as they are now."""
-        if len(self.scale.target) * 2 > len(self.sources):
-            wanted = describe(pixels, self.filters)[self.scale.target]
-        else:
-            y = self.scale.target // self.width
-            x = self.scale.target % self.width
-            (y0, x0), (y1, x1) = (
-                (int(e(y)) + r, int(e(x)) + r) for e, r in ((torch.min, -RADIUS), (torch.max, RADIUS + 1))
-            )
-            crop = describe(pixels[y0:y1, x0:x1], self.filters)
-            wanted = crop[(y - y0) * (x1 - x0) + x - x0]
-        self.wanted = wanted
+    def improve(self, pixels: Tensor, reach: int, steps: tuple[int, ...]) -> None:
+        """Takes the target patches as they are in `pixels`, (H, W, 5), and finds better matches for them."""
+        self.wanted = encode(pixels[self.crop], self.scale.filters)[self.place]
         self.distance = self.measure(self.match)
+        for step in steps:
+            self.propagate(step)
+            self.search(reach)
 
     def measure(self, match: Tensor) -> Tensor:
-        return (self.sources[match] - self.wanted).square_().sum(-1)
+        return (self.scale.codes[match] - self.wanted).square_().sum(-1)
 
     def offer(self, match: Tensor, valid: Tensor) -> None:
         """Takes each candidate that is a source patch and nearer than the present one."""
-        match = match.clamp(0, len(self.sources) - 1)
-        valid &= self.scale.source.view(-1)[match]
-        distance = self.measure(torch.where(valid, match, self.match))
-        better = valid & (distance < self.distance)
+        match = match.clamp(0, len(self.scale.codes) - 1)
+        valid = valid & self.scale.source.view(-1)[match]
+        match = torch.where(valid, match, self.match)
+        distance = self.measure(match)
+        better = distance < self.distance
         self.match = torch.where(better, match, self.match)
         self.distance = torch.where(better, distance, self.distance)
 
     def propagate(self, step: int) -> None:
-        """Offers each patch what its neighbours at `step` found, moved back by the step."""
-        for move in (-step, step, -step * self.width, step * self.width):
-            place = self.scale.order.view(-1)[(self.scale.target + move).clamp(0, len(self.sources) - 1)]
+        """Offers each patch what its four neighbours at `step` <= RADIUS found, moved back by the step.
+
+        Centres are no nearer than RADIUS to the picture's borders, so no step leads into the next row.
+        """
+        for move in (-step, step, -step * self.scale.width, step * self.scale.width):
+            place = self.scale.order.view(-1)[self.scale.target + move]
             self.offer(self.match[place] - move, place >= 0)
 
-    def search(self, radius: float) -> None:
+    def search(self, reach: float) -> None:
         """Offers random patches around the present one, ever closer."""
-        height = len(self.sources) // self.width
-        while radius >= 1:
-            jump = (torch.rand(2, len(self.match), generator=self.generator).to(self.match.device) * 2 - 1) * radius
-            dy, dx = jump.round().long()
-            y = (self.match // self.width + dy).clamp(0, height - 1)
-            x = (self.match % self.width + dx).clamp(0, self.width - 1)
-            self.offer(y * self.width + x, torch.ones_like(y, dtype=torch.bool))
-            radius /= 2
+        height, width = self.scale.hole.shape
+        while reach >= 1:
+            jump = (torch.rand(2, len(self.match), generator=self.generator) * 2 - 1) * reach
+            dy, dx = jump.round().long().to(self.match.device)
+            y = (self.match // width + dy).clamp(0, height - 1)
+            x = (self.match % width + dx).clamp(0, width - 1)
+            self.offer(y * width + x, torch.ones_like(y, dtype=torch.bool))
+            reach /= 2
+
+    def over(self, move: int) -> tuple[Tensor, Tensor]:
+        """The target patch that has each hole pixel at `move` from its centre, and whether there is one: (P,)."""
+        place = self.scale.order.view(-1)[(self.scale.inside - move).clamp(0, len(self.scale.codes) - 1)]
+        return place, place >= 0
+
+    def vote(self) -> Tensor:
+        """The picture (H, W, 5), each hole pixel the weighted mean of what the patches over it propose."""
+        known = self.scale.pixels.flatten(0, 1)
+        typical = torch.quantile(self.distance[:: len(self.distance) // 10000 + 1], 0.75).clamp_min(1e-8)
+        say = self.scale.trust * (torch.exp(-SHARPNESS * self.distance / typical) + 1e-9)
+        total = known.new_zeros(len(self.scale.inside), known.shape[1])
+        says = known.new_zeros(len(self.scale.inside))
+        for dy, dx in PIECES:
+            move = dy * self.scale.width + dx
+            place, there = self.over(move)
+            weight = torch.where(there, say[place], 0)
+            total += weight[:, None] * known[torch.where(there, self.match[place] + move, 0)]
+            says += weight
+        out = self.scale.pixels.clone()
+        out.view(-1, out.shape[-1])[self.scale.inside] = total / says[:, None]
+        return out
+
+    def best(self) -> Tensor:
+        """(P,): the known pixel that the nearest matched of the patches over each hole pixel proposes."""
+        least = torch.full_like(self.scale.inside, torch.inf, dtype=torch.float32)
+        pixel = torch.zeros_like(self.scale.inside)
+        for dy, dx in PIECES:
+            move = dy * self.scale.width + dx
+            place, there = self.over(move)
+            distance = torch.where(there, self.distance[place], torch.inf)
+            pixel = torch.where(distance < least, self.match[place] + move, pixel)
+            least = torch.minimum(least, distance)
+        return pixel
 
 
-def vote(scale: Scale, pixels: Tensor, field: Field, best: bool = False) -> Tensor:
-    """The picture with every hole pixel as the patches over it propose: the weighted mean, or the best patch's."""
-    width = scale.hole.shape[1]
-    known = scale.pixels.flatten(0, 1)
-    distance = field.distance
-    sigma = torch.quantile(distance[:: max(1, len(distance) // 10000)], 0.75).clamp_min(1e-8)
-    weight = torch.exp(-distance / (2 * sigma)) + 1e-9
-    total = known.new_zeros(len(scale.inside), known.shape[1])
-    sums = known.new_zeros(len(scale.inside), 1)
-    for dy, dx in PIECES:
-        move = dy * width + dx
-        place = scale.order.view(-1)[(scale.inside - move).clamp(0, len(known) - 1)]
-        # a patch's centre lies at least RADIUS from the picture's borders, so no row runs into the next
-        there = place >= 0
-        value = known[torch.where(there, field.match[place] + move, 0)]
-        w = torch.where(there, weight[place], 0)[:, None]
-        if best:
-            better = w > sums
-            total = torch.where(better, value, total)
-            sums = torch.where(better, w, sums)
-        else:
-            total += w * value
-            sums += w
-    out = pixels.clone()
-    out.view(-1, out.shape[-1])[scale.inside] = total if best else total / sums
-    return out
-
-
-def peel(scale: Scale) -> Tensor:
-    """A first guess: the hole filled ring by ring from its rim, each ring from the patches most like what is known."""
-    pixels, width = scale.pixels.clone(), scale.hole.shape[1]
-    unknown = scale.hole.clone()
-    sources = scale.source.flatten().nonzero()[:, 0]
-    shelf = patches_at(scale.pixels, sources)  # (S, 245)
-    steps = torch.tensor([dy * width + dx for dy, dx in PIECES], device=pixels.device)
-    while unknown.any():
-        rim = F.max_pool2d((~unknown)[None, None].float(), 3, 1, 1)[0, 0].bool() & unknown
-        if not rim.any():
-            break
-        ring = rim.flatten().nonzero()[:, 0]
-        y = (ring // width).clamp(RADIUS, scale.hole.shape[0] - 1 - RADIUS)
-        x = (ring % width).clamp(RADIUS, width - 1 - RADIUS)
-        centres = y * width + x
-        seen = (~unknown).flatten()[centres[:, None] + steps].float()  # (R, 49)
-        seen = seen.repeat_interleave(pixels.shape[-1], 1)
-        wanted = patches_at(pixels, centres) * seen
-        distance = seen @ shelf.square().T - 2 * wanted @ shelf.T
-        match = sources[distance.argmin(-1)]
-        pixels.view(-1, pixels.shape[-1])[ring] = scale.pixels.flatten(0, 1)[match + ring - centres]
-        unknown &= ~rim
-    return pixels
-
-
-def likeness(pixels: Tensor, hole: Tensor) -> Tensor:
-    """Mean squared difference of the known pixels with themselves moved by every offset: (2 H, 2 W), wrapped at 0."""
-    known = (~hole).float()
-    planes = pixels.movedim(-1, 0)[:3]
-    planes = (planes - planes.mean((1, 2), keepdim=True)) * known
-    size = [2 * n for n in hole.shape]
-    m = torch.fft.rfft2(known, s=size)
-    squares = torch.fft.rfft2(planes.square().sum(0), s=size)
-    power = torch.fft.rfft2(planes, s=size).abs().square().sum(0)
-    cross = squares.conj() * m
-    ssd = torch.fft.irfft2(torch.stack((cross + cross.conj() - 2 * power, m.abs().square().to(m.dtype))), s=size)
-    return torch.where(ssd[1] > 32, ssd[0] / ssd[1].clamp_min(1), torch.inf)
-
-
-def snap(offset: Tensor, likeness: Tensor, reach: int) -> Tensor:
-    """Moves each offset (T, 2) to the one nearby by which the surroundings resemble themselves best."""
-    moves = torch.tensor([(y, x) for y in range(-reach, reach + 1) for x in range(-reach, reach + 1)])
-    near = offset[:, None] + moves.to(offset)  # (T, K, 2)
-    height, width = likeness.shape
-    best = likeness[near[..., 0] % height, near[..., 1] % width].argmin(-1)
-    return near.gather(1, best[:, None, None].expand(-1, 1, 2))[:, 0]
-
-
-def nearest_source(scale: Scale) -> Tensor:
-    """(H, W): the source centre closest to each pixel."""
-    y, x = ndimage.distance_transform_edt(~scale.source.cpu().numpy(), return_distances=False, return_indices=True)
-    return (torch.from_numpy(y).long() * scale.hole.shape[1] + torch.from_numpy(x).long()).to(scale.hole.device)
-
-
-def at_centres(scale: Scale, offset: Tensor) -> Tensor:
-    """Source centres (T,) from offsets (T, 2); where one leads to no source patch, the closest source patch."""
+def matches(scale: Scale, offset: Tensor) -> Tensor:
+    """Source patches (T,) from offsets (T, 2); where one leads to no source patch, the one nearest to there."""
     height, width = scale.hole.shape
     y = (scale.target // width + offset[:, 0]).clamp(0, height - 1)
     x = (scale.target % width + offset[:, 1]).clamp(0, width - 1)
-    return nearest_source(scale).view(-1)[y * width + x]
+    return nearest(scale.source).view(-1)[y * width + x]
 
 
-def offsets(scale: Scale, match: Tensor) -> Tensor:
-    width = scale.hole.shape[1]
-    return torch.stack((match // width - scale.target // width, match % width - scale.target % width), -1)
-
-
-def finer(coarse: Scale, match: Tensor, fine: Scale) -> Tensor:
+def finer(field: Field, fine: Scale) -> Tensor:
     """The offsets of one scale, doubled, for the target patches of the next: (T, 2)."""
-    doubled = 2 * offsets(coarse, match)
-    height, width = coarse.hole.shape
-    y = (fine.target // fine.hole.shape[1] // 2).clamp(0, height - 1)
-    x = (fine.target % fine.hole.shape[1] // 2).clamp(0, width - 1)
-    here = ndimage.distance_transform_edt((coarse.order < 0).cpu().numpy(), return_distances=False, return_indices=True)
-    closest = coarse.order[torch.from_numpy(here[0]).long(), torch.from_numpy(here[1]).long()]
-    return doubled[closest[y, x]]
+    coarse, match = field.scale, field.match
+    dy = match // coarse.width - coarse.target // coarse.width
+    dx = match % coarse.width - coarse.target % coarse.width
+    y = fine.target // fine.width // 2
+    x = fine.target % fine.width // 2
+    place = coarse.order.view(-1)[nearest(coarse.order >= 0)[y, x]]
+    return 2 * torch.stack((dy, dx), -1)[place]
 
 
 def rounds(level: int) -> int:
-    """How often matches and picture improve each other at a scale, 0 being the full size."""
-    return min(12, 3 + 3 * level)
+    """How often matches and picture improve each other at a scale; 0 is full size, where a round costs most."""
+    return min(40, 2 + 10 * level)
+
+
+def refine(field: Field, pixels: Tensor, level: int, step: Callable[[float], None]) -> Tensor:
+    """Wexler's loop at one scale: the picture (H, W, 5) after its last vote."""
+    reach = max(field.scale.hole.shape) if level >= 2 else 8  # finer scales only mend what coarser ones found
+    for _ in range(rounds(level)):
+        step(4.0**-level)
+        field.improve(pixels, reach, (1, 2) if level else (1,))
+        pixels = field.vote()
+    return pixels
+
+
+def begin(scale: Scale, level: int, generator: torch.Generator, step: Callable[[float], None]) -> Field:
+    """The coarsest scale, from several beginnings; the one whose patches are most like patches of the picture stays."""
+    sources = scale.source.flatten().nonzero()[:, 0]
+    some = torch.randint(len(sources), (len(scale.target),), generator=generator)
+    starts = [(Field(scale, sources[some.to(sources.device)], generator), harmonic(scale.pixels, scale.hole))]
+    for offset in repeats(likeness(scale.pixels[..., :3], scale.hole), scale.order >= 0, scale.source, STARTS):
+        field = Field(scale, matches(scale, offset.expand(len(scale.target), 2)), generator)
+        starts.append((field, field.vote()))
+    for field, pixels in starts:
+        field.improve(refine(field, pixels, level, lambda _: step(0)), 0, ())
+    return min((field for field, _ in starts), key=lambda field: float(field.distance.mean()))
 
 
 def patchmatch(picture: Tensor, hole: Tensor, seed: int, callback: Callable[[int], None] | None = None) -> Tensor:
-    """Fills a hole with pieces of the picture."""
+    """Fills a hole with pieces of its surroundings.
+
+    Args:
+        picture: (H, W, 3); what it holds inside the hole is not read.
+        hole: bool (H, W). It may touch the borders. Where it leaves no whole patch of 7 x 7 known pixels, there are no
+            pieces to take, and the harmonic fill is what comes back.
+        seed: Of the random search.
+        callback: Called at every step with the number of pixels it was worth; they add up to the hole's.
+
+    Returns:
+        (H, W, 3), equal to `picture` outside the hole.
+    """
     generator = torch.Generator().manual_seed(seed)
-    pyramid = scales(picture.float(), hole)
+    pyramid = [] if hole.all() or not hole.any() else scales(picture.float(), hole, generator)
     if not pyramid:
         return harmonic(picture, hole, callback)
-    pixels, field = None, None
-    for level in reversed(range(len(pyramid))):
+    top = len(pyramid) - 1
+    step = in_pixels(callback, int(hole.sum()), sum(rounds(level) * 4.0**-level for level in range(top)) + 1)
+    field = begin(pyramid[top], top, generator, step)
+    for level in reversed(range(top)):
         scale = pyramid[level]
-        filters = basis(scale, generator)
-        if field is None:
-            pixels = peel(scale)
-            sources = scale.source.flatten().nonzero()[:, 0]
-            match = sources[torch.randint(len(sources), (len(scale.target),), generator=generator)]
-        else:
-            offset = snap(finer(pyramid[level + 1], field.match, scale), likeness(scale.pixels, scale.hole), 2)
-            match = at_centres(scale, offset)
-            pixels = scale.pixels
-        last, field = field, Field(scale, filters, match, generator)
-        if last is not None:
-            field.distance = torch.zeros(len(match))
-            pixels = vote(scale, pixels, field)
-        reach = max(scale.hole.shape) if level >= 2 else 8
-        for r in range(rounds(level)):
-            field.see(pixels)
-            for step in (1, 2) if level else (1,):
-                field.propagate(step)
-                field.search(reach)
-            pixels = vote(scale, pixels, field, best=level == 0 and r == rounds(0) - 1)
-            if callback:
-                callback(0)
-    return torch.where(hole[..., None], pixels[..., :3].to(picture), picture)
+        offset = snap(finer(field, scale), likeness(scale.pixels[..., :3], scale.hole))
+        field = Field(scale, matches(scale, offset), generator)
+        field.improve(refine(field, field.vote(), level, step), 0, ())
+    step(1)
+    rgb = heal(pyramid[0].pixels[..., :3], hole, field.best())
+    return torch.where(hole[..., None], rgb.to(picture), picture)
+
+
+def in_pixels(callback: Callable[[int], None] | None, pixels: int, work: float) -> Callable[[float], None]:
+    """A function that takes parts of `work` and passes on as many of `pixels`."""
+    done = 0.0
+
+    def step(part: float) -> None:
+        nonlocal done
+        before, done = done, done + part
+        if callback:
+            callback(round(pixels * done / work) - round(pixels * before / work))
+
+    return step

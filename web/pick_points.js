@@ -166,7 +166,8 @@ class Picker {
     this.marks = element("div", "pentimento-marks");
     // An <input>, since the front end leaves the keys of an <input> alone: Delete, letters and its own Ctrl+Z.
     this.keys = element("input", "pentimento-keys", { type: "button", title: "" });
-    this.keys.setAttribute("aria-label", `Picture to pick points on. ${KEYS}`);
+    this.keys.setAttribute("aria-label", "Picture to pick points on");
+    this.keys.setAttribute("aria-description", KEYS);
     this.cross = element("div", "pentimento-cross");
     this.note = element("div", "pentimento-note");
     const bar = element("div", "pentimento-bar");
@@ -218,6 +219,7 @@ class Picker {
 
   /** Shows the picture that is connected now: Load Image's own at once, any other as of the last run. */
   refresh() {
+    this.mount();
     const source = origin(this.node, 0);
     let picture = app.nodeOutputs?.[this.node.id]?.pentimento_picture?.[0];
     if (["LoadImage", "LoadImageOutput"].includes(source?.comfyClass)) {
@@ -233,6 +235,12 @@ class Picker {
     this.showMask(null);
     if (!this.picture) return this.blank(missing);
     this.image.src = api.apiURL(`/view?${new URLSearchParams({ ...picture, rand: Math.random() })}`);
+  }
+
+  /** Nodes 2.0 goes on showing a node's old elements when undo has made the node anew: takes their place. */
+  mount() {
+    const old = document.querySelector(`[data-node-id="${this.node.id}"] .pentimento-picks`);
+    if (old && !this.root.isConnected && this.node.graph === app.canvas.graph) old.replaceWith(this.root);
   }
 
   blank(note) {

@@ -7,6 +7,7 @@ import uuid
 
 import numpy as np
 import pytest
+import small_sam
 from PIL import Image
 
 WIDTH, HEIGHT = 203, 151  # of the test picture, whose pixel (x, y) has the colour (x, y, 0)
@@ -62,6 +63,14 @@ def tab(browser, server, request):
     yield page
     page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
     page.close()
+
+
+@pytest.fixture(scope="module")
+def model(host):
+    path = host.models / "sams" / "pentimento-test-browser.safetensors"
+    small_sam.write(path)
+    yield path.name
+    path.unlink()
 
 
 def ready(page):
@@ -334,3 +343,86 @@ def test_the_wheel_zooms_the_canvas_once(page):
     page.wait_for_timeout(300)
     assert over == pytest.approx(page.evaluate(SCALE) / before, rel=1e-3)
     assert over > 1
+
+
+def segmented(picture, model):
+    """The workflow with Load SAM, 11, and SAM Segment, 12, after Pick Points."""
+    graph = workflow(picture)
+    wires = [(2, 0, "positive_coords", "STRING"), (2, 1, "negative_coords", "STRING"), (2, 2, "bboxes", "BOUNDING_BOX")]
+    wires += [(1, 0, "image", "IMAGE"), (11, 0, "sam", "PENTIMENTO_SAM")]
+    shared = {"size": [260, 100], "mode": 0, "flags": {}, "properties": {}}
+    load = {"id": 11, "type": "PentimentoLoadSAM", "pos": [40, 600], "order": 2, "inputs": [], **shared}
+    load |= {"outputs": [{"name": "sam", "type": "PENTIMENTO_SAM", "links": [104]}], "widgets_values": [model, "fp32"]}
+    segment = {"id": 12, "type": "PentimentoSAMSegment", "pos": [900, 60], "order": 3, "outputs": [], **shared}
+    segment |= {"inputs": [], "widgets_values": ["auto", 0, "", ""]}
+    graph["nodes"] += [load, segment]
+    for i, (source, slot, name, kind) in enumerate(wires):
+        link = {"name": name, "type": kind, "link": 100 + i} | ({"widget": {"name": name}} if kind == "STRING" else {})
+        segment["inputs"].append(link)
+        graph["links"].append([100 + i, source, slot, 12, i, kind])
+        outputs = next(node for node in graph["nodes"] if node["id"] == source)["outputs"]
+        outputs[slot]["links"] = sorted({*outputs[slot]["links"], 100 + i})
+    return graph
+
+
+@pytest.fixture
+def live(page, picture, model):
+    """The tab with a graph whose picks go to a SAM."""
+    page.evaluate("(graph) => window.app.loadGraphData(graph)", segmented(picture, model))
+    page.wait_for_timeout(300)
+    show(page, 1.0)
+    yield page
+    page.unroute_all()
+
+
+def seen(page):
+    shot = Image.open(io.BytesIO(page.locator(".pentimento-frame").screenshot(scale="css"))).convert("RGB")
+    return np.array(shot.resize((WIDTH, HEIGHT), Image.Resampling.BOX)).astype(int)
+
+
+def mask_of(request):
+    """The mask that the page asked for, asked for again."""
+    again = urllib.request.Request(request.url, request.post_data_buffer, {"Content-Type": "application/json"})
+    return np.array(Image.open(urllib.request.urlopen(again)).convert("L")) > 0
+
+
+def test_the_mask_appears_as_the_user_clicks(live):
+    before = seen(live)
+    with live.expect_request("**/pentimento/sam/preview") as first:
+        click(live, 120, 70)
+        live.get_by_role("status").filter(has_text="1 point \u00b7 Reading the picture").wait_for()
+    live.get_by_role("status").filter(has_text="Mask score").wait_for()
+    mask = mask_of(first.value)
+    assert mask.shape == (HEIGHT, WIDTH)
+    assert 0.02 < mask.mean() < 0.98
+    live.wait_for_timeout(200)
+    blue = (seen(live) - before)[..., 2]
+    assert blue[mask].mean() > 90  # the picture has no blue
+    assert blue[~mask].mean() < 0.6 * blue[mask].mean()  # a light rim reaches out
+    with live.expect_request("**/pentimento/sam/preview") as second:
+        click(live, 30, 120, key="Shift")
+    assert np.any(mask_of(second.value) != mask)
+    live.get_by_role("button", name="Clear", exact=True).click()
+    assert live.locator(".pentimento-mask").is_hidden()
+
+
+def test_a_busy_queue_is_waited_for(live):
+    answers = [{"status": 409, "json": {"error": "The live mask waits until the queue is empty."}}]
+    live.route(
+        "**/pentimento/sam/preview", lambda route: route.fulfill(**answers.pop()) if answers else route.continue_()
+    )
+    click(live, 120, 70)
+    live.get_by_role("status").filter(has_text="waits until the queue is empty").wait_for()
+    assert live.locator(".pentimento-mask").is_hidden()
+    live.evaluate("() => window.app.queuePrompt(0)")
+    live.get_by_role("status").filter(has_text="Mask score").wait_for()
+
+
+def test_a_failure_is_one_quiet_line(live):
+    dialogs = []
+    live.on("dialog", lambda dialog: (dialogs.append(dialog), dialog.dismiss()))
+    live.evaluate("() => { window.app.graph.getNodeById(11).widgets[0].value = 'missing.pth' }")
+    click(live, 120, 70)
+    live.get_by_role("status").filter(has_text="There is no file 'missing.pth' in models/sams.").wait_for()
+    assert picks(live) == expected([(120, 70)])
+    assert not dialogs

@@ -511,7 +511,7 @@ class Picker {
     const points = this.picks.positive.length + this.picks.negative.length;
     const summary = [...plural(points, "point"), ...plural(this.picks.boxes.length, "box")].join(", ");
     const broken = "The text of picks could not be read; the next pick replaces it.";
-    this.status.textContent = this.unreadable ? broken : [summary, this.live].filter(Boolean).join(", ");
+    this.status.textContent = this.unreadable ? broken : [summary, this.live].filter(Boolean).join(" \u00b7 ");
     this.status.title = this.status.textContent;
     this.status.classList.toggle("pentimento-busy", Boolean(this.busy));
     if (!this.ready) return this.marks.replaceChildren();
@@ -562,14 +562,15 @@ class Picker {
     this.request?.abort();
     this.waiting = false;
     const model = app.extensionManager.setting.get(LIVE_MASK) === false ? null : this.model();
-    if (!model || !this.picture || !count(this.picks)) return this.showMask(null);
-    this.timer = setTimeout(() => this.fetchMask(model), PAUSE);
+    const pointless = !this.picks.positive.length && !this.picks.boxes.length;
+    if (!model || !this.picture || pointless) return this.showMask(null);
+    const encoded = this.wanted + model.sam_name + model.precision;
+    if (this.encoded !== encoded) this.tell("Reading the picture", true);
+    this.timer = setTimeout(() => this.fetchMask(model, encoded), PAUSE);
   }
 
-  async fetchMask(model) {
+  async fetchMask(model, encoded) {
     const request = (this.request = new AbortController());
-    const encoded = this.wanted + model.sam_name + model.precision;
-    this.tell(this.encoded === encoded ? this.live : "reading the picture", this.encoded !== encoded);
     try {
       const response = await api.fetchApi("/pentimento/sam/preview", {
         method: "POST",
@@ -580,15 +581,16 @@ class Picker {
       if (!response.ok) {
         this.waiting = response.status === 409;
         this.showMask(null);
-        return this.tell((await response.json()).error);
+        const { error } = await response.json().catch(() => ({ error: `No live mask: ${response.statusText}.` }));
+        return this.tell(error);
       }
       const mask = await response.blob();
       if (request.signal.aborted) return;
       this.encoded = encoded;
       this.showMask(mask);
-      this.tell(`mask ${Number(response.headers.get("X-Pentimento-Score")).toFixed(2)}`);
+      this.tell(`Mask score ${Number(response.headers.get("X-Pentimento-Score")).toFixed(2)}`);
     } catch (error) {
-      if (!request.signal.aborted) this.tell(`no live mask: ${error.message}`);
+      if (!request.signal.aborted) this.tell(`No live mask: ${error.message}.`);
     }
   }
 

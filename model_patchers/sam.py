@@ -241,13 +241,15 @@ class EmbeddingCache:
         while self.nbytes > self.limit:
             self.kept.popitem(last=False)
 
-    def clear(self) -> None:
-        self.kept.clear()
+    def on_detach(self, patcher: comfy.model_patcher.ModelPatcher, unpatch_all: bool) -> None:
+        """Follows the model out of memory. The host also detaches a model to load it, and then unpatches nothing."""
+        if unpatch_all:
+            self.kept.clear()
 
 
 def content_key(levels: np.ndarray) -> bytes:
     """Equal for equal pictures: a hash of the size and the levels (H, W, 3)."""
-    return hashlib.blake2b(levels.data, digest_size=16, person=b"%dx%d" % levels.shape[:2]).digest()
+    return hashlib.blake2b(np.ascontiguousarray(levels), digest_size=16, person=b"%dx%d" % levels.shape[:2]).digest()
 
 
 # The model
@@ -298,8 +300,8 @@ class SAM:
         encoder = self.network.image_encoder
         self.frame, self.grid, self.steps = encoder.frame, encoder.grid, encoder.steps
         self.patcher = comfy.model_patcher.CoreModelPatcher(self.network, device, offload_device)
-        self.cache = cache = EmbeddingCache(keep)
-        self.patcher.add_callback(CallbacksMP.ON_DETACH, lambda *_: cache.clear())
+        self.cache = EmbeddingCache(keep)
+        self.patcher.add_callback(CallbacksMP.ON_DETACH, self.cache.on_detach)
         self._fill(weights, file)
 
     def _fill(self, weights: dict[str, Tensor], file: str) -> None:
@@ -316,7 +318,7 @@ class SAM:
             raise ValueError(
                 f"'{file}' is a SAM with {len(extra)} tensors that no SAM here has, such as '{extra[0]}'. {NEEDED}"
             )
-        if self.dtype == torch.float16 and getattr(self.network.image_encoder, "early_width", 0) >= 1280:
+        if self.dtype == torch.float16 and self.network.image_encoder.early_width >= 1280:
             logging.warning(
                 "'%s' is a ViT-H, which gives garbage in fp16 (segment-anything#540). Choose bf16 or fp32.", file
             )

@@ -55,7 +55,7 @@ async def run(server: str, graph: Graph, on_progress: Callable[[float], None] = 
         aiohttp.ClientSession() as session,
         session.ws_connect(f"{server}/ws?clientId={client_id}", max_msg_size=0) as socket,
     ):
-        prompt_id = queue(server, graph, client_id)
+        prompt_id, cached, failure = queue(server, graph, client_id), set(), ""
         async for message in socket:
             if message.type != aiohttp.WSMsgType.TEXT:
                 continue
@@ -63,13 +63,18 @@ async def run(server: str, graph: Graph, on_progress: Callable[[float], None] = 
             data = event["data"]
             if data.get("prompt_id") != prompt_id:
                 continue
-            if event["type"] == "progress_state":
-                on_progress(sum(node["value"] / node["max"] for node in data["nodes"].values()) / len(graph))
+            if event["type"] == "execution_cached":
+                cached = set(data["nodes"])
+            elif event["type"] == "progress_state":
+                done = sum(node["value"] / node["max"] for node in data["nodes"].values())
+                on_progress((done + len(cached - set(data["nodes"]))) / len(graph))
             elif event["type"] == "execution_error":
-                raise RunError(f"{data['node_type']}: {data['exception_message'].strip()}")
+                failure = f"{data['node_type']}: {data['exception_message'].strip()}"
             elif event["type"] == "execution_interrupted":
-                raise RunError("The run was interrupted.")
-            elif event["type"] == "execution_success":
+                failure = "The run was interrupted."
+            elif event["type"] == "executing" and data["node"] is None:  # over, and in the history
+                if failure:
+                    raise RunError(failure)
                 on_progress(1.0)
                 return json.loads(get(server, f"history/{prompt_id}"))[prompt_id]["outputs"]
     raise RunError("The server closed the connection.")

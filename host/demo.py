@@ -57,6 +57,7 @@ def demo(host: Host, only: list[str]) -> int:
     runs = list(_runs(only))
     for run in runs:
         run.standins = models.fill_in(host, run.graph)
+    runs.sort(key=lambda run: bool(run.standins))
     with serve(host) as server:
         for number, run in enumerate(runs):
             _play(server, run, folder, f"{number:02d}")

@@ -26,11 +26,51 @@ class Photograph:
 
 
 PHOTOGRAPHS = (
-    Photograph("rocket.jpg", "Falcon 9 with DSCOVR, SpaceX, public domain"),
-    Photograph("coffee.png", "Coffee cup, Rachel Michetti, CC0"),
+    Photograph("astronaut.png", "Eileen Collins, NASA, public domain"),
+    Photograph(
+        "rocket.jpg",
+        "Falcon 9 with DSCOVR, SpaceX, public domain",
+        hole=(((300, 120), (345, 120), (362, 372), (352, 410), (262, 427), (275, 390), (290, 360)),),
+    ),
+    Photograph(
+        "camera.png",
+        "Man with a camera, Lav Varshney, CC0",
+        hole=(
+            ((404, 108), (441, 108), (441, 193), (404, 193)),
+            ((272, 302), (342, 296), (342, 316), (312, 326), (412, 511), (222, 511), (262, 395)),
+        ),
+    ),
+    Photograph("gravel.png", "Gravel, CC0Textures, CC0", hole=(((180, 180), (330, 180), (330, 330), (180, 330)),)),
+    Photograph("grass.png", "Grass, linolafett, CC0", hole=(((180, 180), (330, 180), (330, 330), (180, 330)),)),
+    Photograph("brick.png", "Brick wall, CC0Textures, CC0", hole=(((180, 180), (330, 180), (330, 330), (180, 330)),)),
+    Photograph(
+        "coffee.png",
+        "Coffee cup, Rachel Michetti, CC0",
+        hole=(
+            (
+                ((395, 60), (430, 60), (424, 130), (400, 235), (412, 300))
+                + ((375, 335), (320, 320), (314, 245), (370, 220), (392, 160))
+            ),
+        ),
+    ),
 )
 
-VARIATIONS: dict[str, dict[str, dict[str, object]]] = {}
+
+def _painted(name: str) -> dict[str, object]:
+    """The changes to remove_without_models that take another photograph, and its painted hole for the wand's."""
+    return {"Photograph.image": f"pentimento_{name}.png", "Tune Mask.mask": ["1", 1]}
+
+
+# Further runs of a workflow: {workflow: {title: {"<node title>.<input id>": value}}}
+VARIATIONS: dict[str, dict[str, dict[str, object]]] = {
+    "remove_without_models": {
+        "a rocket from the sky": _painted("rocket"),
+        "a tower and a tripod": _painted("camera"),
+        "a hole in gravel": _painted("gravel"),
+        "a hole in grass": _painted("grass"),
+        "a hole in bricks": _painted("brick"),
+    },
+}
 
 
 def put(folder: Path) -> None:

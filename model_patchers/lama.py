@@ -21,6 +21,7 @@ from .masks import Box, hole_boxes, pair
 from .progress import Progress
 
 AREAS = ["each hole", "whole picture"]
+BYTES, REFINED_BYTES = 1100, 3500  # per pixel, the most that Big-LaMa held at 512 to 1024 pixels square
 
 
 def symmetric_pad(x: Tensor, height: int, width: int) -> Tensor:
@@ -123,7 +124,8 @@ class LaMa:
         jobs = [(i, box) for i, pixels in enumerate(hole) for box in _boxes(pixels, area, context)]
         if not jobs:
             return image
-        model_management.load_models_gpu([self.patcher], memory_required=max(_memory(b, refine_steps) for _, b in jobs))
+        pixels = max(box.width * box.height for _, box in jobs)
+        model_management.load_models_gpu([self.patcher], memory_required=self._memory(pixels, refine_steps))
         progress = Progress(sum(self._steps(box, refine_steps) for _, box in jobs))
         rgb = torch.zeros_like(to_rgb(image))
         for i, box in jobs:
@@ -142,6 +144,10 @@ class LaMa:
         else:
             y = predict(self.generator, x, m, step)
         return y.movedim(1, -1)
+
+    def _memory(self, pixels: int, refine_steps: int) -> int:
+        """Bytes for one crop's activations; the refinement also copies the weights."""
+        return pixels * REFINED_BYTES + self.patcher.model_size() if refine_steps else pixels * BYTES
 
     def _steps(self, box: Box, refine_steps: int) -> int:
         """How many layers will run."""
@@ -165,8 +171,3 @@ def _boxes(hole: Tensor, area: str, context: int) -> list[Box]:
     if area == "each hole":
         return hole_boxes(hole, context)
     return [Box(0, 0, hole.shape[1], hole.shape[0])] if hole.any() else []
-
-
-def _memory(box: Box, refine_steps: int) -> int:
-    """Bytes for the activations of one crop, as measured at 512 x 512 and 1024 x 1024 pixels."""
-    return box.width * box.height * (4000 if refine_steps else 1500)

@@ -145,18 +145,19 @@ def grow(mask: Tensor, pixels: int) -> Tensor:
         return mask
     stronger = torch.maximum if pixels > 0 else torch.minimum
     radius, (height, width) = abs(pixels), mask.shape[-2:]
-    value = mask.view(torch.uint8) if mask.dtype == torch.bool else mask
+    binary = mask.dtype == torch.bool or bool(((mask == 0) | (mask == 1)).all())
+    value = mask.to(torch.uint8) if binary else mask  # bytes take a tenth of the time
     margin = min(radius, width - 1)
     edges = value[..., :1].expand(*value.shape[:-1], margin), value[..., -1:].expand(*value.shape[:-1], margin)
     row, length = torch.cat((edges[0], value, edges[1]), dim=-1), 1  # row[x]: strongest of x ... x + length - 1
-    out = value.clone()
+    out, run = value.clone(), torch.empty_like(value)
     for dy in range(min(radius, height - 1), -1, -1):
         half = min(isqrt(radius**2 - dy**2), margin)
         while 2 * length <= 2 * half + 1:
             row, length = stronger(row[..., :-length], row[..., length:]), 2 * length
         first, last = margin - half, margin + half + 1 - length
-        run = stronger(row[..., first : first + width], row[..., last : last + width])
+        stronger(row[..., first : first + width], row[..., last : last + width], out=run)
         above, below = out[..., : height - dy, :], out[..., dy:, :]
         stronger(above, run[..., dy:, :], out=above)
         stronger(below, run[..., : height - dy, :], out=below)
-    return out.view(torch.bool) if mask.dtype == torch.bool else out
+    return out.to(mask.dtype)

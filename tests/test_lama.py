@@ -43,15 +43,24 @@ def randomise(module, seed=0):
     return module.eval()
 
 
-@pytest.fixture(scope="session")
-def big():
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums in one order: Adam divides each gradient by its size, and so makes much of a difference next to nothing."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def big(one_thread):
     """spandrel's net, as big as the real one, and ours with its weights."""
     reference = randomise(spandrel_lama.LaMa(in_nc=4, out_nc=3))
     return reference.model, ours(reference.model)
 
 
-@pytest.fixture(scope="session")
-def thin():
+@pytest.fixture(scope="module")
+def thin(one_thread):
     """A net for everything that does not depend on the size of the net."""
     reference = thin_net(2)
     return reference, ours(reference)
@@ -581,8 +590,8 @@ def reference_refine(net, image, mask, steps, min_side, lr=0.002, erode=True, bl
     return lower
 
 
-@pytest.fixture(scope="session")
-def refined():
+@pytest.fixture(scope="module")
+def refined(one_thread):
     """A hole wide enough for what the erosion leaves of it, at three scales, in odd sizes."""
     rng = torch.Generator().manual_seed(5)
     net = thin_net(3).requires_grad_(False)
@@ -600,10 +609,8 @@ def small_scales(monkeypatch):
 
 @pytest.mark.usefixtures("small_scales")
 class TestRefinement:
-    @pytest.mark.parametrize("steps, tolerance", [(1, 1e-5), (2, 2e-4), (15, 2e-3)])
+    @pytest.mark.parametrize("steps, tolerance", [(1, 1e-5), (2, 1e-5), (15, 1e-4)])
     def test_equals_the_reference(self, refined, steps, tolerance):
-        """Adam divides gradients by their own size, so where one is next to nothing rounding decides its sign: the
-        difference grows with the steps."""
         out = ours(refined.net).fill(refined.image, refined.mask, WHOLE, 0, steps)
         wanted = refined.wanted[steps].movedim(1, -1)
         assert worst(out, wanted, refined.mask) <= tolerance
@@ -659,12 +666,12 @@ class TestRefinement:
         assert torch.equal(out[crop], alone)
 
     def test_thin_hole(self, refined):
-        """Nothing of it survives the erosion; the reference divides 0 by 0 here and returns black."""
+        """Nothing of it survives the erosion, so that only the picture around it counts."""
         mask = block_mask(163, 190, (60, 70), (20, 150))
-        model = ours(refined.net)
-        out = model.fill(refined.image, mask, WHOLE, 0, 4)
-        assert out.isfinite().all()
-        assert worst(out, model.fill(refined.image, mask, WHOLE, 0, 0), mask) > 1e-4
+        out = ours(refined.net).fill(refined.image, mask, WHOLE, 0, 3)
+        with torch.inference_mode(False):
+            wanted = reference_refine(*refined.args[:2], mask[:, None].clone(), 3, min_side=56).movedim(1, -1)
+        assert worst(out, wanted, mask) <= 1e-4
 
     def test_full_mask(self, refined):
         mask = torch.ones(1, 163, 190)
@@ -695,7 +702,7 @@ class TestRefinement:
         with torch.inference_mode(False):
             wanted = reference_refine(refined.net, *(a.clone() for a in small), 3, min_side=56)
         wanted = F.interpolate(wanted, (163, 190), mode="bilinear").movedim(1, -1)
-        assert worst(out, wanted, refined.mask) < 5e-4
+        assert worst(out, wanted, refined.mask) < 1e-4
         assert torch.equal(out[refined.mask == 0], refined.image[refined.mask == 0])
 
     @pytest.mark.parametrize("side, count", [(1, 1), (79, 1), (80, 2), (158, 2), (159, 3), (2000, 3)])

@@ -186,7 +186,7 @@ def test_a_batch_is_each_mask_alone(rng):
     assert len({one.sum().item() for one in batch}) == 3
 
 
-def test_four_megapixels_are_fast():
+def test_four_megapixels_are_fast(one_thread):
     noise = np.random.default_rng(0).random((2048, 2048))
     mask = torch.from_numpy((ndimage.gaussian_filter(noise, 8) > 0.505).astype(np.float32))[None]
     for case in ({"grow": 100}, {"grow": -100}, {"fill_holes": 500}, {"remove_specks": 500}, {"feather": 32}):

@@ -1,0 +1,71 @@
+"""What the comparisons share: the pack loaded as the host loads it, and each side measured in its own process."""
+
+import ctypes
+import gc
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+PACK = Path(__file__).resolve().parents[1]
+HOST = Path(os.environ.get("COMFYUI_PATH", PACK / ".host" / "ComfyUI"))
+
+
+def load() -> ModuleType:
+    """Imports the pack under its name, with ComfyUI on sys.path and the pack not; sets the host to what it runs on."""
+    sys.path.insert(0, str(HOST))
+    import torch
+    from comfy.cli_args import args
+
+    args.cpu = not torch.cuda.is_available()
+    spec = importlib.util.spec_from_file_location(
+        "pentimento", PACK / "__init__.py", submodule_search_locations=[str(PACK)]
+    )
+    pack = importlib.util.module_from_spec(spec)
+    sys.modules["pentimento"] = pack
+    spec.loader.exec_module(pack)
+    return pack
+
+
+def sides(file: str, names: list[str], *arguments: object, runs: int = 3) -> list[dict[str, float]]:
+    """Runs `python file <name> <arguments>` for each name in turn, `runs` times over, and takes the medians.
+
+    Each process must print what `measure` returns.
+    """
+    found = {name: [] for name in names}
+    for _ in range(runs):
+        for name in names:
+            command = [sys.executable, file, name, *map(str, arguments)]
+            answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            found[name].append(json.loads(answer.splitlines()[-1]))
+    return [
+        {key: statistics.median(run[key] for run in found[name]) for key in ("seconds", "peak_mb")} for name in names
+    ]
+
+
+def measure(work: Callable[[], object]) -> str:
+    """JSON: how long it takes, and the most memory that it held beyond what the process held before."""
+    before = _resident()
+    start = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - start
+    scale = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    return json.dumps({"seconds": seconds, "peak_mb": (peak - before) / 2**20})
+
+
+def _resident() -> int:
+    """Bytes in memory, without those that were freed and not yet given back to the system."""
+    import psutil
+
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+    return psutil.Process().memory_info().rss

@@ -99,10 +99,10 @@ def fit(picks: Picks, width: int, height: int) -> Picks:
 
 
 def _stretch(start: int, stop: int, size: int, old: int) -> tuple[int, int]:
-    """[start, stop) of `old` pixels on `size` pixels, edges rounded, at least one pixel."""
-    start, stop = ((2 * edge * size + old) // (2 * old) for edge in (start, stop))
-    start = min(start, size - 1)
-    return start, max(stop, start + 1)
+    """[start, stop) of `old` pixels on `size` pixels: its edges rounded, or where none is left the middle's pixel."""
+    first, end = ((2 * edge * size + old) // (2 * old) for edge in (start, stop))
+    middle = (start + stop) * size // (2 * old)
+    return (first, end) if first < end else (middle, middle + 1)
 
 
 def prompts(picks: Picks) -> tuple[str, str, list[dict[str, int]]]:

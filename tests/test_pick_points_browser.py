@@ -1,5 +1,6 @@
 """Pick Points in the real front end: every gesture, in the classic canvas and in Nodes 2.0."""
 
+import contextlib
 import io
 import json
 import urllib.request
@@ -52,17 +53,23 @@ def picture(server):
     return "numbered.png [temp]"
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["dpr1", "dpr2"])
-def tab(browser, server, request):
-    """A tab with ComfyUI in it, on a screen with so many device pixels for one of CSS."""
+@contextlib.contextmanager
+def open_tab(browser, server, **screen):
     setting = urllib.request.Request(f"{server}/settings/Comfy.TutorialCompleted", b"true", method="POST")
     urllib.request.urlopen(setting)
-    page = browser.new_page(viewport={"width": 1600, "height": 1000}, device_scale_factor=request.param)
+    page = browser.new_page(viewport={"width": 1600, "height": 1000}, **screen)
     page.goto(server)
     ready(page)
     yield page
     page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
     page.close()
+
+
+@pytest.fixture(scope="module")
+def tab(browser, server):
+    """A tab with ComfyUI in it."""
+    with open_tab(browser, server) as page:
+        yield page
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +205,16 @@ def test_a_pixel_has_the_colour_that_the_screen_shows_under_the_pointer(page, sc
         assert abs(y - green) <= slack
 
 
+@pytest.mark.parametrize("nodes2", MODES.values(), ids=MODES)
+def test_a_screen_of_two_device_pixels_for_one_changes_nothing(browser, server, picture, nodes2):
+    with open_tab(browser, server, device_scale_factor=2) as page:
+        page.evaluate(LOAD, {"graph": workflow(picture), "nodes2": nodes2})
+        show(page, 1.6)
+        click(page, 20, 30)
+        drag(page, (60, 50), (120, 90))
+        assert picks(page) == expected([(20, 30)], boxes=[(60, 50, 61, 41)])
+
+
 def test_the_corners_are_the_first_and_the_last_pixel(page):
     frame = page.locator(".pentimento-frame > img").bounding_box()
     right, bottom = frame["x"] + frame["width"] - 0.6, frame["y"] + frame["height"] - 0.6
@@ -283,7 +300,7 @@ def test_the_keyboard_alone_is_enough(page):
     assert picks(page) == expected([(102, 77)], [(92, 77)], [(92, 77, 5, 3)])
     press("Escape", "n", "n", "Delete")
     assert picks(page) == expected([(102, 77)], boxes=[(92, 77, 5, 3)])
-    press(*["Shift+ArrowUp"] * 30, *["Shift+ArrowLeft"] * 30, "Enter")
+    press(*["Shift+ArrowUp"] * 9, *["Shift+ArrowLeft"] * 11, "Enter")
     assert picks(page)["positive"][-1] == {"x": 0, "y": 0}
     press("Tab")
     assert page.evaluate("() => document.activeElement.textContent") == "Undo"

@@ -98,8 +98,7 @@ function fit(picks, width, height) {
   });
   const edges = (start, length, size, old) => {
     const [from, to] = [start, start + length].map((edge) => Math.floor((2 * edge * size + old) / (2 * old)));
-    const first = Math.min(from, size - 1);
-    return [first, Math.max(to, first + 1) - first];
+    return from < to ? [from, to - from] : [Math.floor(((2 * start + length) * size) / (2 * old)), 1];
   };
   const box = (old) => {
     const [x, w] = edges(old.x, old.width, width, picks.width);

@@ -1,4 +1,4 @@
-"""SAM Segment's second click on a picture against its first: the embedding is kept, and a decoder pass is all it costs."""
+"""SAM Segment's second click on a picture against its first: the embedding is kept, so only the decoder runs."""
 
 import sys
 

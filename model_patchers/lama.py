@@ -127,13 +127,12 @@ class LaMa:
         pixels = max(box.width * box.height for _, box in jobs)
         model_management.load_models_gpu([self.patcher], memory_required=self._memory(pixels, refine_steps))
         progress = Progress(sum(self._steps(box, refine_steps) for _, box in jobs))
-        rgb = torch.zeros_like(to_rgb(image))
+        result = image.clone()
         for i, box in jobs:
-            rows, columns = box.slices
-            crop = to_rgb(image[i : i + 1, rows, columns])
-            filled = self._fill_crop(crop, hole[i : i + 1, rows, columns], refine_steps, progress)
-            rgb[i, rows, columns] = filled[0].to(rgb)
-        return put_rgb(image, rgb, hole)
+            at = (slice(i, i + 1), *box.slices)
+            rgb = self._fill_crop(to_rgb(image[at]), hole[at], refine_steps, progress)
+            result[at] = put_rgb(image[at], rgb.to(image.device), hole[at])
+        return result
 
     def _fill_crop(self, image: Tensor, hole: Tensor, refine_steps: int, step: Callable[[], None]) -> Tensor:
         """(1, H, W, 3), (1, H, W) -> (1, H, W, 3)"""

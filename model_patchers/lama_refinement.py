@@ -51,10 +51,9 @@ def refine(
     Returns:
         The filled picture (1, 3, H, W). One above BUDGET is refined at that size and enlarged again.
     """
-    # The host runs nodes in inference mode, whose tensors autograd refuses: everything here is a copy made outside it.
+    # The host runs nodes in inference mode, whose tensors autograd refuses to keep: _Rear copies the weights out of it.
     with torch.inference_mode(False), torch.enable_grad():
         size = image.shape[-2:]
-        image, mask = image.clone(), mask.clone()
         if (affordable := _affordable(*size)) != tuple(size):
             image = F.interpolate(image, affordable, mode="bilinear")
             mask = (F.interpolate(mask, affordable, mode="bilinear") > EPS).to(image)

@@ -665,6 +665,14 @@ class TestRefinement:
         alone = ours(refined.net).fill(image[crop], mask[crop], WHOLE, 0, 3)
         assert torch.equal(out[crop], alone)
 
+    def test_hole_at_the_border(self, refined):
+        """The erosion does not eat into it from there."""
+        mask = block_mask(163, 190, (0, 110), (70, 190))
+        out = ours(refined.net).fill(refined.image, mask, WHOLE, 0, 3)
+        with torch.inference_mode(False):
+            wanted = reference_refine(*refined.args[:2], mask[:, None].clone(), 3, min_side=56).movedim(1, -1)
+        assert worst(out, wanted, mask) <= 1e-4
+
     def test_thin_hole(self, refined):
         """Nothing of it survives the erosion, so that only the picture around it counts."""
         mask = block_mask(163, 190, (60, 70), (20, 150))

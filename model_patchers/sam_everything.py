@@ -382,4 +382,4 @@ def preview(picture: Tensor, segments: list[Segment]) -> Tensor:
     labels, rgb = torch.from_numpy(top).to(picture.device), to_rgb(picture)
     drawn = torch.tensor(colours, dtype=rgb.dtype, device=rgb.device)[labels]
     strength = torch.from_numpy(np.where(edge, 1.0, 0.5)[..., None]).to(rgb)
-    return torch.where((labels > 0)[..., None], rgb + strength * (drawn - rgb), rgb)
+    return torch.where((labels > 0)[..., None], rgb.lerp(drawn, strength), rgb)

@@ -7,9 +7,10 @@ WEB_DIRECTORY = "./web"
 
 class Pentimento(ComfyExtension):
     async def on_load(self) -> None:
-        from .model_patchers.folders import register
+        from .model_patchers import folders, sam_preview
 
-        register()
+        folders.register()
+        sam_preview.add_route()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from .nodes import NODES

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import folder_paths
 
-FOLDERS = ("inpaint", "lama")
+FOLDERS = ("sams", "inpaint", "lama")
 
 
 def register() -> None:

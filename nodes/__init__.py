@@ -1,8 +1,11 @@
 """What each node takes and gives. One file per feature; each ends in NODES."""
 
-from . import fill_without_model, lama, magic_wand, tune_mask
+from . import fill_without_model, lama, magic_wand, pick_points, sam, sam_everything, tune_mask
 
 NODES = [
+    *pick_points.NODES,
+    *sam.NODES,
+    *sam_everything.NODES,
     *magic_wand.NODES,
     *tune_mask.NODES,
     *lama.NODES,

@@ -58,7 +58,7 @@ def host():
     from pentimento_host import environment
 
     ours = environment.locate(None)
-    host = ours if ours.comfyui == HOST else environment.locate(str(HOST))
+    host = ours if ours.comfyui == HOST.resolve() else environment.locate(str(HOST))
     environment.prepare(host)
     return host
 

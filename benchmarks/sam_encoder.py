@@ -1,0 +1,40 @@
+"""SAM's image encoder, ViT-B, against segment-anything's: the pass that a first click waits for.
+
+segment-anything spends half its time on adding the relative-position bias to whole attention maps and on their softmax.
+Here the bias is spread out a piece at a time inside PyTorch's fused attention, and on a CPU the linear layers run as
+1x1 convolutions, which oneDNN computes in half the time of MKL on AMD's processors. The embeddings are equal
+(tests/test_sam.py).
+"""
+
+import sys
+
+import _pack
+import _sam
+import torch
+
+
+def run() -> dict:
+    ours, peer = _pack.sides(__file__, ["ours", "segment-anything"])
+    return {
+        "title": "SAM ViT-B, one picture through the image encoder",
+        "ours": ours,
+        "peer": peer,
+        "peer_name": "segment-anything 1.0",
+        "note": "fp32, 1024 x 683 pixels",
+    }
+
+
+def main(name: str) -> None:
+    if name == "ours":
+        embed = _sam.ours().embed
+    else:
+        from segment_anything import SamPredictor
+
+        embed = SamPredictor(_sam.vit_b()).set_image
+    with torch.inference_mode():
+        embed(_sam.picture(1))  # threads and caches
+        print(_pack.measure(lambda: embed(_sam.picture())))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

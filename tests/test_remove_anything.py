@@ -1,0 +1,120 @@
+"""Click and remove, as a user does it: the workflow from the template browser to the picture in the output."""
+
+import io
+import json
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pentimento_host import client
+
+WIDTH, HEIGHT = 600, 400  # of the workflow's photograph
+SETTLE = 400  # ms: the canvas draws, and moves the widget, on its next frames
+
+SET_NODES_2 = "(on) => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
+TAKE_STANDINS = """() => {
+    for (const node of window.app.graph.nodes)
+        for (const widget of node.widgets ?? [])
+            if (widget.options?.values?.includes?.(`standin-${widget.value}`)) widget.value = `standin-${widget.value}`;
+}"""
+LOOK_AT_PICKS = """() => {
+    window.app.canvas.ds.scale = 1;
+    window.app.canvas.centerOnNode(window.app.graph.nodes.find(({ type }) => type === 'PentimentoPickPoints'));
+    window.app.canvas.setDirty(true, true);
+}"""
+PICKS = """async () => JSON.parse(Object.values((await window.app.graphToPrompt()).output)
+    .find((node) => node.class_type === 'PentimentoPickPoints').inputs.picks)"""
+
+
+@pytest.fixture(params=[False, True], ids=["classic", "nodes2"])
+def page(browser, server, request):
+    """A tab of ComfyUI with remove_anything opened from the template browser."""
+    setting = urllib.request.Request(f"{server}/settings/Comfy.TutorialCompleted", b"true", method="POST")
+    urllib.request.urlopen(setting)
+    page = browser.new_page(viewport={"width": 1700, "height": 1000})
+    page.goto(server)
+    ready(page)
+    page.evaluate(SET_NODES_2, request.param)
+    page.get_by_role("button", name="Templates").click()
+    page.get_by_role("button", name="pentimento", exact=True).click()
+    page.get_by_test_id("template-workflow-remove_anything").click()
+    page.wait_for_function("() => window.app.graph.nodes.some(({ type }) => type === 'PentimentoPickPoints')")
+    page.evaluate(TAKE_STANDINS)
+    look(page)
+    yield page
+    page.evaluate(SET_NODES_2, False)
+    page.close()
+
+
+def ready(page):
+    page.wait_for_function("window.app?.graph && window.app.extensionManager?.command")
+    page.wait_for_function("'PentimentoPickPoints' in LiteGraph.registered_node_types")
+
+
+def look(page):
+    page.wait_for_function("() => document.querySelector('.pentimento-frame > img')?.naturalWidth > 0")
+    page.evaluate(LOOK_AT_PICKS)
+    page.wait_for_timeout(SETTLE)
+
+
+def screen(page, x, y):
+    """Where on the screen the middle of a pixel is."""
+    box = page.locator(".pentimento-frame > img").bounding_box()
+    return box["x"] + (x + 0.5) / WIDTH * box["width"], box["y"] + (y + 0.5) / HEIGHT * box["height"]
+
+
+def queue_from_the_page(page, server):
+    """Clicks Run and waits; the run as the server's history tells it."""
+    before = set(json.loads(client.get(server, "history")))
+    page.get_by_test_id("queue-button").click()
+    page.wait_for_function(
+        "() => window.app.graph.nodes.find(({ type }) => type === 'SaveImage').imgs?.[0]?.naturalWidth > 0"
+        " || document.querySelector('[data-node-id] img[src*=remove_anything]')?.naturalWidth > 0",
+        timeout=120_000,
+    )
+    (new,) = set(json.loads(client.get(server, "history"))) - before
+    return json.loads(client.get(server, f"history/{new}"))[new]
+
+
+def picture(server, reference):
+    return np.asarray(Image.open(io.BytesIO(client.get(server, "view", **reference))).convert("RGB"))
+
+
+def test_click_and_it_is_gone(page, server):
+    page.get_by_role("button", name="Clear", exact=True).click()
+    page.mouse.click(*screen(page, 365, 275))
+    page.get_by_role("status").filter(has_text="Mask score").wait_for(timeout=60_000)
+    assert page.locator(".pentimento-mask").is_visible()
+    page.mouse.click(*screen(page, 405, 95))
+    page.mouse.move(*screen(page, 300, 220))
+    page.mouse.down()
+    page.mouse.move(*screen(page, 430, 340), steps=4)
+    page.mouse.up()
+    assert page.locator(".pentimento-box").count() == 1
+    page.get_by_role("button", name="Undo", exact=True).click()
+    assert page.locator(".pentimento-box").count() == 0
+
+    run = queue_from_the_page(page, server)
+    assert run["status"]["status_str"] == "success"
+    graph = run["prompt"][2]
+    (node,) = (node for node in graph.values() if node["class_type"] == "PentimentoPickPoints")
+    picks = json.loads(node["inputs"]["picks"])
+    points = [{"x": 365, "y": 275}, {"x": 405, "y": 95}]
+    assert picks == {"width": WIDTH, "height": HEIGHT, "positive": points, "negative": [], "boxes": []}
+
+    shown = {graph[key]["class_type"]: found["images"][0] for key, found in run["outputs"].items() if "images" in found}
+    mask = picture(server, shown["MaskPreview"])[..., 0] > 0
+    result = picture(server, shown["SaveImage"])
+    photograph = picture(server, {"filename": "pentimento_coffee.png", "type": "input"})
+    assert mask.any()
+    assert np.array_equal(result[~mask], photograph[~mask])
+    assert not np.array_equal(result[mask], photograph[mask])
+
+    page.wait_for_timeout(1500)  # the front end stores its draft a moment after a change
+    page.reload()
+    ready(page)
+    look(page)
+    assert page.evaluate(PICKS) == picks
+    assert page.locator(".pentimento-point").count() == 2

@@ -1,4 +1,4 @@
-"""The photographs of the demo, each with the hole that a person would paint on it."""
+"""The photographs of the demo, and the holes that a person would paint on them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,8 @@ class Photograph:
     Attributes:
         file: Its name there.
         credit: Who made it and why it may be used.
-        hole: Polygons in pixels; they become the transparent part that Load Image gives out as a mask.
+        hole: Polygons in pixels; they become the transparent part that Load Image gives out as a mask, in a file of
+            its own.
     """
 
     file: str
@@ -58,7 +59,7 @@ PHOTOGRAPHS = (
 
 def _painted(name: str) -> dict[str, object]:
     """The changes to remove_without_models that take another photograph, and its painted hole for the wand's."""
-    return {"Photograph.image": f"pentimento_{name}.png", "Tune Mask.mask": ["1", 1], "Tune Mask.grow": 2}
+    return {"Photograph.image": f"pentimento_{name}_painted.png", "Tune Mask.mask": ["1", 1], "Tune Mask.grow": 2}
 
 
 # Further runs of a workflow: {workflow: {title: {"<node title>.<input id>": value}}}
@@ -74,25 +75,26 @@ VARIATIONS: dict[str, dict[str, dict[str, object]]] = {
 
 
 def put(folder: Path) -> None:
-    """Writes pentimento_<name>.png for every photograph into the host's input folder."""
+    """Writes pentimento_<name>.png, and where there is a hole pentimento_<name>_painted.png, into the input folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for photograph in PHOTOGRAPHS:
-        path = folder / _name(photograph)
-        if not path.exists():
-            _with_hole(photograph).save(path)
+        for painted, name in enumerate(_names(photograph)):
+            if not (folder / name).exists():
+                picture = Image.open(FOLDER / photograph.file).convert("RGB")
+                (_with_hole(picture, photograph) if painted else picture).save(folder / name)
 
 
 def credit(name: str) -> list[str]:
     """The credit of a file that `put` wrote; nothing for another."""
-    return [f"Photograph: {photograph.credit}" for photograph in PHOTOGRAPHS if _name(photograph) == name]
+    return [f"Photograph: {photograph.credit}" for photograph in PHOTOGRAPHS if name in _names(photograph)]
 
 
-def _name(photograph: Photograph) -> str:
-    return f"pentimento_{Path(photograph.file).stem}.png"
+def _names(photograph: Photograph) -> list[str]:
+    stem = f"pentimento_{Path(photograph.file).stem}"
+    return [f"{stem}.png"] + ([f"{stem}_painted.png"] if photograph.hole else [])
 
 
-def _with_hole(photograph: Photograph) -> Image.Image:
-    picture = Image.open(FOLDER / photograph.file).convert("RGB")
+def _with_hole(picture: Image.Image, photograph: Photograph) -> Image.Image:
     alpha = Image.new("L", picture.size, 255)
     for polygon in photograph.hole:
         ImageDraw.Draw(alpha).polygon(polygon, fill=0)

@@ -252,9 +252,17 @@ def test_the_demo_shows_every_workflow_and_fails_when_one_does(host, monkeypatch
     assert "nowhere.png" in (host.home / "demo" / "index.html").read_text()
 
 
-def test_photographs_carry_their_hole_as_alpha(tmp_path):
+def test_a_painted_photograph_carries_its_hole_as_alpha(tmp_path):
     photographs.put(tmp_path)
+    painted = {path.name.removesuffix("_painted.png"): path for path in tmp_path.glob("*_painted.png")}
+    assert len(painted) == sum(bool(photograph.hole) for photograph in photographs.PHOTOGRAPHS) > 0
+    for path in painted.values():
+        assert Image.open(path).getchannel("A").getextrema() == (0, 255)
     for photograph in photographs.PHOTOGRAPHS:
-        picture = Image.open(tmp_path / f"pentimento_{Path(photograph.file).stem}.png")
-        assert picture.mode == "RGBA"
-        assert (picture.getchannel("A").getextrema()[0] == 0) == bool(photograph.hole)
+        original = Image.open(photographs.FOLDER / photograph.file).convert("RGB")
+        names = [
+            path for path in tmp_path.iterdir() if photographs.credit(path.name) == [f"Photograph: {photograph.credit}"]
+        ]
+        assert len(names) == 1 + bool(photograph.hole)
+        for path in names:
+            assert Image.open(path).convert("RGB").tobytes() == original.tobytes()

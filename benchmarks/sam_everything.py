@@ -35,7 +35,7 @@ def compare(height: int, width: int) -> dict:
 
 
 class Answers:
-    """Logits and scores of three masks for each point, and the seconds that it took to make them up."""
+    """Logits and scores of the decoder's four masks for each point, and the seconds that it took to make them up."""
 
     def __init__(self) -> None:
         self.random, self.seconds = torch.Generator().manual_seed(0), 0.0
@@ -43,13 +43,13 @@ class Answers:
         self.y, self.x = torch.meshgrid(middle, middle, indexing="ij")
 
     def __call__(self, coords: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(P, 2) in pixels of the frame -> (P, 3, CELLS, CELLS) and (P, 3)"""
+        """(P, 2) in pixels of the frame -> (P, 4, CELLS, CELLS) and (P, 4)"""
         start = time.perf_counter()
         x, y = coords.float().T[..., None, None]
         distance = ((self.x - x) ** 2 + (self.y - y) ** 2).sqrt()
-        radius = (8 * 50 ** torch.rand(len(coords), 3, generator=self.random)).sort(1).values  # 8 to 400 pixels
+        radius = (8 * 50 ** torch.rand(len(coords), 4, generator=self.random)).sort(1).values  # 8 to 400 pixels
         logits = (radius[..., None, None] - distance[:, None]) * 0.7
-        scores = 0.8 + 0.133 * torch.rand(len(coords), 3, generator=self.random)
+        scores = 0.8 + 0.133 * torch.rand(len(coords), 4, generator=self.random)
         self.seconds += time.perf_counter() - start
         return logits, scores
 
@@ -58,17 +58,12 @@ def ours(picture: np.ndarray, points: int, answers: Answers) -> object:
     _pack.load()
     from pentimento.model_patchers import sam_everything
 
-    def decode(embedding: None, prompts: SimpleNamespace) -> tuple[torch.Tensor, torch.Tensor]:
-        logits, scores = answers(prompts.coords[:, 0])
-        unused = slice(0, 1)  # where SAM has its answer to an unambiguous prompt
-        return torch.cat((logits[:, unused], logits), 1), torch.cat((scores[:, unused], scores), 1)
-
     sam = SimpleNamespace(
         frame=FRAME,
         grid=CELLS // 4,
         patcher=SimpleNamespace(load_device=torch.device("cpu")),
         embed=lambda levels, step: None,
-        decode=decode,
+        decode=lambda embedding, prompts: answers(prompts.coords[:, 0]),
     )
     settings = sam_everything.Settings(points)
 
@@ -93,7 +88,7 @@ def theirs(picture: np.ndarray, points: int, answers: Answers) -> object:
         predictor.input_size = tuple(int(side * scale + 0.5) for side in picture.shape[:2])
 
     def predict_torch(coords: torch.Tensor, *args: object, **kwargs: object) -> tuple[torch.Tensor, ...]:
-        logits, scores = answers(coords[:, 0])
+        logits, scores = (found[:, 1:] for found in answers(coords[:, 0]))  # those to an ambiguous prompt
         return model.postprocess_masks(logits, predictor.input_size, predictor.original_size), scores, logits
 
     predictor.set_image, predictor.predict_torch = set_image, predict_torch

@@ -323,11 +323,17 @@ class SAM:
                 "'%s' is a ViT-H, which gives garbage in fp16 (segment-anything#540). Choose bf16 or fp32.", file
             )
 
-    def load(self) -> None:
-        """Has the host load the model; `embed` and `decode` need it there."""
-        model_management.load_models_gpu([self.patcher], memory_required=self._memory())
+    def load(self, prompts: int = 1) -> None:
+        """Has the host load the model, with room for so many prompts at once; `embed` and `decode` need it there."""
+        memory = max(self._encoder_memory(), prompts * self._prompt_memory())
+        model_management.load_models_gpu([self.patcher], memory_required=memory)
 
-    def _memory(self) -> int:
+    def _prompt_memory(self) -> int:
+        """Bytes that the decoder needs for a prompt: each has embeddings of its own. Five at a time were seen."""
+        channels = self.network.mask_decoder.iou_token.weight.shape[1]
+        return 5 * 4 * self.grid**2 * channels
+
+    def _encoder_memory(self) -> int:
         """Bytes that the encoder needs besides its weights: the attention bias that is spread out at a time, once more
         in the form that the GPU's kernel wants, and the widest activations. On a CPU ViT-B was seen to need 290 MB."""
         activations = 16 * self.grid**2 * self.network.image_encoder.early_width

@@ -335,7 +335,7 @@ def segment_everything(
         anything, one blank mask: a batch of none is an error in most nodes.
     """
     height, width = image.shape[1:3]
-    sam.load()
+    sam.load(BATCH)
     progress = Progress(len(image) * steps(sam, height, width, settings))
     found = [segment_picture(sam, to_levels(picture), settings, progress) for picture in image]
     for number, segments in enumerate(found, 1):

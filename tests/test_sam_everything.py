@@ -155,8 +155,8 @@ class Answers:
     frame, grid, steps = 256, 16, 4
     patcher = types.SimpleNamespace(load_device=torch.device("cpu"))
 
-    def load(self):
-        pass
+    def load(self, prompts):
+        assert prompts == 64
 
     def embed(self, levels, step):
         step(self.steps)
@@ -555,3 +555,14 @@ def test_memory_does_not_grow_with_the_answers():
     watcher.join()
     one = picture[..., 0].size * 4  # bytes of one mask's logits: the published generator holds 192 of them at a time
     assert len(found) >= 10 and max(seen) < before + 6 * one
+
+
+def test_the_host_makes_room_for_the_answers(sam, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        model_management, "load_models_gpu", lambda models, memory_required: asked.append(memory_required)
+    )
+    sam.load()
+    sam.load(10**6)
+    answer = sam.embed(levels(90, 120)).features.nbytes + 3 * 64**2 * 4
+    assert asked[0] < 10**6 * answer < asked[1]

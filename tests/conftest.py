@@ -5,6 +5,7 @@ import importlib.util
 import os
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,12 @@ def load_package(name: str, folder: Path):
 
 pentimento = load_package("pentimento", PACK)
 load_package("pentimento_host", PACK / "host")
+
+
+def in_own_loop(coroutine):
+    """Its result. In a thread of its own, as asyncio.run is refused while playwright's loop runs in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
@@ -95,13 +102,13 @@ def extension():
         await extension.on_load()
         return extension
 
-    return asyncio.run(load())
+    return in_own_loop(load())
 
 
 @pytest.fixture(scope="session")
 def node_classes(extension):
     """{node id: class} of the whole pack."""
-    return {cls.GET_SCHEMA().node_id: cls for cls in asyncio.run(extension.get_node_list())}
+    return {cls.GET_SCHEMA().node_id: cls for cls in in_own_loop(extension.get_node_list())}
 
 
 @pytest.fixture(autouse=True)

@@ -73,11 +73,13 @@ def everywhere(hole: Tensor) -> Grid:
     return Grid.build(torch.zeros_like(ones), F.pad(ones[:, 1:], (0, 1)), F.pad(ones[1:], (0, 0, 0, 1)))
 
 
-def grids(hole: Tensor) -> list[Grid]:
-    """The grids of a hole (H, W): unknown pixels linked to each other, and to the known pixels beside them."""
+def grids(hole: Tensor, screening: float = 0) -> list[Grid]:
+    """The grids of a hole (H, W): unknown pixels linked to each other, to the known pixels beside them, and by
+    `screening` to zero: what enters at one pixel then fades over 1 / sqrt(screening) pixels.
+    """
     free = hole.float()
     right, down = F.pad(free[:, :-1] * free[:, 1:], (0, 1)), F.pad(free[:-1] * free[1:], (0, 0, 0, 1))
-    return pyramid(-everywhere(hole).apply(1 - free) * free, right, down)
+    return pyramid((screening - everywhere(hole).apply(1 - free)) * free, right, down)
 
 
 def v_cycle(levels: list[Grid], r: Tensor) -> Tensor:
@@ -102,6 +104,7 @@ def solve(levels: list[Grid], b: Tensor, callback: Callable[[int], None] | None 
     u = v_cycle(levels, b)
     r = b - levels[0].apply(u)
     p, rho = torch.zeros_like(b), torch.ones_like(b[:, :1, :1])
+    tiny = torch.finfo(b.dtype).tiny  # a channel that is done has nothing left to divide by
     enough = TOLERANCE**2 * dot(b, b)
     for step in range(MAX_STEPS):
         if (dot(r, r) <= enough).all():
@@ -110,9 +113,9 @@ def solve(levels: list[Grid], b: Tensor, callback: Callable[[int], None] | None 
             callback(0)
         z = v_cycle(levels, r)
         rho, last = dot(r, z), rho
-        p = z + (rho / last if step else 0) * p
+        p = z + (rho / last.clamp_min(tiny) if step else 0) * p
         q = levels[0].apply(p)
-        alpha = rho / dot(p, q).clamp_min(torch.finfo(b.dtype).tiny)
+        alpha = rho / dot(p, q).clamp_min(tiny)
         u += alpha * p
         r -= alpha * q
     return u

@@ -30,6 +30,10 @@ COARSEST = 10  # the hole's depth in pixels at the coarsest scale: deeper, and i
 ENOUGH = 64  # source patches that a smaller scale must offer
 SHARPNESS = 2.0  # of the vote: how fast a patch's say falls with its distance; a plain mean would blur
 TRUST = 1.1  # by this factor a patch's say falls with every pixel into the hole (Wexler's gamma)
+SMOOTH = 1.15  # the smooth fill's handicap as a beginning: what stays blurred is matched too easily
+MANY = 40  # rounds that are enough anywhere
+BEGINNING = 150_000  # patches to match in all, for one beginning
+NEARBY = 8  # pixels: how far the finest scales search, which only mend what coarser ones found
 STARTS = 4  # offsets tried as a beginning, besides the smooth fill
 
 
@@ -243,30 +247,37 @@ def finer(field: Field, fine: Scale) -> Tensor:
 
 def rounds(level: int) -> int:
     """How often matches and picture improve each other at a scale; 0 is full size, where a round costs most."""
-    return min(40, 2 + 10 * level)
+    return min(MANY, 2 + 10 * level)
 
 
-def refine(field: Field, pixels: Tensor, level: int, step: Callable[[float], None]) -> Tensor:
-    """Wexler's loop at one scale: the picture (H, W, 5) after its last vote."""
-    reach = max(field.scale.hole.shape) if level >= 2 else 8  # finer scales only mend what coarser ones found
-    for _ in range(rounds(level)):
-        step(4.0**-level)
-        field.improve(pixels, reach, (1, 2) if level else (1,))
+def refine(field: Field, pixels: Tensor, count: int, reach: int, step: Callable[[], None]) -> None:
+    """Wexler's loop at one scale: `count` rounds of matching and voting from `pixels` (H, W, 5), and a last match."""
+    for _ in range(count):
+        step()
+        field.improve(pixels, reach, (1, 2))
         pixels = field.vote()
-    return pixels
+    field.improve(pixels, reach, (1,))
 
 
-def begin(scale: Scale, level: int, generator: torch.Generator, step: Callable[[float], None]) -> Field:
-    """The coarsest scale, from several beginnings; the one whose patches are most like patches of the picture stays."""
+def begin(scale: Scale, generator: torch.Generator, step: Callable[[float], None]) -> Field:
+    """The coarsest scale, from several beginnings; the one whose patches are most like patches of the picture stays.
+
+    A speck needs fewer rounds. A hole that is long and thin is large at its coarsest scale too, and gets by with fewer.
+    """
+    affordable = BEGINNING // len(scale.target)
+    count = min(max(affordable, 4), MANY, 8 * int(depths(scale.hole).max()))
     sources = scale.source.flatten().nonzero()[:, 0]
     some = torch.randint(len(sources), (len(scale.target),), generator=generator)
     starts = [(Field(scale, sources[some.to(sources.device)], generator), harmonic(scale.pixels, scale.hole))]
-    for offset in repeats(likeness(scale.pixels[..., :3], scale.hole), scale.order >= 0, scale.source, STARTS):
+    table = likeness(scale.pixels[..., :3], scale.hole)
+    for offset in repeats(table, scale.order >= 0, scale.source, min(STARTS, affordable)):
         field = Field(scale, matches(scale, offset.expand(len(scale.target), 2)), generator)
         starts.append((field, field.vote()))
     for field, pixels in starts:
-        field.improve(refine(field, pixels, level, lambda _: step(0)), 0, ())
-    return min((field for field, _ in starts), key=lambda field: float(field.distance.mean()))
+        refine(field, pixels, count, max(scale.hole.shape), lambda: step(1 / count / len(starts)))
+    distances = [float(field.distance.mean()) for field, _ in starts]
+    distances[0] *= SMOOTH
+    return starts[distances.index(min(distances))][0]
 
 
 def patchmatch(picture: Tensor, hole: Tensor, seed: int, callback: Callable[[int], None] | None = None) -> Tensor:
@@ -283,19 +294,21 @@ def patchmatch(picture: Tensor, hole: Tensor, seed: int, callback: Callable[[int
         (H, W, 3), equal to `picture` outside the hole.
     """
     generator = torch.Generator().manual_seed(seed)
-    pyramid = [] if hole.all() or not hole.any() else scales(picture.float(), hole, generator)
+    known = picture.float().masked_fill(hole[..., None], 0)
+    pyramid = [] if hole.all() or not hole.any() else scales(known, hole, generator)
     if not pyramid:
         return harmonic(picture, hole, callback)
-    top = len(pyramid) - 1
-    step = in_pixels(callback, int(hole.sum()), sum(rounds(level) * 4.0**-level for level in range(top)) + 1)
-    field = begin(pyramid[top], top, generator, step)
-    for level in reversed(range(top)):
+    levels = range(len(pyramid) - 1)
+    step = in_pixels(callback, int(hole.sum()), 2 + sum(rounds(level) * 4.0**-level for level in levels))
+    field = begin(pyramid[-1], generator, step)
+    for level in reversed(levels):
         scale = pyramid[level]
         offset = snap(finer(field, scale), likeness(scale.pixels[..., :3], scale.hole))
         field = Field(scale, matches(scale, offset), generator)
-        field.improve(refine(field, field.vote(), level, step), 0, ())
+        reach = max(scale.hole.shape) if level >= 2 else NEARBY
+        refine(field, field.vote(), rounds(level), reach, lambda level=level: step(4.0**-level))
     step(1)
-    rgb = heal(pyramid[0].pixels[..., :3], hole, field.best())
+    rgb = heal(known, hole, field.best())
     return torch.where(hole[..., None], rgb.to(picture), picture)
 
 

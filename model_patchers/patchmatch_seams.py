@@ -11,6 +11,7 @@ from torch import Tensor
 from .harmonic import grids, outflow, solve
 
 FAINT = 0.1  # a jump of this root mean square over the colours counts for 1 / e
+SCREENING = 1e-4  # a correction fades over 100 pixels: in a hole far from known pixels it would add up to a new colour
 
 
 def heal(rgb: Tensor, hole: Tensor, pixel: Tensor) -> Tensor:
@@ -35,12 +36,14 @@ def heal(rgb: Tensor, hole: Tensor, pixel: Tensor) -> Tensor:
     down = jumps(rgb, hole, origin[box], (1, 0))
     b = outflow(across, down) * hole[box]
     correction = torch.zeros_like(rgb)
-    correction[box] = solve(grids(hole[box]), b).movedim(0, -1)
-    return (out + correction).clamp(0, 1)
+    correction[box] = solve(grids(hole[box], SCREENING), b).movedim(0, -1)
+    return torch.where(hole[..., None], (out + correction).clamp(0, 1), rgb)
 
 
 def jumps(rgb: Tensor, hole: Tensor, origin: Tensor, step: tuple[int, int]) -> Tensor:
     """By how much each pixel's neighbour at `step` is off what goes on in the picture there, from either of the two.
+
+    Where the picture goes on in the hole, seen from both, it is taken to go on without a change.
 
     Args:
         rgb, hole: (H, W, 3) and (H, W).
@@ -57,7 +60,8 @@ def jumps(rgb: Tensor, hole: Tensor, origin: Tensor, step: tuple[int, int]) -> T
     before, is_before = _neighbour(hole, second, -dy, -dx)
     ahead = (colours[second] - colours[after]) * is_after[..., None]
     back = (colours[before] - colours[first]) * is_before[..., None]
-    jump = (ahead + back) / (is_after.float() + is_before).clamp_min(1)[..., None]
+    sides = (is_after.float() + is_before)[..., None]
+    jump = torch.where(sides > 0, (ahead + back) / sides, colours[second] - colours[first])
     faint = torch.exp(-jump.square().mean(-1, keepdim=True) / FAINT**2)
     return (jump * faint).movedim(-1, 0)
 

@@ -54,4 +54,5 @@ def _context(hole: Tensor, method: str) -> int:
     """Pixels around each hole that filling it looks at, so that the work grows with the hole and not the picture."""
     if method == "harmonic" or hole.all():
         return 1
-    return max(NEAREST, round(CONTEXT * float(depths(hole).max())))
+    radii = [float(depths(hole[box.slices]).max()) for box in hole_boxes(hole, 1)]
+    return max(NEAREST, round(CONTEXT * max(radii, default=0)))

@@ -347,6 +347,20 @@ def test_a_picture_from_another_node_is_shown_after_a_run(page, picture):
     assert picks(page) == expected([(20, 60)], [(150, 100)])
 
 
+def test_an_open_properties_panel_changes_nothing(page):
+    toggle = page.get_by_role("button", name="Toggle properties panel")
+    toggle.click()
+    show(page, 1.25)
+    before = page.locator(".pentimento-frame > img").bounding_box()
+    click(page, 20, 60)
+    click(page, 150, 100)
+    page.wait_for_timeout(500)  # the panel shows the node that was clicked
+    after = page.locator(".pentimento-frame > img").bounding_box()
+    toggle.click()
+    assert picks(page) == expected([(20, 60), (150, 100)])
+    assert after["width"] == pytest.approx(before["width"], abs=1)
+
+
 def test_the_wheel_zooms_the_canvas_once(page):
     spot = page.locator(".pentimento-keys").bounding_box()
     page.mouse.move(spot["x"] + 50, spot["y"] + 50)

@@ -654,6 +654,8 @@ app.registerExtension({
           setValue: (text) => picker.set(String(text ?? "")),
           onDraw: () => picker.refresh(),
         });
+        // The properties panel draws every widget in its own width and leaves that on it; in the node the node's holds.
+        Object.defineProperty(picker.widget, "width", { get: () => undefined, set: () => {} });
         picker.refresh();
         return { widget: picker.widget, minWidth: 360, minHeight: 460 };
       },

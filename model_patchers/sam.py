@@ -400,22 +400,22 @@ class SAM:
             image, mask = pair(image, mask)
         boxes = boxes * len(image) if len(boxes) == 1 else boxes
         masks = [None] * len(image) if mask is None else mask
-        prompts = [self._prompts(image, positive, negative, *given) for given in zip(boxes, masks, strict=True)]
+        prompts = [self.prompts(image, positive, negative, *given) for given in zip(boxes, masks, strict=True)]
         if not any(prompts):
             raise ValueError(NO_PROMPT)
         self.load()
         passes = 1 + refine_iterations
         progress = Progress(sum(self.steps + len(given) * passes for given in prompts if given))
         found = [
-            self._segment_one(picture, given, choice, refine_iterations, progress)
+            self.segment_one(picture, given, choice, refine_iterations, progress)
             for picture, given in zip(image, prompts, strict=True)
         ]
         return torch.cat([masks for masks, _ in found]), [score for _, scores in found for score in scores.tolist()]
 
-    def _prompts(
+    def prompts(
         self, image: Tensor, positive: list[Point], negative: list[Point], boxes: list[Box], mask: Tensor | None
     ) -> list[Prompts]:
-        """The prompts for one picture of a batch."""
+        """The prompts for one picture (1, H, W, C): several boxes make several, and no prompt makes none."""
         height, width = image.shape[1:3]
         drawn = mask_logits(mask, self.frame, 4 * self.grid) if mask is not None and mask.any() else None
         return [
@@ -424,10 +424,10 @@ class SAM:
             if points or box or drawn is not None
         ]
 
-    def _segment_one(
+    def segment_one(
         self, picture: Tensor, prompts: list[Prompts], choice: str, refine_iterations: int, step: Step
     ) -> tuple[Tensor, Tensor]:
-        """(H, W, C) -> masks (k, H, W) and scores (k,)"""
+        """(H, W, C) -> masks (k, H, W) and scores (k,). Needs `load` before; calls `step` as the work goes on."""
         home, size = model_management.intermediate_device(), picture.shape[:2]
         count = 3 if choice == "all" else 1
         if not prompts:

@@ -169,14 +169,14 @@ class Preview:
             sam = self.model(request.model, request.precision)
         except ValueError as error:
             raise Refused(400, str(error)) from error
-        prompts = sam._prompts(image, picks.positive, picks.negative, picks.boxes, None)
+        prompts = sam.prompts(image, picks.positive, picks.negative, picks.boxes, None)
         if not prompts:
             raise Refused(400, "There is no positive point and no box.")
         with self.queue.mutex:  # no prompt may start while the host moves models about
             self.give_way()
             sam.load()
         choice = "best" if request.choice == "all" else request.choice
-        (mask,), (score,) = sam._segment_one(image[0], prompts, choice, request.refine_iterations, self.give_way)
+        (mask,), (score,) = sam.segment_one(image[0], prompts, choice, request.refine_iterations, self.give_way)
         return to_png(mask.cpu().numpy() > 0), float(score)
 
     def model(self, path: str, precision: str) -> SAM:

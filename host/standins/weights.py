@@ -1,0 +1,35 @@
+"""Seeded random weights that keep the size of what passes through them."""
+
+import torch
+from torch import Tensor
+
+
+def random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """A weight for rectifying networks; normalisations do next to nothing."""
+    if name.endswith("num_batches_tracked"):
+        return torch.tensor(1)
+    if name.endswith("gaussian_matrix"):
+        return torch.randn(shape, generator=generator)
+    if ".conv2.bn" in name and name.endswith("weight"):
+        return torch.full(shape, 0.1)  # a block adds little, so that 18 of them do not blow up
+    if name.endswith("running_var") or (name.endswith("weight") and len(shape) == 1):
+        return 1 + 0.1 * torch.rand(shape, generator=generator)
+    spread = (2 / torch.Size(shape[1:]).numel()) ** 0.5 if len(shape) > 1 else 0.1
+    return spread * torch.randn(shape, generator=generator)
+
+
+def drawn(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """A weight for networks that normalise before each layer."""
+    if not shape:
+        return torch.tensor(float(name.endswith("scale")))
+    if len(shape) == 1:
+        return 0.1 * torch.randn(shape, generator=generator) + name.endswith("weight")
+    return torch.randn(shape, generator=generator) / torch.Size(shape[1:]).numel() ** 0.5
+
+
+def repeated(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """The same in float16 with rows that recur: hundreds of millions of numbers take longer to draw than to store."""
+    if len(shape) == 1:
+        return drawn(name, shape, generator).half()
+    rows = drawn(name, (min(shape[0], 64), *shape[1:]), generator).half()
+    return rows.repeat(-(-shape[0] // 64), *[1] * (len(shape) - 1))[: shape[0]].contiguous()

@@ -9,21 +9,38 @@ import torch
 from pentimento_host.standins import diffusion
 
 
-@pytest.mark.parametrize("kind", ["sd15", "inpaint"])
+@pytest.mark.parametrize("kind", [kind for kind in diffusion.UNETS if kind not in ("sdxl", "ic_light_fbc")])
 def test_both_networks_agree(kind):
     ours, theirs = thin_models.host_model(kind).model.diffusion_model, thin_models.diffusers_unet(kind)
     generator = torch.Generator().manual_seed(1)
     shape = diffusion.UNETS[kind]
     x = torch.randn(2, shape.in_channels, 8, 6, generator=generator)
     context = torch.randn(2, 77, shape.context, generator=generator)
-    t = torch.tensor([3.0, 700.0])
+    t, y = torch.tensor([3.0, 700.0]), None
+    if shape.adm:
+        y = torch.randn(2, shape.adm, generator=generator)
+    if shape.classes:
+        y = torch.tensor([20, 350])
 
-    difference = ours(x, t, context) - theirs(x, t, context).sample
+    difference = ours(x, t, context, y=y) - theirs(x, t, context, class_labels=y).sample
 
     assert difference.abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("kind, family", [("sd15", "SD15"), ("inpaint", "SD15"), ("sdxl", "SDXL")])
+@pytest.mark.parametrize(
+    "kind, family",
+    [
+        ("sd15", "SD15"),
+        ("inpaint", "SD15"),
+        ("ip2p", "SD15_instructpix2pix"),
+        ("sd2", "SD20"),
+        ("depth", "SD20"),
+        ("unclip_l", "SD21UnclipL"),
+        ("unclip_h", "SD21UnclipH"),
+        ("x4", "SD_X4Upscaler"),
+        ("sdxl", "SDXL"),
+    ],
+)
 def test_the_host_recognises_the_stand_in(kind, family):
     names = dict(diffusion.unet_shapes(diffusion.UNETS[kind]))
     weights = {f"model.diffusion_model.{name}": torch.empty(size, device="meta") for name, size in names.items()}

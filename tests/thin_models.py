@@ -1,6 +1,6 @@
 """Thin denoisers with seeded random weights: one state dict for ComfyUI and for diffusers, which share no code.
 
-They have one level with attention, one in the middle and one in each output block: the smallest that diffusers builds.
+They have one level (SD x4 has four) with a transformer wherever diffusers builds one.
 """
 
 from dataclasses import replace
@@ -13,12 +13,13 @@ from torch import Tensor
 
 from pentimento_host.standins import diffusion
 
-THIN = {"depths": (1,), "depth_out": 1, "middle": 1}
+THIN = {"depths": (1,), "depths_out": (1,), "middle": 1}
+THIN_X4 = {"depths": (0, 1, 1, 1), "depths_out": (0, 1, 1, 1), "middle": 1}
 
 
 def weights(kind: str, seed: int = 0) -> dict[str, Tensor]:
     """A thin UNet's seeded random weights, float32, in the names of Stability's files."""
-    return diffusion.unet(replace(diffusion.UNETS[kind], **THIN), seed)
+    return diffusion.unet(replace(diffusion.UNETS[kind], **(THIN_X4 if kind == "x4" else THIN)), seed)
 
 
 def host_model(kind: str, seed: int = 0) -> ModelPatcher:
@@ -28,18 +29,20 @@ def host_model(kind: str, seed: int = 0) -> ModelPatcher:
 
 def diffusers_unet(kind: str, seed: int = 0) -> UNet2DConditionModel:
     """The same UNet as diffusers' own converter makes it."""
-    shape = diffusion.UNETS[kind]
+    shape, levels = diffusion.UNETS[kind], 3 if kind == "x4" else 0  # levels above the first
     unet = UNet2DConditionModel(
         in_channels=shape.in_channels,
-        block_out_channels=(shape.width,),
-        down_block_types=("CrossAttnDownBlock2D",),
-        up_block_types=("CrossAttnUpBlock2D",),
+        block_out_channels=(shape.width,) * (levels + 1),
+        down_block_types=("DownBlock2D",) * (levels > 0) + ("CrossAttnDownBlock2D",) * (levels or 1),
+        up_block_types=("CrossAttnUpBlock2D",) * (levels or 1) + ("UpBlock2D",) * (levels > 0),
         layers_per_block=1,
         cross_attention_dim=shape.context,
-        attention_head_dim=shape.width // 64 if shape.linear else 8,
+        attention_head_dim=8 if shape.width == 256 or not shape.linear else shape.width // 64,
         use_linear_projection=shape.linear,
+        only_cross_attention=tuple(level in shape.crossed for level in range(levels + 1)),
         class_embed_type="projection" if shape.adm else None,
         projection_class_embeddings_input_dim=shape.adm,
+        num_class_embeds=shape.classes,
     )
     prefixed = {f"model.diffusion_model.{name}": weight for name, weight in weights(kind, seed).items()}
     unet.load_state_dict(convert_ldm_unet_checkpoint(prefixed, dict(unet.config)))

@@ -25,19 +25,38 @@ class UNet:
     context: int = 768
     width: int = 320
     depths: tuple[int, ...] = (0, 1)  # transformers in each level
-    depth_out: int = 0  # transformers in every output block
+    depths_out: tuple[int, ...] = (0, 0)  # transformers in each output block of a level
     middle: int = -2  # transformers in the middle; -2: no middle
     linear: bool = False
     adm: int | None = None  # width of a vector's embedding
     classes: int | None = None  # rows of a table's
+    crossed: tuple[int, ...] = ()  # levels whose first attention looks at the text too
 
 
 UNETS = {
     "sd15": UNet(),
     "inpaint": UNet(in_channels=9),
+    "ip2p": UNet(in_channels=8),
+    "ic_light_fbc": UNet(in_channels=12),
+    "sd2": UNet(context=1024, linear=True),
+    "depth": UNet(in_channels=5, context=1024, linear=True),
+    "sd2_inpaint": UNet(in_channels=9, context=1024, linear=True),
+    "unclip_l": UNet(context=1024, linear=True, adm=1536),
+    "unclip_h": UNet(context=1024, linear=True, adm=2048),
+    "x4": UNet(
+        in_channels=7,
+        context=1024,
+        width=256,
+        depths=(0, 1, 0, 0),
+        depths_out=(0, 0, 0, 0),
+        linear=True,
+        classes=1000,
+        crossed=(0, 1, 2),
+    ),
     "sdxl": UNet(
         context=2048,
         depths=(0, 0, 2, 2, 10, 10),
+        depths_out=(0, 0, 0, 0, 0, 0),
         linear=True,
         adm=2816,
     ),
@@ -79,16 +98,16 @@ def unet_shapes(shape: UNet) -> Shapes:
         if channels != width:
             yield from _layer(f"{name}.skip_connection", width, channels, 1, 1)
 
-    def transformer(name: str, depth: int) -> Shapes:
+    def transformer(name: str, depth: int, crossed: bool = False) -> Shapes:
         projection = (width, width) if shape.linear else (width, width, 1, 1)
         yield from _layer(f"{name}.norm", width)
         yield from _layer(f"{name}.proj_in", *projection)
         for i in range(depth):
-            yield from transformer_block(f"{name}.transformer_blocks.{i}")
+            yield from transformer_block(f"{name}.transformer_blocks.{i}", shape.context if crossed else width)
         yield from _layer(f"{name}.proj_out", *projection)
 
-    def transformer_block(name: str) -> Shapes:
-        for attention, context in (("attn1", width), ("attn2", shape.context)):
+    def transformer_block(name: str, first: int) -> Shapes:
+        for attention, context in (("attn1", first), ("attn2", shape.context)):
             yield f"{name}.{attention}.to_q.weight", (width, width)
             yield f"{name}.{attention}.to_k.weight", (width, context)
             yield f"{name}.{attention}.to_v.weight", (width, context)
@@ -111,17 +130,18 @@ def unet_shapes(shape: UNet) -> Shapes:
             yield from _layer(f"input_blocks.{2 * level}.0.op", width, width, 3, 3)
         yield from residual(f"input_blocks.{2 * level + 1}.0", width)
         if depth:
-            yield from transformer(f"input_blocks.{2 * level + 1}.1", depth)
+            yield from transformer(f"input_blocks.{2 * level + 1}.1", depth, level in shape.crossed)
     if shape.middle >= 0:
         yield from residual("middle_block.0", width)
         yield from transformer("middle_block.1", shape.middle)
         yield from residual("middle_block.2", width)
     for i in range(2 * levels):
+        level = levels - 1 - i // 2
         yield from residual(f"output_blocks.{i}.0", 2 * width)
-        if shape.depth_out:
-            yield from transformer(f"output_blocks.{i}.1", shape.depth_out)
-        if i % 2 and i < 2 * levels - 1:
-            yield from _layer(f"output_blocks.{i}.{1 + bool(shape.depth_out)}.conv", width, width, 3, 3)
+        if shape.depths_out[level]:
+            yield from transformer(f"output_blocks.{i}.1", shape.depths_out[level], level in shape.crossed)
+        if i % 2 and level:
+            yield from _layer(f"output_blocks.{i}.{1 + bool(shape.depths_out[level])}.conv", width, width, 3, 3)
     yield from _layer("out.0", width)
     yield from _layer("out.2", 4, width, 3, 3)
 

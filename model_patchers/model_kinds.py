@@ -5,7 +5,7 @@ scale. A wrong pair gives an error about shapes at best and a bad picture withou
 family say what they need: those that see the model with `require`, those that do not with `expecting`.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import comfy.lora
@@ -166,7 +166,11 @@ def require(model: ModelPatcher, names: Collection[str], node: str) -> None:
 
 
 def expecting(
-    conditioning: Conditioning, names: Collection[str], node: str, size: tuple[int, int] | None = None
+    conditioning: Conditioning,
+    names: Collection[str],
+    node: str,
+    size: tuple[int, int] | None = None,
+    also: Callable[[ModelPatcher], None] | None = None,
 ) -> Conditioning:
     """A conditioning that is checked against whichever model samples with it, before anything is computed or loaded.
 
@@ -178,8 +182,9 @@ def expecting(
         node: The node's display name, for the message.
         size: (height, width) in latent pixels of what is concatenated. Sampling at another size is refused, where the
             host would resample it without a word.
+        also: What else is asked of the model; it raises. The same function for all prompts, so that they batch.
     """
-    terms = Terms(frozenset(names), node, size)
+    terms = Terms(frozenset(names), node, size, also)
     return [[text, {**values, "control": Check(terms, values.get("control"))}] for text, values in conditioning]
 
 
@@ -187,9 +192,12 @@ class Terms(NamedTuple):
     names: frozenset[str]
     node: str
     size: tuple[int, int] | None
+    also: Callable[[ModelPatcher], None] | None
 
     def check(self, model: ModelPatcher, latent_size: tuple[int, int]) -> None:
         require(model, self.names, self.node)
+        if self.also is not None:
+            self.also(model)
         if self.size is not None and self.size != latent_size:
             expected, found = (f"{w} x {h}" for h, w in (self.size, latent_size))
             raise ValueError(

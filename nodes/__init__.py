@@ -1,6 +1,19 @@
 """What each node takes and gives. One file per feature; each ends in NODES."""
 
-from . import fill_without_model, lama, magic_wand, pick_points, sam, sam_everything, tune_mask
+from . import (
+    depth_conditioning,
+    fill_without_model,
+    inspect_model,
+    lama,
+    load_concat_unet,
+    magic_wand,
+    pick_points,
+    sam,
+    sam_everything,
+    sd_x4,
+    tune_mask,
+    unclip,
+)
 
 NODES = [
     *pick_points.NODES,
@@ -10,4 +23,9 @@ NODES = [
     *tune_mask.NODES,
     *lama.NODES,
     *fill_without_model.NODES,
+    *inspect_model.NODES,
+    *load_concat_unet.NODES,
+    *unclip.NODES,
+    *sd_x4.NODES,
+    *depth_conditioning.NODES,
 ]

@@ -3,6 +3,7 @@
 from . import (
     depth_conditioning,
     fill_without_model,
+    ic_light,
     inspect_model,
     lama,
     load_concat_unet,
@@ -28,4 +29,5 @@ NODES = [
     *unclip.NODES,
     *sd_x4.NODES,
     *depth_conditioning.NODES,
+    *ic_light.NODES,
 ]

@@ -171,6 +171,7 @@ def expecting(
     node: str,
     size: tuple[int, int] | None = None,
     also: Callable[[ModelPatcher], None] | None = None,
+    pictures: int = 1,
 ) -> Conditioning:
     """A conditioning that is checked against whichever model samples with it, before anything is computed or loaded.
 
@@ -183,8 +184,9 @@ def expecting(
         size: (height, width) in latent pixels of what is concatenated. Sampling at another size is refused, where the
             host would resample it without a word.
         also: What else is asked of the model; it raises. The same function for all prompts, so that they batch.
+        pictures: How many are concatenated: one goes with any number of latents, several with as many.
     """
-    terms = Terms(frozenset(names), node, size, also)
+    terms = Terms(frozenset(names), node, size, also, pictures)
     return [[text, {**values, "control": Check(terms, values.get("control"))}] for text, values in conditioning]
 
 
@@ -193,16 +195,22 @@ class Terms(NamedTuple):
     node: str
     size: tuple[int, int] | None
     also: Callable[[ModelPatcher], None] | None
+    pictures: int = 1
 
-    def check(self, model: ModelPatcher, latent_size: tuple[int, int]) -> None:
+    def check(self, model: ModelPatcher, latents: torch.Size) -> None:
         require(model, self.names, self.node)
         if self.also is not None:
             self.also(model)
-        if self.size is not None and self.size != latent_size:
-            expected, found = (f"{w} x {h}" for h, w in (self.size, latent_size))
+        if self.size is not None and self.size != latents[-2:]:
+            expected, found = (f"{w} x {h}" for h, w in (self.size, latents[-2:]))
             raise ValueError(
                 f"{self.node} prepared a picture for a latent of {expected} (width x height), and the latent that is "
                 f"sampled has {found}. Connect a latent of {expected}, or give {self.node} a picture of the other size."
+            )
+        if self.pictures not in (1, latents[0]):
+            raise ValueError(
+                f"{self.node} prepared {self.pictures} pictures, and {latents[0]} latents are sampled. Connect "
+                f"{self.node}'s latent, or give it one picture for all."
             )
 
 
@@ -254,7 +262,7 @@ def checked(executor: WrapperExecutor, noise: torch.Tensor, *args: Any, **kwargs
             if "control" in condition:
                 for link in _chain(condition["control"]):
                     if isinstance(link, Check):
-                        link.terms.check(guider.model_patcher, tuple(noise.shape[-2:]))
+                        link.terms.check(guider.model_patcher, noise.shape)
                 condition = {**condition, "control": _without_checks(condition["control"], without)}
                 if condition["control"] is None:
                     del condition["control"]

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import folder_paths
 
-FOLDERS = ("sams", "inpaint", "lama")
+FOLDERS = ("sams", "inpaint", "lama", "unclip")
 
 
 def register() -> None:
-    """Adds models/<name> for each of FOLDERS and makes the host list model files only.
+    """Adds models/<name> for each of FOLDERS and makes the host list model files only, those called .th with them.
 
     A folder that the user's own configuration or another pack made first has an empty set of extensions,
     which the host reads as "every file".
@@ -16,7 +16,8 @@ def register() -> None:
     for name in FOLDERS:
         folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
         paths, extensions = folder_paths.folder_names_and_paths[name]
-        folder_paths.folder_names_and_paths[name] = (paths, set(extensions) | folder_paths.supported_pt_extensions)
+        listed = set(extensions) | folder_paths.supported_pt_extensions | {".th"}  # as ViT-L-14_stats.th
+        folder_paths.folder_names_and_paths[name] = (paths, listed)
 
 
 def filenames(*names: str) -> list[str]:

@@ -1,0 +1,189 @@
+"""SD x4 Conditioning against diffusers' StableDiffusionUpscalePipeline, and at the edges."""
+
+import comfy_extras.nodes_sdupscale
+import pytest
+import sampled
+import thin_models
+import torch
+from comfy.ldm.modules.diffusionmodules.upscaling import ImageConcatWithNoiseAugmentation
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionUpscalePipeline
+
+from pentimento.model_patchers.sd_x4 import alphas_cumprod, q_sample
+from pentimento.nodes.sd_x4 import SDx4Conditioning
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CFG = 9.0
+NOISE_SEED = 11
+BETAS = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "scaled_linear"}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return thin_models.host_model("x4")
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        norm_num_groups=8,
+        scaling_factor=0.08333,
+    )
+    pipeline = StableDiffusionUpscalePipeline(
+        vae, None, None, thin_models.diffusers_unet("x4"), DDPMScheduler(**BETAS), scheduler()
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def scheduler():
+    return sampled.scheduler(**BETAS, prediction_type="v_prediction")
+
+
+def picture(batch=1, height=8, width=8, channels=3):
+    return sampled.rand(batch, height, width, channels, seed=3)
+
+
+def condition(image, noise_level=20, noise_seed=NOISE_SEED):
+    before = image.clone()
+    *prompts, latent = SDx4Conditioning.execute(*sampled.prompts(), image, noise_level, noise_seed).result
+    assert torch.equal(image, before), "an input was written to"
+    return *prompts, latent["samples"]
+
+
+def start(image):
+    batch, height, width, _ = image.shape
+    return sampled.randn(batch, 4, height, width, seed=5)
+
+
+def reference(pipeline, image, noise_level):
+    return pipeline(
+        image=image.movedim(-1, 1),
+        noise_level=noise_level,
+        num_inference_steps=sampled.STEPS,
+        guidance_scale=CFG,
+        latents=start(image),
+        generator=torch.Generator().manual_seed(NOISE_SEED),
+        output_type="latent",
+        **sampled.embeds(*sampled.prompts(), len(image)),
+    ).images
+
+
+def run(model, image, *prompts, seed=7, steps=sampled.STEPS):
+    return sampled.sample(model, *prompts, start(image), scheduler().sigmas[-1 - steps :], CFG, seed=seed)
+
+
+@pytest.mark.parametrize("level, batch, size", [(0, 1, (8, 8)), (20, 2, (4, 12)), (20, 1, (8, 8)), (350, 1, (4, 8))])
+def test_equal_to_diffusers(model, pipeline, level, batch, size):
+    """Also at 12, which halves to 3: nothing needs to be padded."""
+    image = picture(batch, *size)
+    positive, negative, latent = condition(image, level)
+    assert latent.shape == (batch, 4, *size)
+    assert not latent.any()
+    assert sampled.off(run(model, image, positive, negative), reference(pipeline, image, level)) < 1e-4
+
+
+def hosts(image, noise_augmentation):
+    """The wiring with the host's own node."""
+    node = comfy_extras.nodes_sdupscale.SD_4XUpscale_Conditioning
+    return node.execute(image, *sampled.prompts(), 4.0, noise_augmentation).result[:2]
+
+
+@pytest.mark.parametrize("level", [0, 20])
+def test_the_hosts_default_is_far_off(model, pipeline, level):
+    """It puts no noise on the picture, which the reference does at level 0 too."""
+    image = picture()
+    [default] = [
+        entry.default
+        for entry in comfy_extras.nodes_sdupscale.SD_4XUpscale_Conditioning.define_schema().inputs
+        if entry.id == "noise_augmentation"
+    ]
+    assert sampled.off(run(model, image, *hosts(image, default)), reference(pipeline, image, level)) > 1e-2
+
+
+def test_wrong_variants_are_far_off(model, pipeline):
+    image = picture()
+    theirs = reference(pipeline, image, 20)
+    variants = {
+        "the host's noise": hosts(image, 20 / 350),
+        "other noise": condition(image, noise_seed=NOISE_SEED + 1)[:2],
+        "another level": condition(image, 30)[:2],
+        "a picture from 0 to 1": condition((image + 1) / 2)[:2],
+    }
+    for name, prompts in variants.items():
+        assert sampled.off(run(model, image, *prompts), theirs) > 1e-2, name
+
+
+def test_the_noise_has_its_own_seed_and_leaves_the_global_state(model):
+    image = picture()
+    torch.manual_seed(1)
+    rng = torch.get_rng_state()
+    first = run(model, image, *condition(image)[:2], seed=1, steps=1)
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert torch.equal(run(model, image, *condition(image)[:2], seed=2, steps=1), first)
+    assert not torch.equal(run(model, image, *condition(image, noise_seed=2**64 - 1)[:2], steps=1), first)
+    run(model, image, *hosts(image, 0.1), seed=1, steps=1)
+    assert not torch.equal(torch.get_rng_state(), rng), "the host sets it: the check above can fail"
+
+
+def test_the_schedule_is_the_hosts_and_diffusers():
+    augmentation = ImageConcatWithNoiseAugmentation({"linear_start": 1e-4, "linear_end": 2e-2}, 350)
+    assert (augmentation.alphas_cumprod - alphas_cumprod()).abs().max() < 1e-6
+    assert (DDPMScheduler(**BETAS).alphas_cumprod - alphas_cumprod()).abs().max() < 1e-6
+    x = sampled.randn(1, 3, 8, 8, seed=1)
+    for level in (0, 20, 350):
+        theirs, _ = augmentation(x, torch.tensor([level]), seed=4)
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(4))
+        assert (q_sample(x, level, noise) - theirs).abs().max() < 1e-5
+    noised = q_sample(torch.zeros(()), 0, torch.ones(()))
+    assert float(noised) == pytest.approx(0.01, rel=1e-3), "level 0 has noise"
+
+
+def test_the_level_is_a_whole_number_for_each_picture(model):
+    """Also where the latent is repeated after the node, and both prompts in one batch."""
+    calls = []
+
+    def watch(apply, options):
+        calls.append(options["c"])
+        return apply(options["input"], options["timestep"], **options["c"])
+
+    watched = model.clone()
+    watched.set_model_unet_function_wrapper(watch)
+    image, before = picture(), sampled.state(model)
+    positive, negative, _ = condition(image, 123)
+    noise = sampled.randn(3, 4, 8, 8, seed=5)
+    sampled.sample(watched, positive, negative, noise, scheduler().sigmas, CFG)
+    assert len(calls) == sampled.STEPS
+    for c in calls:
+        assert c["y"].tolist() == [123] * 6 and c["y"].dtype == torch.int64
+        assert c["c_concat"].shape == (6, 3, 8, 8)
+        assert (c["c_concat"] == c["c_concat"][:1]).all()
+    assert sampled.same(before, sampled.state(model))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_grey_and_transparent_pictures(model, channels):
+    image = picture(channels=channels)
+    rgb = image.expand(-1, -1, -1, 3) if channels == 1 else image[..., :3]
+    ours, theirs = (run(model, image, *condition(one)[:2], steps=1) for one in (image, rgb))
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5)])
+def test_every_size(model, size):
+    image = picture(1, *size)
+    assert run(model, image, *condition(image)[:2], steps=1).isfinite().all()
+
+
+def test_another_model_is_refused_before_sampling():
+    image = picture()
+    with pytest.raises(ValueError, match="SD x4 Conditioning works with the SD x4 Upscaler.*Stable Diffusion 2 "):
+        run(thin_models.host_model("sd2"), image, *condition(image)[:2])
+
+
+def test_another_latent_is_refused_before_sampling(model):
+    positive, negative, _ = condition(picture())
+    with pytest.raises(ValueError, match="latent of 8 x 8"):
+        run(model, picture(1, 8, 9), positive, negative)

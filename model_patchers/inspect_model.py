@@ -58,8 +58,8 @@ def _channels(kind: Kind, latent: int) -> str:
 def _patches(model: ModelPatcher) -> str:
     functions = _functions(model.model_options) + _functions(model.wrappers) + _functions(model.callbacks)
     return (
-        f"{len(model.patches)} weights changed (LoRA and the like), {len(model.object_patches)} parts replaced, "
-        f"{functions} functions added to sampling"
+        f"weights changed (LoRA and the like) {len(model.patches)}, parts replaced {len(model.object_patches)}, "
+        f"functions added to sampling {functions}"
     )
 
 

@@ -158,10 +158,11 @@ def require(model: ModelPatcher, names: Collection[str], node: str) -> None:
     if kind.name in names:
         return
     channels = f" ({kind.in_channels} channels in)" if kind.in_channels else ""
+    advice = "Put the node IC-Light after an SD 1.5 model" if set(names) == {"ic-light"} else "Load such a model"
     wanted = " or ".join(title for name, title in TITLES.items() if name in names)
     raise ValueError(
-        f"{node} works with {wanted}, and the model here is {kind.title}{channels}. "
-        f"Load such a model, or take {node} out. Inspect Model tells what a model is and which nodes fit it."
+        f"{node} works with {wanted}, and the model here is {kind.title}{channels}. {advice}, or take {node} out. "
+        "Inspect Model tells what a model is and which nodes fit it."
     )
 
 

@@ -29,7 +29,7 @@ from .model_kinds import FIRST, Conditioning, expecting, identify, require
 
 MODEL_NODE, CONDITIONING_NODE = "IC-Light", "IC-Light Conditioning"
 FILES = "iclight_sd15_fc, iclight_sd15_fcon or iclight_sd15_fbc"
-FIRST_CONVOLUTION, LAST_NORM = FIRST.removeprefix("diffusion_model."), "out.0.weight"
+FIRST_CONVOLUTION = FIRST.removeprefix("diffusion_model.")
 MULTIPLE = 64  # of the pictures' sides in pixels
 FULL_SCALE = 255 / 127  # the reference reads 8-bit pixels as x / 127 - 1, so that 127 is exactly 0
 
@@ -96,10 +96,10 @@ def offsets(weights: dict[str, Tensor], own: dict[str, Tensor], names: dict[str,
         ValueError: The file holds no IC-Light, or one for another network.
     """
     found = _renamed(weights, names)
-    if not {FIRST_CONVOLUTION, LAST_NORM} <= found.keys():
+    if not {FIRST_CONVOLUTION, "time_embed.0.weight"} <= found.keys():
         raise ValueError(f"'{file}' is no IC-Light model: it holds {describe(weights)}. Choose {FILES}.")
     channels = found[FIRST_CONVOLUTION].shape[1]
-    if channels not in (8, 12) or found[LAST_NORM].float().mean() > 0.5:  # a norm's weights are near 1, offsets near 0
+    if channels not in (8, 12) or _norms(found) > 0.25:
         raise ValueError(
             f"'{file}' is a whole UNet ({channels} channels in). {MODEL_NODE} adds offsets to an SD 1.5 model: choose "
             f"{FILES}. A whole UNet is loaded with Load Diffusion Model or Load Diffusers UNet."
@@ -123,6 +123,12 @@ def _renamed(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Ten
                 found = {name.removeprefix(key.removesuffix(first)): weight for name, weight in weights.items()}
                 return {names.get(name, name): weight for name, weight in found.items()}
     return {}
+
+
+def _norms(weights: dict[str, Tensor]) -> float:
+    """The mean of all normalisations' weights, the only ones of one dimension: towards 1 in a network, 0 in offsets."""
+    norms = [value for name, value in weights.items() if name.endswith(".weight") and value.ndim == 1]
+    return float(torch.cat(norms).float().mean()) if norms else 0.0
 
 
 def patch(model: ModelPatcher, path: str | Path) -> ModelPatcher:

@@ -38,14 +38,19 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+def as_offset(weight):
+    return 0.2 * (weight - weight.mean())
+
+
 def offsets(file):
     """Random offsets on every weight, in Stability's names."""
-    return {name: weight * 0.2 for name, weight in thin_models.weights(KINDS[file], seed=1).items()}
+    return {name: as_offset(weight) for name, weight in thin_models.weights(KINDS[file], seed=1).items()}
 
 
 def original(file):
     """The same offsets in diffusers' names, as lllyasviel's files have them."""
-    return {name: weight * 0.2 for name, weight in thin_models.diffusers_unet(KINDS[file], seed=1).state_dict().items()}
+    unet = thin_models.diffusers_unet(KINDS[file], seed=1)
+    return {name: as_offset(weight) for name, weight in unet.state_dict().items()}
 
 
 @pytest.fixture(scope="module")

@@ -255,20 +255,15 @@ class Check(ControlBase):
 def checked(executor: WrapperExecutor, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Around `CFGGuider.outer_sample`: makes the checks that the conditionings carry, then samples without them."""
     guider = executor.class_obj
-    without: dict[ControlBase, ControlBase | None] = {}
-    conditionings = {}
-    for name, conditions in guider.conds.items():
-        conditionings[name] = []
-        for condition in conditions:
-            if "control" in condition:
-                for link in _chain(condition["control"]):
-                    if isinstance(link, Check):
-                        link.terms.check(guider.model_patcher, noise.shape)
-                condition = {**condition, "control": _without_checks(condition["control"], without)}
-                if condition["control"] is None:
-                    del condition["control"]
-            conditionings[name].append(condition)
-    guider.conds = conditionings
+    controls = [condition.get("control") for conditions in guider.conds.values() for condition in conditions]
+    checks = [link.terms for control in controls for link in _chain(control) if isinstance(link, Check)]
+    for terms in dict.fromkeys(checks):
+        terms.check(guider.model_patcher, noise.shape)
+    known: dict[ControlBase, ControlBase | None] = {}
+    guider.conds = {
+        name: [_without_checks(condition, known) for condition in conditions]
+        for name, conditions in guider.conds.items()
+    }
     return executor(noise, *args, **kwargs)
 
 
@@ -276,12 +271,18 @@ def _chain(control: ControlBase | None) -> list[ControlBase]:
     return [control, *_chain(control.previous_controlnet)] if control else []
 
 
-def _without_checks(control: ControlBase | None, known: dict[ControlBase, ControlBase | None]) -> ControlBase | None:
+def _without_checks(condition: dict, known: dict[ControlBase, ControlBase | None]) -> dict:
+    control = _unchecked(condition.get("control"), known)
+    rest = {key: value for key, value in condition.items() if key != "control"}
+    return {**rest, "control": control} if control else rest
+
+
+def _unchecked(control: ControlBase | None, known: dict[ControlBase, ControlBase | None]) -> ControlBase | None:
     """The chain without its checks. ControlNets that come after one are copied, each once."""
     if control is None:
         return None
     if control not in known:
-        rest = _without_checks(control.previous_controlnet, known)
+        rest = _unchecked(control.previous_controlnet, known)
         if isinstance(control, Check):
             known[control] = rest
         elif rest is control.previous_controlnet:

@@ -272,7 +272,7 @@ def test_also_asks_the_model_that_samples(thin):
     positive, negative = (expecting(prompt(i), IP2P, "Some Node", also=asked.append) for i in (1, 2))
     spy = Spy(thin["ip2p"])
     k_sampler(spy.model, positive, negative, latent(), None)
-    assert asked == [spy.model] * 2
+    assert asked == [spy.model]  # once for both
     assert [len(call[0]) for call in spy.calls] == [2, 2]
 
 

@@ -10,11 +10,11 @@ from diffusers import EulerDiscreteScheduler
 STEPS = 4
 
 
-def scheduler(**settings):
+def scheduler(steps=STEPS, **settings):
     """Euler's method, by which every model here is sampled; with SD's betas if no others are given."""
     betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     euler = EulerDiscreteScheduler(**betas | {"timestep_spacing": "trailing"} | settings)
-    euler.set_timesteps(STEPS)
+    euler.set_timesteps(steps)
     return euler
 
 

@@ -85,10 +85,9 @@ def condition(vision, **settings):
     return encode(positive, vision, **settings), negative
 
 
-def run(model, prompts, batch=1, seed=7, sigmas=None):
+def run(model, prompts, batch=1, seed=7, steps=sampled.STEPS):
     noise = sampled.randn(batch, 4, *SIZE, seed=5)
-    sigmas = sampled.scheduler().sigmas if sigmas is None else sigmas
-    return sampled.sample(model, *prompts, noise, sigmas, CFG, seed=seed)
+    return sampled.sample(model, *prompts, noise, sampled.scheduler(steps).sigmas, CFG, seed=seed)
 
 
 class Pipeline(StableUnCLIPImg2ImgPipeline):
@@ -99,14 +98,14 @@ class Pipeline(StableUnCLIPImg2ImgPipeline):
         return super().noise_image_embeddings(*args, **kwargs) if self.mixed is None else self.mixed
 
 
-def reference(unet, embeds, level=0, stats=None, batch=1, mixed=None):
+def reference(unet, embeds, level=0, stats=None, batch=1, mixed=None, steps=sampled.STEPS):
     normalizer = StableUnCLIPImageNormalizer(embeds.shape[-1])
     if stats is not None:
         normalizer.mean.copy_(stats[0])
         normalizer.std.copy_(stats[1])
     encoder = torch.nn.Identity()
     encoder.register_parameter("any", torch.nn.Parameter(torch.zeros(1)))
-    pipeline = Pipeline(None, encoder, normalizer, COSINE, None, None, unet, sampled.scheduler(), None)
+    pipeline = Pipeline(None, encoder, normalizer, COSINE, None, None, unet, sampled.scheduler(steps), None)
     pipeline.mixed = mixed
     pipeline.set_progress_bar_config(disable=True)
     return pipeline(
@@ -114,7 +113,7 @@ def reference(unet, embeds, level=0, stats=None, batch=1, mixed=None):
         noise_level=level,
         height=8 * SIZE[0],
         width=8 * SIZE[1],
-        num_inference_steps=sampled.STEPS,
+        num_inference_steps=steps,
         guidance_scale=CFG,
         num_images_per_prompt=batch,
         latents=sampled.randn(batch, 4, *SIZE, seed=5) * pipeline.scheduler.init_noise_sigma,
@@ -201,29 +200,27 @@ def hosts(dim, count, level):
 
 
 def test_wrong_variants_are_far_off(models, unets, stats):
-    vision, level = Vision(768), 500
+    vision, level, model, unet = Vision(768), 500, models["unclip_l"], unets["unclip_l"]
     one, *_ = embeds = vision.encode_image(torch.empty(2)).image_embeds.split(1)
-    theirs = reference(unets["unclip_l"], one, level, stats)
-    model = models["unclip_l"]
-    without = run(model, condition(vision, level=level))
-    assert sampled.off(without, theirs) > 1e-2, "without statistics"
-    assert sampled.off(without, reference(unets["unclip_l"], one, level)) < 1e-4, "and only by them"
-    assert sampled.off(run(model, hosts(768, 1, level)), reference(unets["unclip_l"], one, level)) > 1e-2, "its noise"
+    theirs, without = (reference(unet, one, level, numbers, steps=2) for numbers in (stats, None))
+    ours = run(model, condition(vision, level=level), steps=2)
+    assert sampled.off(ours, theirs) > 1e-2, "without statistics"
+    assert sampled.off(ours, without) < 1e-4, "and only by them"
+    assert sampled.off(run(model, hosts(768, 1, level), steps=2), without) > 1e-2, "the host's noise"
 
     *noise, merge_noise = noises(3, 768)
     pictures = [(x, 1, 0, n) for x, n in zip(embeds, noise, strict=True)]
-    mixed = reference(unets["unclip_l"], one, mixed=stability(pictures, 50, merge_noise))
-    assert sampled.off(run(model, condition(vision, count=2)), mixed) < 1e-4
-    assert sampled.off(run(model, condition(vision, count=2, merge=-1)), mixed) > 1e-2, "no noise on the mean"
-    assert sampled.off(run(model, hosts(768, 2, 0)), mixed) > 1e-2, "the host's sum"
+    mixed = reference(unet, one, mixed=stability(pictures, 50, merge_noise), steps=2)
+    assert sampled.off(run(model, condition(vision, count=2), steps=2), mixed) < 1e-4
+    assert sampled.off(run(model, condition(vision, count=2, merge=-1), steps=2), mixed) > 1e-2, "no noise on the mean"
+    assert sampled.off(run(model, hosts(768, 2, 0), steps=2), mixed) > 1e-2, "the host's sum"
 
 
 def test_missing_statistics_are_told_in_the_log(models, with_stats, caplog):
-    sigmas = sampled.scheduler().sigmas[-2:]
     for model, vision in ((with_stats, Vision(768)), (models["unclip_h"], Vision(1024))):
-        run(model, condition(vision), sigmas=sigmas)
+        run(model, condition(vision), steps=1)
     assert "statistics" not in caplog.text
-    run(models["unclip_l"], condition(Vision(768)), sigmas=sigmas)
+    run(models["unclip_l"], condition(Vision(768)), steps=1)
     assert "unCLIP-L without statistics gets twice the noise" in caplog.text
 
 
@@ -235,14 +232,14 @@ def test_each_picture_has_noise_of_its_own(models):
 
 
 def test_the_noise_has_its_own_seed_and_leaves_the_global_state(models):
-    model, vision, sigmas = models["unclip_h"], Vision(1024), sampled.scheduler().sigmas[-2:]
+    model, vision = models["unclip_h"], Vision(1024)
     torch.manual_seed(1)
     rng = torch.get_rng_state()
-    first = run(model, condition(vision, count=2), seed=1, sigmas=sigmas)
+    first = run(model, condition(vision, count=2), seed=1, steps=1)
     assert torch.equal(torch.get_rng_state(), rng)
-    assert torch.equal(run(model, condition(vision, count=2), seed=2, sigmas=sigmas), first)
-    assert not torch.equal(run(model, condition(vision, count=2, seed=2**64 - 1), sigmas=sigmas), first)
-    run(model, hosts(1024, 1, 0), seed=1, sigmas=sigmas)
+    assert torch.equal(run(model, condition(vision, count=2), seed=2, steps=1), first)
+    assert not torch.equal(run(model, condition(vision, count=2, seed=2**64 - 1), steps=1), first)
+    run(model, hosts(1024, 1, 0), seed=1, steps=1)
     assert not torch.equal(torch.get_rng_state(), rng), "the host sets it: the check above can fail"
 
 
@@ -276,7 +273,7 @@ def test_pictures_for_parts_of_the_latent(models):
     model, calls = watched(models["unclip_h"])
     positive, negative = condition(Vision(1024))
     (left,) = host_nodes.ConditioningSetArea().append(positive, 24, 32, 0, 0, 1.0)
-    run(model, (left + sampled.prompts()[0], negative), sigmas=sampled.scheduler().sigmas[-2:])
+    run(model, (left + sampled.prompts()[0], negative), steps=1)
     shown = {
         (part.shape[-1], bool(y.any()), kind)
         for call in calls
@@ -285,17 +282,13 @@ def test_pictures_for_parts_of_the_latent(models):
     assert shown == {(3, True, 0), (3, False, 1), (6, False, 0), (6, False, 1)}
 
 
-def test_a_controlnet_that_comes_after_stays(models):
-    """The check travels as a ControlNet without a network and makes way for others."""
-    positive, negative = condition(Vision(1024))
-    supplying = positive[0][1]["control"]
-    assert type(supplying.copy()) is type(supplying)
-    [[text, values]] = positive
-    copied = [[text, {**values, "control": supplying.copy()}]]
-    sigmas = sampled.scheduler().sigmas[-2:]
-    ours = run(models["unclip_h"], (positive, negative), sigmas=sigmas)
-    assert torch.equal(run(models["unclip_h"], (copied, negative), sigmas=sigmas), ours)
-    assert not torch.equal(run(models["unclip_h"], sampled.prompts(), sigmas=sigmas), ours)
+def test_copies_of_the_check_supply_the_pictures_too(models):
+    """Samplers in tiles copy every ControlNet on a prompt, and the check travels as one."""
+    [[text, values]], negative = condition(Vision(1024))
+    copied = [[text, {**values, "control": values["control"].copy()}]]
+    ours, theirs = (run(models["unclip_h"], (one, negative), steps=1) for one in (copied, [[text, values]]))
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, run(models["unclip_h"], sampled.prompts(), steps=1))
 
 
 @pytest.mark.parametrize("host_first", [True, False])
@@ -444,15 +437,15 @@ def test_the_folder_lists_statistics(folder):
 
 def test_the_base_model_stays_as_it_was(models, stats, with_stats, folder):
     """Two clones with other statistics take turns, through this pack's node and through the host's."""
-    base, sigmas = models["unclip_l"], sampled.scheduler().sigmas[-2:]
+    base = models["unclip_l"]
     torch.save((stats[0] + 1, 2 * stats[1]), folder / "other.th")
     other = UnCLIPStats.execute(base, "other.th").result[0]
     before = sampled.state(base)
     for prompts in (condition(Vision(768), level=300), hosts(768, 1, 300)):
-        first = [run(model, prompts, sigmas=sigmas) for model in (base, with_stats, other)]
+        first = [run(model, prompts, steps=1) for model in (base, with_stats, other)]
         assert sampled.off(first[1], first[0]) > 1e-3
         assert sampled.off(first[2], first[1]) > 1e-3
-        again = [run(model, prompts, sigmas=sigmas) for model in (other, base, with_stats)]
+        again = [run(model, prompts, steps=1) for model in (other, base, with_stats)]
         assert all(map(torch.equal, first, (*again[1:], again[0])))
         del first, again
     with_stats.unpatch_model()

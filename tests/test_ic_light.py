@@ -211,6 +211,15 @@ def test_equals_the_demo(file, count, lights, demo):
     assert error(result, demo(file, count)) < 1e-4
 
 
+def test_a_merged_model_of_12_channels_works_too(demo):
+    base, added = thin_models.weights("sd15"), offsets(FBC)
+    merged = {name: padded(base[name], added[name]) + added[name] for name in base}
+    merged = comfy.sd.load_diffusion_model_state_dict(merged)
+
+    assert error(sample(merged, *condition(*pictures(FBC, 1))), demo(FBC, 1)) < 1e-4
+    refused(merged, condition(photograph(1)), "takes a foreground and a background")
+
+
 def with_concat(prompt, change):
     return [[text, {**values, "noise_concat": change(values["noise_concat"])}] for text, values in prompt]
 

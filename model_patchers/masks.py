@@ -161,3 +161,22 @@ def grow(mask: Tensor, pixels: int) -> Tensor:
         stronger(above, run[..., dy:, :], out=above)
         stronger(below, run[..., : height - dy, :], out=below)
     return out.to(mask.dtype)
+
+
+def blur(values: Tensor, pixels: int) -> Tensor:
+    """Gaussian blur of masks, or of a line of one, as OpenCV's GaussianBlur does it with a kernel of 2 `pixels` + 1.
+
+    The standard deviation is OpenCV's own for such a kernel, 0.3 (pixels - 1) + 0.8, and nothing further away than
+    `pixels` counts. The picture is mirrored about its outermost pixels, as often as the kernel needs it (OpenCV's
+    BORDER_REFLECT_101). The weights sum to 1 in float64: flat parts stay exactly as they are. (Up to a kernel of 9,
+    OpenCV has weights ready-made, which differ from these by 0.022 at most.)
+
+    Args:
+        values: (N,) or (H, W).
+        pixels: The kernel's radius; 0 changes nothing.
+
+    Returns:
+        New values of the same shape, dtype and device.
+    """
+    array = values.double().cpu().numpy()
+    return torch.from_numpy(ndimage.gaussian_filter(array, 0.3 * pixels + 0.5, mode="mirror", radius=pixels)).to(values)

@@ -51,13 +51,14 @@ def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
     return F.adaptive_max_pool2d(mask[:, None], (height, width))[:, 0]
 
 
-def pair(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def pair(image: Tensor, mask: Tensor, name: str = "mask") -> tuple[Tensor, Tensor]:
     """Brings pictures and masks together: one mask for each picture, of its size.
 
     Args:
         image: (B, H, W, C). One picture goes with any number of masks.
         mask: (N, h, w) or (h, w). One mask goes with any number of pictures. Another size is resized when its
             proportions are the picture's (to a pixel); a blank mask, such as Load Image's 64 x 64 one, always fits.
+        name: The mask input's name, for messages.
 
     Returns:
         The pictures (M, H, W, C) and the masks (M, H, W), M = max(B, N).
@@ -69,7 +70,7 @@ def pair(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     (b, height, width), (n, h, w) = image.shape[:3], mask.shape
     if b != n and 1 not in (b, n):
         raise ValueError(
-            f"mask is a batch of {n} but image is a batch of {b}. Connect one mask for all pictures, or one for each."
+            f"{name} is a batch of {n} but image is a batch of {b}. Connect one mask for all pictures, or one for each."
         )
     if (h, w) != (height, width):
         if abs(w * height - h * width) <= height + width:
@@ -78,7 +79,7 @@ def pair(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
             mask = mask.new_zeros(n, height, width)
         else:
             raise ValueError(
-                f"mask is {w} x {h} but image is {width} x {height}: the proportions differ, so the mask belongs to "
+                f"{name} is {w} x {h} but image is {width} x {height}: the proportions differ, so the mask belongs to "
                 "another picture. Connect the mask of this picture, or crop and resize both alike."
             )
     m = max(b, n)

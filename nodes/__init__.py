@@ -1,6 +1,16 @@
 """What each node takes and gives. One file per feature; each ends in NODES."""
 
-from . import fill_without_model, lama, magic_wand, pick_points, sam, sam_everything, tune_mask
+from . import (
+    change_map,
+    fill_without_model,
+    lama,
+    magic_wand,
+    outpaint_canvas,
+    pick_points,
+    sam,
+    sam_everything,
+    tune_mask,
+)
 
 NODES = [
     *pick_points.NODES,
@@ -10,4 +20,6 @@ NODES = [
     *tune_mask.NODES,
     *lama.NODES,
     *fill_without_model.NODES,
+    *change_map.NODES,
+    *outpaint_canvas.NODES,
 ]

@@ -45,11 +45,13 @@ def outpaint_canvas(
         The canvases (B, H', W', C) with the picture's own bits in them, `change_map` and `new_area`, both (1, H', W').
 
     Raises:
-        ValueError: A number of pixels is negative.
+        ValueError: A number of pixels is negative, or `change` is out of its range.
     """
     for name, pixels in {**sides._asdict(), "overlap": overlap, "blur": blur_by}.items():
         if pixels < 0:
-            raise ValueError(f"{name} is {pixels} px, and the canvas can only grow. Give 0 or more.")
+            raise ValueError(f"{name} is {pixels} px but must be 0 or more. To make a picture smaller, crop it.")
+    if not 0 <= change <= 1:
+        raise ValueError(f"change is {change:g} but must be between 0, as it is, and 1, anew.")
     size = image.shape[1:3]
     canvas = place(image, sides, prefill)
     return canvas, change_map(*size, sides, overlap, blur_by, change), new_area(*size, sides, overlap)
@@ -106,9 +108,11 @@ def feather(before: int, length: int, after: int, overlap: int) -> Tensor:
 
     As in core, d counts from 0 beside the new part before and from 1 beside the one after. In float64, for core's bits.
     """
-    place = torch.arange(length, dtype=torch.double)
-    d = torch.full_like(place, overlap)
-    for distance in (place,) * (before > 0) + (length - place,) * (after > 0):
-        d = torch.minimum(d, distance)
+    x = torch.arange(length, dtype=torch.double)
+    d = torch.full_like(x, overlap)
+    if before:
+        d = torch.minimum(d, x)
+    if after:
+        d = torch.minimum(d, length - x)
     v = (overlap - d) / max(overlap, 1)
     return F.pad((v * v).float(), (before, after), value=1)

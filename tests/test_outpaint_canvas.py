@@ -215,10 +215,18 @@ def test_0_px_on_all_sides_changes_nothing(prefill):
 def test_negative_numbers_are_refused_in_a_sentence(name):
     """The host refuses them on the node itself; over a link they arrive as they are."""
     given = {"left": 8, "top": 0, "right": 0, "bottom": 0, "overlap": 4, "blur": 2} | {name: -8}
-    with pytest.raises(ValueError, match=f"^{name} is -8 px, and the canvas can only grow. Give 0 or more.$"):
+    with pytest.raises(
+        ValueError, match=f"^{name} is -8 px but must be 0 or more. To make a picture smaller, crop it.$"
+    ):
         OutpaintCanvas.execute(noise(1, 9, 9, 3), *given.values(), 0.804, "grey")
     widget = next(entry for entry in OutpaintCanvas.GET_SCHEMA().inputs if entry.id == name)
     assert widget.min == 0
+
+
+@pytest.mark.parametrize("change", [-0.1, 1.5, float("nan")])
+def test_a_change_out_of_range_is_refused_in_a_sentence(change):
+    with pytest.raises(ValueError, match="^change is .* but must be between 0, as it is, and 1, anew.$"):
+        OutpaintCanvas.execute(noise(1, 9, 9, 3), 8, 0, 0, 0, 4, 2, change, "grey")
 
 
 def test_an_overlap_wider_than_the_picture():

@@ -2,6 +2,7 @@
 
 from . import (
     change_map,
+    differential_img2img,
     fill_without_model,
     lama,
     magic_wand,
@@ -21,5 +22,6 @@ NODES = [
     *lama.NODES,
     *fill_without_model.NODES,
     *change_map.NODES,
+    *differential_img2img.NODES,
     *outpaint_canvas.NODES,
 ]

@@ -2,6 +2,7 @@
 
 from . import (
     change_map,
+    crop_to_mask,
     differential_img2img,
     fill_without_model,
     lama,
@@ -21,6 +22,7 @@ NODES = [
     *tune_mask.NODES,
     *lama.NODES,
     *fill_without_model.NODES,
+    *crop_to_mask.NODES,
     *change_map.NODES,
     *differential_img2img.NODES,
     *outpaint_canvas.NODES,

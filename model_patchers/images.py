@@ -11,6 +11,12 @@ def to_rgb(image: Tensor) -> Tensor:
     return image.expand(*image.shape[:-1], 3) if image.shape[-1] == 1 else image[..., :3]
 
 
+def luma(image: Tensor) -> Tensor:
+    """The brightness of a grey, RGB or RGBA picture: (..., C) -> (...). Of equal channels, their value to the bit."""
+    red, green, blue = to_rgb(image).unbind(-1)
+    return green + LUMA[0] * (red - green) + LUMA[2] * (blue - green)
+
+
 def put_rgb(image: Tensor, rgb: Tensor, hole: Tensor) -> Tensor:
     """A copy of `image` with the colours `rgb` inside `hole`; everything else keeps its bits.
 
@@ -20,6 +26,6 @@ def put_rgb(image: Tensor, rgb: Tensor, hole: Tensor) -> Tensor:
         hole: bool (B, H, W), True where the colours go.
     """
     if image.shape[-1] == 1:
-        rgb = (rgb * rgb.new_tensor(LUMA)).sum(-1, keepdim=True)
+        rgb = luma(rgb)[..., None]
     colours = torch.where(hole[..., None], rgb.to(image), image[..., : rgb.shape[-1]])
     return torch.cat((colours, image[..., rgb.shape[-1] :]), dim=-1)

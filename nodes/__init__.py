@@ -1,7 +1,10 @@
 """What each node takes and gives. One file per feature; each ends in NODES."""
 
 from . import (
+    change_map,
+    crop_to_mask,
     depth_conditioning,
+    differential_img2img,
     fill_without_model,
     ic_light,
     inspect_model,
@@ -9,6 +12,7 @@ from . import (
     lama,
     load_concat_unet,
     magic_wand,
+    outpaint_canvas,
     pick_points,
     sam,
     sam_everything,
@@ -25,6 +29,10 @@ NODES = [
     *tune_mask.NODES,
     *lama.NODES,
     *fill_without_model.NODES,
+    *crop_to_mask.NODES,
+    *change_map.NODES,
+    *differential_img2img.NODES,
+    *outpaint_canvas.NODES,
     *inspect_model.NODES,
     *load_concat_unet.NODES,
     *instruct_pix2pix.NODES,

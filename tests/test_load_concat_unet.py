@@ -113,12 +113,10 @@ SDXL = {
 UNCLIP = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 2048}
 FULL = {
     "sd15": SD15 | SIZES | {"down_block_types": DOWN, "up_block_types": UP},
-    "ip2p": SD15 | SIZES | {"down_block_types": DOWN, "up_block_types": UP, "in_channels": 8},
     "depth": SD2 | SIZES | {"down_block_types": DOWN, "up_block_types": UP, "in_channels": 5},
     "unclip": SD2 | SIZES | {"down_block_types": DOWN, "up_block_types": UP} | UNCLIP,
     "x4": X4 | {"block_out_channels": (256, 512, 512, 1024), "layers_per_block": 2},
     "sdxl": SDXL,
-    "sdxl_ip2p": SDXL | {"in_channels": 8},
 }
 
 

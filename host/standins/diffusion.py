@@ -69,8 +69,9 @@ def sd15(path: Path) -> None:
 
 
 def inpaint(path: Path) -> None:
-    """sd-v1-5-inpainting: SD 1.5 with nine channels in."""
-    save_file(_checkpoint("inpaint", clip_l("cond_stage_model.transformer.text_model")), path)
+    """sd-v1-5-inpainting.ckpt: a pickle, SD 1.5 with nine channels in."""
+    weights = _checkpoint("inpaint", clip_l("cond_stage_model.transformer.text_model"))
+    torch.save({"state_dict": weights, "global_step": 0}, path)
 
 
 def sdxl(path: Path) -> None:

@@ -211,3 +211,9 @@ def describe(weights: dict[str, Tensor]) -> str:
         if architecture.architecture.detect(weights):
             return f"a network of type {architecture.architecture.name}"
     return f"{len(weights)} tensors such as '{next(iter(weights))}', of no network that is known here"
+
+
+def mean_norm(weights: dict[str, Tensor]) -> float:
+    """The mean of all normalisations' weights, the only ones of one dimension: towards 1 in a network, 0 in offsets."""
+    norms = [value for name, value in weights.items() if name.endswith(".weight") and value.ndim == 1]
+    return float(torch.cat(norms).float().mean()) if norms else 0.0

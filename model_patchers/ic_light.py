@@ -22,7 +22,7 @@ from node_helpers import conditioning_set_values
 from PIL import Image
 from torch import Tensor
 
-from .checkpoints import describe, read_state_dict
+from .checkpoints import describe, mean_norm, read_state_dict
 from .images import to_rgb
 from .masks import pair
 from .model_kinds import FIRST, Conditioning, expecting, identify, require
@@ -99,7 +99,7 @@ def offsets(weights: dict[str, Tensor], own: dict[str, Tensor], names: dict[str,
     if not {FIRST_CONVOLUTION, "time_embed.0.weight"} <= found.keys():
         raise ValueError(f"'{file}' is no IC-Light model: it holds {describe(weights)}. Choose {FILES}.")
     channels = found[FIRST_CONVOLUTION].shape[1]
-    if channels not in (8, 12) or _norms(found) > 0.25:
+    if channels not in (8, 12) or mean_norm(found) > 0.25:
         raise ValueError(
             f"'{file}' is a whole UNet ({channels} channels in). {MODEL_NODE} adds offsets to an SD 1.5 model: choose "
             f"{FILES}. A whole UNet is loaded with Load Diffusion Model or Load Diffusers UNet."
@@ -123,12 +123,6 @@ def _renamed(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Ten
                 found = {name.removeprefix(key.removesuffix(first)): weight for name, weight in weights.items()}
                 return {names.get(name, name): weight for name, weight in found.items()}
     return {}
-
-
-def _norms(weights: dict[str, Tensor]) -> float:
-    """The mean of all normalisations' weights, the only ones of one dimension: towards 1 in a network, 0 in offsets."""
-    norms = [value for name, value in weights.items() if name.endswith(".weight") and value.ndim == 1]
-    return float(torch.cat(norms).float().mean()) if norms else 0.0
 
 
 def patch(model: ModelPatcher, path: str | Path) -> ModelPatcher:

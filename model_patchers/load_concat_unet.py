@@ -11,7 +11,7 @@ import comfy.sd
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from .checkpoints import describe, read_state_dict
+from .checkpoints import describe, mean_norm, read_state_dict
 
 NODE = "Load Diffusers UNet"
 # diffusers' name of a module -> Stability's
@@ -113,7 +113,7 @@ def unet_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
 
 
 def _refuse_offsets(weights: dict[str, Tensor], file: str) -> None:
-    if weights["out.0.weight"].float().mean().abs() < 0.1:  # of a network it is near 1, of a difference of two near 0
+    if mean_norm(weights) <= 0.25:
         raise ValueError(
             f"'{file}' holds offsets to a UNet's weights, as IC-Light's files do, and no UNet of its own. "
             "Load Stable Diffusion 1.5, and add the file to it with the node IC-Light."

@@ -3,8 +3,34 @@
 They show that the machinery works. What they compute means nothing. `models.json` names these functions.
 """
 
-from .diffusion import inpaint, sd15, sdxl
+from .diffusion import (
+    depth_unet,
+    ic_light,
+    inpaint,
+    ip2p,
+    sd2_text_encoder,
+    sd2_vae,
+    sd15,
+    sdxl,
+    unclip_l,
+    unclip_statistics,
+    x4,
+)
 from .lama import lama
 from .sam import sam
 
-__all__ = ["inpaint", "lama", "sam", "sd15", "sdxl"]
+__all__ = [
+    "depth_unet",
+    "ic_light",
+    "inpaint",
+    "ip2p",
+    "lama",
+    "sam",
+    "sd15",
+    "sd2_text_encoder",
+    "sd2_vae",
+    "sdxl",
+    "unclip_l",
+    "unclip_statistics",
+    "x4",
+]

@@ -4,7 +4,7 @@ What must stay is what ComfyUI tells models by: the first width, the text's widt
 channels, linear or convolved projections and, for SDXL, the depths. Text encoders have one size and keep it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .weights import drawn, repeated
+from .weights import drawn, overlapped, repeated
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
@@ -63,15 +63,71 @@ UNETS = {
 }
 
 
+SD15_TEXT = "cond_stage_model.transformer.text_model"
+SD2_TEXT = "cond_stage_model.model"
+
+
 def sd15(path: Path) -> None:
     """v1-5-pruned-emaonly-fp16.safetensors: SD 1.5, its text encoder and a VAE in TAESD's form."""
-    save_file(_checkpoint("sd15", clip_l("cond_stage_model.transformer.text_model")), path)
+    save_file(_checkpoint("sd15", clip_l(SD15_TEXT)), path)
 
 
 def inpaint(path: Path) -> None:
     """sd-v1-5-inpainting.ckpt: a pickle, SD 1.5 with nine channels in."""
-    weights = _checkpoint("inpaint", clip_l("cond_stage_model.transformer.text_model"))
-    torch.save({"state_dict": weights, "global_step": 0}, path)
+    _pickle(_checkpoint("inpaint", clip_l(SD15_TEXT), overlapped), path)
+
+
+def ip2p(path: Path) -> None:
+    """instruct-pix2pix-00-22000.ckpt: a pickle, SD 1.5 with eight channels in."""
+    _pickle(_checkpoint("ip2p", clip_l(SD15_TEXT), overlapped), path)
+
+
+def unclip_l(path: Path) -> None:
+    """sd21-unclip-l.ckpt: a pickle, SD 2.1 with CLIP ViT-L/14's image encoder."""
+    encoders = (*open_clip(SD2_TEXT, 1024, 24), *open_clip_vision("embedder.model.visual"))
+    _pickle(_checkpoint("unclip_l", encoders, overlapped), path)
+
+
+def unclip_statistics(path: Path) -> None:
+    """ViT-L-14_stats.th: a pickle of mean and deviation, each (1, 768)."""
+    generator = torch.Generator().manual_seed(0)
+    mean = 0.2 * torch.randn(1, 768, generator=generator)
+    torch.save((mean, 0.3 + 0.4 * torch.rand(1, 768, generator=generator)), path)
+
+
+def x4(path: Path) -> None:
+    """x4-upscaler-ema.safetensors: the upscaler, its text encoder and a thin decoder of factor 4."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {f"model.diffusion_model.{name}": tensor.half() for name, tensor in unet(UNETS["x4"]).items()}
+    for name, size in decoder_x4():
+        weights[f"first_stage_model.{name}"] = drawn(name, size, generator).half()
+    save_file(weights | {name: repeated(name, size, generator) for name, size in open_clip(SD2_TEXT, 1024, 24)}, path)
+
+
+def depth_unet(path: Path) -> None:
+    """SD2 depth's UNet in diffusers' form."""
+    shape = UNETS["depth"]
+    save_file({in_diffusers(name): tensor.half() for name, tensor in unet(shape).items()}, path)
+
+
+def sd2_text_encoder(path: Path) -> None:
+    """SD2's text encoder in transformers' form, which leaves the last layer out."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = text_encoder("text_model", 1024, 23)
+    save_file({name: repeated(name, size, generator) for name, size in shapes}, path)
+
+
+def sd2_vae(path: Path) -> None:
+    """A VAE in TAESD's form."""
+    generator = torch.Generator().manual_seed(0)
+    save_file({name: drawn(name, size, generator).half() for name, size in taesd_shapes()}, path)
+
+
+def ic_light(path: Path) -> None:
+    """iclight_sd15_fc.safetensors: offsets to the stand-in of SD 1.5 in diffusers' names, with eight channels in."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((in_diffusers(name), size) for name, size in unet_shapes(UNETS["ip2p"]))
+    save_file({name: (0.02 * torch.randn(size, generator=generator)).half() for name, size in shapes}, path)
 
 
 def sdxl(path: Path) -> None:
@@ -171,19 +227,53 @@ def taesd_shapes() -> Shapes:
     yield "vae_shift", ()
 
 
+def decoder_x4(width: int = 32) -> Shapes:
+    """Names and shapes in a KL decoder of factor 4, as wide as given at the full size."""
+
+    def residual(name: str, into: int, out: int) -> Shapes:
+        yield from _layer(f"{name}.norm1", into)
+        yield from _layer(f"{name}.conv1", out, into, 3, 3)
+        yield from _layer(f"{name}.norm2", out)
+        yield from _layer(f"{name}.conv2", out, out, 3, 3)
+        if into != out:
+            yield from _layer(f"{name}.nin_shortcut", out, into, 1, 1)
+
+    deepest = channels = 4 * width
+    yield from _layer("post_quant_conv", 4, 4, 1, 1)
+    yield from _layer("decoder.conv_in", deepest, 4, 3, 3)
+    yield from residual("decoder.mid.block_1", deepest, deepest)
+    yield from _layer("decoder.mid.attn_1.norm", deepest)
+    for part in ("q", "k", "v", "proj_out"):
+        yield from _layer(f"decoder.mid.attn_1.{part}", deepest, deepest, 1, 1)
+    yield from residual("decoder.mid.block_2", deepest, deepest)
+    for level, out in ((2, 4 * width), (1, 2 * width), (0, width)):
+        for i in range(3):
+            yield from residual(f"decoder.up.{level}.block.{i}", channels, out)
+            channels = out
+        if level:
+            yield from _layer(f"decoder.up.{level}.upsample.conv", out, out, 3, 3)
+    yield from _layer("decoder.norm_out", width)
+    yield from _layer("decoder.conv_out", 3, width, 3, 3)
+
+
 def clip_l(prefix: str) -> Shapes:
-    """Names and shapes in CLIP ViT-L/14's text encoder, as transformers names them."""
-    yield f"{prefix}.embeddings.token_embedding.weight", (49408, 768)
-    yield f"{prefix}.embeddings.position_embedding.weight", (77, 768)
-    for i in range(12):
+    """Names and shapes in CLIP ViT-L/14's text encoder."""
+    yield from text_encoder(prefix, 768, 12)
+
+
+def text_encoder(prefix: str, width: int, layers: int) -> Shapes:
+    """Names and shapes in a CLIP text encoder, as transformers names them."""
+    yield f"{prefix}.embeddings.token_embedding.weight", (49408, width)
+    yield f"{prefix}.embeddings.position_embedding.weight", (77, width)
+    for i in range(layers):
         layer = f"{prefix}.encoder.layers.{i}"
         for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            yield from _layer(f"{layer}.self_attn.{part}", 768, 768)
-        yield from _layer(f"{layer}.layer_norm1", 768)
-        yield from _layer(f"{layer}.mlp.fc1", 3072, 768)
-        yield from _layer(f"{layer}.mlp.fc2", 768, 3072)
-        yield from _layer(f"{layer}.layer_norm2", 768)
-    yield from _layer(f"{prefix}.final_layer_norm", 768)
+            yield from _layer(f"{layer}.self_attn.{part}", width, width)
+        yield from _layer(f"{layer}.layer_norm1", width)
+        yield from _layer(f"{layer}.mlp.fc1", 4 * width, width)
+        yield from _layer(f"{layer}.mlp.fc2", width, 4 * width)
+        yield from _layer(f"{layer}.layer_norm2", width)
+    yield from _layer(f"{prefix}.final_layer_norm", width)
 
 
 def open_clip(prefix: str, width: int = 1280, layers: int = 32) -> Shapes:
@@ -191,6 +281,22 @@ def open_clip(prefix: str, width: int = 1280, layers: int = 32) -> Shapes:
     yield f"{prefix}.positional_embedding", (77, width)
     yield f"{prefix}.text_projection", (width, width)
     yield f"{prefix}.token_embedding.weight", (49408, width)
+    yield from _residual_attention(prefix, width, layers)
+    yield from _layer(f"{prefix}.ln_final", width)
+
+
+def open_clip_vision(prefix: str, width: int = 1024, layers: int = 24) -> Shapes:
+    """Names and shapes in an image encoder as OpenAI and OpenCLIP name them: ViT-L/14 by default."""
+    yield f"{prefix}.class_embedding", (width,)
+    yield f"{prefix}.positional_embedding", (257, width)
+    yield f"{prefix}.proj", (width, 768)
+    yield f"{prefix}.conv1.weight", (width, 3, 14, 14)
+    yield from _layer(f"{prefix}.ln_pre", width)
+    yield from _residual_attention(prefix, width, layers)
+    yield from _layer(f"{prefix}.ln_post", width)
+
+
+def _residual_attention(prefix: str, width: int, layers: int) -> Shapes:
     for i in range(layers):
         block = f"{prefix}.transformer.resblocks.{i}"
         yield f"{block}.attn.in_proj_weight", (3 * width, width)
@@ -200,16 +306,52 @@ def open_clip(prefix: str, width: int = 1280, layers: int = 32) -> Shapes:
         yield from _layer(f"{block}.ln_2", width)
         yield from _layer(f"{block}.mlp.c_fc", 4 * width, width)
         yield from _layer(f"{block}.mlp.c_proj", width, 4 * width)
-    yield from _layer(f"{prefix}.ln_final", width)
 
 
-def _checkpoint(kind: str, texts: Shapes) -> dict[str, Tensor]:
-    """UNet, VAE and text encoders in float16."""
+RENAMED = {
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "input_blocks.0.0": "conv_in",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+
+
+def in_diffusers(name: str) -> str:
+    """What diffusers calls a weight of a UNet without a middle."""
+    name, part = name.rsplit(".", 1)
+    if name in RENAMED:
+        return f"{RENAMED[name]}.{part}"
+    side, number, module, *rest = name.split(".")
+    rest = ".".join(rest)
+    level, number = divmod(int(number) - (side == "input_blocks"), 2)
+    block = f"{'down' if side == 'input_blocks' else 'up'}_blocks.{level}"
+    if rest == "op":
+        return f"{block}.downsamplers.0.conv.{part}"
+    if rest == "conv":
+        return f"{block}.upsamplers.0.conv.{part}"
+    if module == "0":
+        return f"{block}.resnets.{number}.{RENAMED[rest]}.{part}"
+    return f"{block}.attentions.{number}.{rest}.{part}"
+
+
+def _checkpoint(kind: str, encoders: Shapes, draw: Callable[..., Tensor] = repeated) -> dict[str, Tensor]:
+    """UNet, VAE and encoders in float16."""
     generator = torch.Generator().manual_seed(0)
     weights = {f"model.diffusion_model.{name}": tensor.half() for name, tensor in unet(UNETS[kind]).items()}
     for name, size in taesd_shapes():
         weights[f"first_stage_model.{name}"] = drawn(name, size, generator).half()
-    return weights | {name: repeated(name, size, generator) for name, size in texts}
+    return weights | {name: draw(name, size, generator) for name, size in encoders}
+
+
+def _pickle(weights: dict[str, Tensor], path: Path) -> None:
+    torch.save({"state_dict": weights, "global_step": 0}, path)
 
 
 def _layer(name: str, *shape: int) -> Shapes:

@@ -33,3 +33,12 @@ def repeated(name: str, shape: tuple[int, ...], generator: torch.Generator) -> T
         return drawn(name, shape, generator).half()
     rows = drawn(name, (min(shape[0], 64), *shape[1:]), generator).half()
     return rows.repeat(-(-shape[0] // 64), *[1] * (len(shape) - 1))[: shape[0]].contiguous()
+
+
+def overlapped(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """The same with rows that are shifted views of one: in a pickle a matrix takes the room of a row or two."""
+    if len(shape) == 1:
+        return drawn(name, shape, generator).half()
+    length = torch.Size(shape[1:]).numel()
+    row = torch.randn(length + 7 * shape[0], generator=generator) / length**0.5
+    return row.half().as_strided((shape[0], length), (7, 1)).unflatten(1, shape[1:])

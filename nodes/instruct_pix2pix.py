@@ -125,7 +125,7 @@ class IP2PGuiderNode(io.ComfyNode):
                     tooltip="Where in the sampling guidance ends. After it, the prompt's prediction alone is taken.",
                 ),
             ],
-            outputs=[io.Guider.Output()],
+            outputs=[io.Guider.Output(display_name="guider")],
         )
 
     @classmethod
@@ -161,7 +161,7 @@ class IP2PPatch(io.ComfyNode):
                 io.Model.Input("model", tooltip="InstructPix2Pix of SD 1.5 or SDXL, or CosXL Edit."),
                 io.Float.Input("image_cfg", default=1.5, min=0, max=100, step=0.05, round=0.01, tooltip=IMAGE_CFG),
             ],
-            outputs=[io.Model.Output()],
+            outputs=[io.Model.Output(display_name="model")],
         )
 
     @classmethod

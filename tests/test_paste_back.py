@@ -188,8 +188,9 @@ def test_only_the_part_that_is_not_border_comes_back():
     edited = torch.stack((x, y, torch.zeros_like(x)), -1)[None]
     result = paste(payload, edited)
     assert payload.boxes == [Box(0, 0, 150, 50)]
-    # 128 * 50 // 150 = 42 rows of the crop, from the 43rd on
-    assert result[0, 0, :, 1].max() < 44 / 127 and result[0, -1, :, 1].min() > 83 / 127
+    # 128 * 50 // 150 = 42 rows of the crop, from the 43rd to the 84th
+    first, last = result[0, 0, :, 1] * 127, result[0, -1, :, 1] * 127
+    assert 42 < first.min() < first.max() < 44 and 83 < last.min() < last.max() < 85
     assert result[0, :, 0, 0].max() < 1 / 127 and result[0, :, -1, 0].min() > 126 / 127
 
 
@@ -230,6 +231,12 @@ def test_the_ramp_is_inside_rises_at_least_as_the_feather_and_reaches_1_in_every
     assert (found >= np.minimum(depth / (feather + 1), 1) * hole - 1e-6).all()
     labels, count = ndimage.label(hole, structure=np.ones((3, 3)))
     assert (ndimage.maximum(found, labels, range(1, count + 1)) == 1).all()
+
+
+def test_a_mask_that_covers_the_picture_has_no_rim(rng):
+    image = photograph(64, 64)
+    payload, edited = crop(image, torch.ones(1, 64, 64))[2], torch.rand(1, 64, 64, 3, generator=rng)
+    assert torch.equal(paste(payload, edited, 16), edited)
 
 
 @pytest.mark.parametrize("thickness", range(1, 12))

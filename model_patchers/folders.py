@@ -4,7 +4,7 @@ from pathlib import Path
 
 import folder_paths
 
-FOLDERS = ("sams", "inpaint", "lama")
+FOLDERS = ("sams", "inpaint", "lama", "ella")
 
 
 def register() -> None:

@@ -47,10 +47,10 @@ def text(batch: int, length: int, width: int) -> torch.Tensor:
 
 def cases(size: str) -> dict[str, tuple[int, int, tuple[float, ...]]]:
     """{name: (batch, length, timesteps)}, with one timestep for all or one for each."""
-    found = {f"5x{n}@each": (5, n, TIMESTEPS) for n in LENGTHS}
+    each = {f"3x{n}@each": (3, n, (0.0, 12.5, 999.0)) for n in LENGTHS}
     if size == "full":
-        return found | {"1x128@12.5": (1, 128, (12.5,)), "3x5@999": (3, 5, (999.0,))}
-    return found | {f"{b}x{n}@{t}": (b, n, (t,)) for t in TIMESTEPS for n in LENGTHS for b in (1, 3)}
+        return each | {"1x5@1.0": (1, 5, (1.0,)), "1x128@499.0": (1, 128, (499.0,))}
+    return each | {f"{b}x{n}@{t}": (b, n, (t,)) for t in TIMESTEPS for n in LENGTHS for b in (1, 3)}
 
 
 def main(checkout: str) -> None:

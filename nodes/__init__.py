@@ -1,6 +1,6 @@
 """What each node takes and gives. One file per feature; each ends in NODES."""
 
-from . import ella, fill_without_model, lama, magic_wand, pick_points, sam, sam_everything, tune_mask
+from . import caption, ella, fill_without_model, lama, magic_wand, pick_points, sam, sam_everything, tune_mask
 
 NODES = [
     *pick_points.NODES,
@@ -11,4 +11,5 @@ NODES = [
     *lama.NODES,
     *fill_without_model.NODES,
     *ella.NODES,
+    *caption.NODES,
 ]

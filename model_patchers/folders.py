@@ -4,7 +4,7 @@ from pathlib import Path
 
 import folder_paths
 
-FOLDERS = ("sams", "inpaint", "lama", "unclip")
+FOLDERS = ("sams", "inpaint", "lama", "unclip", "ella")
 
 
 def register() -> None:

@@ -1,6 +1,5 @@
 """What each node takes and gives. One file per feature; each ends in NODES."""
 
-from . import (
     change_map,
     crop_to_mask,
     depth_conditioning,
@@ -20,6 +19,8 @@ from . import (
     tune_mask,
     unclip,
 )
+from . import (
+from . import caption, ella, fill_without_model, lama, magic_wand, pick_points, sam, sam_everything, tune_mask
 
 NODES = [
     *pick_points.NODES,
@@ -40,4 +41,6 @@ NODES = [
     *sd_x4.NODES,
     *depth_conditioning.NODES,
     *ic_light.NODES,
+    *ella.NODES,
+    *caption.NODES,
 ]

@@ -1,9 +1,12 @@
 """What each node takes and gives. One file per feature; each ends in NODES."""
 
+from . import (
+    caption,
     change_map,
     crop_to_mask,
     depth_conditioning,
     differential_img2img,
+    ella,
     fill_without_model,
     ic_light,
     inspect_model,
@@ -19,8 +22,6 @@
     tune_mask,
     unclip,
 )
-from . import (
-from . import caption, ella, fill_without_model, lama, magic_wand, pick_points, sam, sam_everything, tune_mask
 
 NODES = [
     *pick_points.NODES,

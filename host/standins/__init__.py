@@ -4,6 +4,7 @@ They show that the machinery works. What they compute means nothing. `models.jso
 """
 
 from .diffusion import (
+    controlnet,
     depth_unet,
     ic_light,
     inpaint,
@@ -16,11 +17,15 @@ from .diffusion import (
     unclip_statistics,
     x4,
 )
+from .ella import ella, flan_t5
 from .lama import lama
 from .sam import sam
 
 __all__ = [
+    "controlnet",
     "depth_unet",
+    "ella",
+    "flan_t5",
     "ic_light",
     "inpaint",
     "ip2p",

@@ -130,6 +130,12 @@ def ic_light(path: Path) -> None:
     save_file({name: (0.02 * torch.randn(size, generator=generator)).half() for name, size in shapes}, path)
 
 
+def controlnet(path: Path) -> None:
+    """control_v11p_sd15_canny_fp16.safetensors: a ControlNet that fits the stand-in of SD 1.5."""
+    generator = torch.Generator().manual_seed(0)
+    save_file({name: drawn(name, size, generator).half() for name, size in controlnet_shapes(UNETS["sd15"])}, path)
+
+
 def sdxl(path: Path) -> None:
     """sd_xl_base_1.0.safetensors: SDXL, both text encoders and a VAE in TAESD's form."""
     texts = (*clip_l("conditioner.embedders.0.transformer.text_model"), *open_clip("conditioner.embedders.1.model"))
@@ -201,6 +207,24 @@ def unet_shapes(shape: UNet) -> Shapes:
             yield from _layer(f"output_blocks.{i}.{1 + bool(shape.depths_out[level])}.conv", width, width, 3, 3)
     yield from _layer("out.0", width)
     yield from _layer("out.2", 4, width, 3, 3)
+
+
+def controlnet_shapes(shape: UNet) -> Shapes:
+    """Names and shapes in a ControlNet: the UNet's way down, one block in its middle, and what reads the hint."""
+    down = [(name, size) for name, size in unet_shapes(shape) if name.startswith(("time_embed", "input_blocks"))]
+    middle = [
+        (name.replace("input_blocks.1.0", "middle_block.0"), size)
+        for name, size in down
+        if name.startswith("input_blocks.1.0")
+    ]
+    widths = (3, 16, 16, 32, 32, 96, 96, 256, shape.width)
+    for name, size in (*down, *middle):
+        yield f"control_model.{name}", size
+    for i, (into, out) in enumerate(zip(widths, widths[1:], strict=False)):
+        yield from _layer(f"control_model.input_hint_block.{2 * i}", out, into, 3, 3)
+    for i in range(2 * len(shape.depths)):
+        yield from _layer(f"control_model.zero_convs.{i}.0", shape.width, shape.width, 1, 1)
+    yield from _layer("control_model.middle_block_out.0", shape.width, shape.width, 1, 1)
 
 
 def taesd_shapes() -> Shapes:

@@ -135,9 +135,10 @@ def factor(tokens: Tensor, start: Tensor) -> float | None:
     Args:
         tokens, start: (B, latents, width) and (1, latents, width).
     """
+    start = start.to(tokens)  # another node may have moved them
     if torch.equal(tokens, start):
         return 1.0
-    x, y = tokens.double(), start.to(tokens.device).double()
+    x, y = tokens.double(), start.double()
     k = ((x * y).sum() / (len(x) * y.square().sum())).item()
     return k if (x - k * y).norm() <= 1e-3 * (abs(k) * y.norm() + 1e-9) else None
 

@@ -7,6 +7,7 @@ from . import (
     depth_conditioning,
     differential_img2img,
     ella,
+    ella_t5,
     fill_without_model,
     ic_light,
     inspect_model,
@@ -43,5 +44,6 @@ NODES = [
     *depth_conditioning.NODES,
     *ic_light.NODES,
     *ella.NODES,
+    *ella_t5.NODES,
     *caption.NODES,
 ]

@@ -30,11 +30,11 @@ SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\..+)")
 BIAS_KEY = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
 SHARED_KEYS = ("shared.weight", "encoder.embed_tokens.weight")  # one matrix under two names
 KINDS = {
+    "model.diffusion_model.": "a checkpoint of a diffusion model",
     "text_model.encoder.layers.": "a CLIP text encoder",
     "transformer.resblocks.": "a CLIP text encoder",
     "decoder.block.": "the decoder of a T5",
     "model.layers.": "a language model",
-    "model.diffusion_model.": "a checkpoint of a diffusion model",
 }
 NEEDED = "Load T5 for ELLA needs flan-t5-xl, its encoder alone or whole. Choose that file."
 
@@ -201,7 +201,8 @@ def load(path: str | Path, precision: str) -> comfy.sd.CLIP:
     """
     path = Path(path)
     weights = {key: value for file in shards(path) for key, value in read_state_dict(file).items()}
-    return build(encoder_weights(weights, path.name), PRECISIONS[precision], path.name)
+    weights = encoder_weights(weights, path.name)  # frees the decoder
+    return build(weights, PRECISIONS[precision], path.name)
 
 
 def build(weights: dict[str, Tensor], compute: torch.dtype, file: str) -> comfy.sd.CLIP:

@@ -135,6 +135,7 @@ def test_fp16_overflows_as_in_transformers(overflowing, tokenizer, monkeypatch, 
     network, file = overflowing
     monkeypatch.setattr(model_management, "should_use_fp16", lambda *args, **kwargs: fast)
     half, full = ella_t5.load(file, FP16), ella_t5.load(file, FP32)
+    assert half.patcher.object_patches["manual_cast_dtype"] == (torch.float16 if fast else torch.float32)
     trained = copy.deepcopy(network).half()
     for text, length in ((PROMPTS[2], 128), (PROMPTS[5], None), (PROMPTS[6], 128), (PROMPTS[6], None)):
         expected = reference(trained, tokenizer, text, length)
@@ -252,6 +253,13 @@ WRONG = {
     ),
     "mT5": (lambda w: w | {"shared.weight": torch.zeros(250112, 2)}, "T5 of 250112 tokens"),
     "CLIP": (lambda w: {"text_model.encoder.layers.0.mlp.fc1.weight": torch.zeros(2, 2)}, "a CLIP text encoder"),
+    "checkpoint": (
+        lambda w: (
+            {"cond_stage_model.transformer.text_model.encoder.layers.0.w": torch.zeros(1)}
+            | {"model.diffusion_model.out.2.bias": torch.zeros(4)}
+        ),
+        "a checkpoint of a diffusion model",
+    ),
     "LLM": (lambda w: {"model.layers.0.mlp.up_proj.weight": torch.zeros(2, 2)}, "a language model"),
     "unknown": (lambda w: {"a.weight": torch.zeros(2, 2)}, "1 tensors such as 'a.weight'"),
     "cut": (

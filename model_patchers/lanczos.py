@@ -67,7 +67,7 @@ def _restore(x: Tensor, size: int) -> Tensor:
     x, down, up = x.float(), taps(len(x), size), taps(size, len(x))
     y = _sums(x, *down)
     for _ in range(_steps(len(x), size)):
-        y += STEP * _sums(x - _sums(y, *up), *down)
+        y.add_(_sums(x - _sums(y, *up), *down), alpha=STEP)
     return y.clamp(0, 1)
 
 

@@ -1,7 +1,5 @@
 """Paste Back: what stays to the bit, what comes back, seams, colours, and diffusers' overlay."""
 
-import gc
-
 import numpy as np
 import pytest
 import skimage.data
@@ -382,7 +380,6 @@ def test_an_interrupted_paste_leaves_nothing_behind(rng):
     payload, edited = crop(image, mask)[2], torch.rand(1, 64, 64, 3, generator=rng)
     expected = paste(payload, edited, 8)
     for node, inputs in ((CropToMask, (image, mask, 64, 64, 8, "one")), (PasteBack, (payload, edited, 8, "off"))):
-        gc.collect()
         model_management.interrupt_current_processing()
         with pytest.raises(model_management.InterruptProcessingException):
             node.execute(*inputs)

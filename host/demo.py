@@ -15,8 +15,11 @@ from .client import Graph
 from .environment import Host
 from .server import serve
 
-STANDIN_LIMITS = {"steps": 4, "megapixels": 0.25}
-STANDIN_CHANGES = {"upscale_sd_x4": {"Small picture.megapixels": 0.01}}
+STANDIN_LIMITS = {"steps": 2, "megapixels": 0.1}
+STANDIN_CHANGES = {
+    "upscale_sd_x4": {"Small picture.megapixels": 0.01},
+    "unclip_variations": {"Size.width": 256, "Size.height": 256},
+}
 SHEET_ORDER = ("LoadImage", "MaskPreview", "PreviewImage", "SaveImage")
 
 PAGE = """<!doctype html>

@@ -17,7 +17,6 @@ import torch
 from comfy import sd1_clip
 from comfy.text_encoders import t5
 from torch import Tensor
-from transformers import T5TokenizerFast
 
 from .arch.t5_fp16 import T5, arithmetic
 from .checkpoints import describe, read_state_dict
@@ -52,6 +51,8 @@ class Tokenizer:
     for_ella = True
 
     def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
+        from transformers import T5TokenizerFast  # as late as this, so that loading the pack stays fast
+
         self.tokenizer = T5TokenizerFast.from_pretrained(TOKENIZER)
 
     def tokenize_with_weights(

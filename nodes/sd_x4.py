@@ -1,9 +1,10 @@
 """Stable Diffusion's x4 upscaler."""
 
+from comfy.sd import VAE
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..model_patchers.sd_x4 import MAX_LEVEL, condition
+from ..model_patchers.sd_x4 import MAX_LEVEL, condition, honest
 
 
 class SDx4Conditioning(io.ComfyNode):
@@ -41,18 +42,27 @@ class SDx4Conditioning(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Of the noise on the picture. The sampler has its own seed.",
                 ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="The checkpoint's VAE. It comes out with a true estimate of the memory that decoding takes.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive"),
                 io.Conditioning.Output(display_name="negative"),
                 io.Latent.Output(display_name="latent"),
+                io.Vae.Output(display_name="vae"),
             ],
         )
 
     @classmethod
-    def execute(cls, positive: list, negative: list, image: Tensor, noise_level: int, noise_seed: int) -> io.NodeOutput:
+    def execute(
+        cls, positive: list, negative: list, image: Tensor, noise_level: int, noise_seed: int, vae: VAE | None = None
+    ) -> io.NodeOutput:
+        told = None if vae is None else honest(vae)
         *prompts, samples = condition(positive, negative, image, noise_level, noise_seed)
-        return io.NodeOutput(*prompts, {"samples": samples})
+        return io.NodeOutput(*prompts, {"samples": samples}, told)
 
 
 NODES = [SDx4Conditioning]

@@ -1,14 +1,22 @@
 """SD x4 Conditioning against diffusers' StableDiffusionUpscalePipeline, and at the edges."""
 
+import weakref
+
+import comfy.sd
 import comfy_extras.nodes_sdupscale
 import pytest
 import sampled
 import thin_models
 import torch
+from comfy import model_management
+from comfy.ldm.modules.diffusionmodules import model as kl
 from comfy.ldm.modules.diffusionmodules.upscaling import ImageConcatWithNoiseAugmentation
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionUpscalePipeline
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from pentimento.model_patchers.sd_x4 import alphas_cumprod, q_sample
+from pentimento.model_patchers.sd_x4 import alphas_cumprod, decode_memory, honest, q_sample
 from pentimento.nodes.sd_x4 import SDx4Conditioning
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,7 +56,8 @@ def picture(batch=1, height=4, width=4, channels=3):
 
 def condition(image, noise_level=20, noise_seed=NOISE_SEED):
     before = image.clone()
-    *prompts, latent = SDx4Conditioning.execute(*sampled.prompts(), image, noise_level, noise_seed).result
+    *prompts, latent, vae = SDx4Conditioning.execute(*sampled.prompts(), image, noise_level, noise_seed).result
+    assert vae is None
     assert torch.equal(image, before), "an input was written to"
     return *prompts, latent["samples"]
 
@@ -188,3 +197,123 @@ def test_another_latent_is_refused_before_sampling(model):
     positive, negative, _ = condition(picture())
     with pytest.raises(ValueError, match="latent of 4 x 4"):
         run(model, picture(1, 4, 5), positive, negative)
+
+
+# ---- The memory that decoding takes
+
+
+class Live(TorchDispatchMode):
+    """The bytes of all tensors that operations made and that are alive, and the most there were."""
+
+    def __init__(self):
+        super().__init__()
+        self.live = self.peak = 0
+        self.seen = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self.seen:
+                storage = tensor.untyped_storage()
+                self.seen.add(storage)
+                self.live += storage.nbytes()
+                weakref.finalize(storage, self.free, storage.nbytes())
+        self.peak = max(self.peak, self.live)
+        return result
+
+    def free(self, count):
+        self.live -= count
+
+
+def random_vae(levels=3, ch=32):
+    """The host's VAE. Three levels make it the x4 upscaler's. Nothing looks at the encoder, which has no weights here."""
+    config = {"ch_mult": [1, 2, 4, 4][:levels], "z_channels": 4, "out_ch": 3, "num_res_blocks": 2}
+    decoder = kl.Decoder(ch=ch, in_channels=3, resolution=256, attn_resolutions=[], **config)
+    weights = {f"decoder.{name}": torch.randn_like(weight) / 30 for name, weight in decoder.state_dict().items()}
+    weights["post_quant_conv.weight"] = torch.eye(4)[..., None, None]
+    weights["post_quant_conv.bias"] = torch.zeros(4)
+    return comfy.sd.VAE(sd=weights, dtype=torch.float32)
+
+
+def measured(shape, dtype, attention, monkeypatch, ch=128, free=None):
+    """The live peak of decoding with the host's network, which is built and run without numbers."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with FakeTensorMode(), torch.no_grad():
+            config = {"ch_mult": [1, 2, 4], "z_channels": 4, "in_channels": 3, "out_ch": 3, "num_res_blocks": 2}
+            decoder = kl.Decoder(ch=ch, resolution=256, attn_resolutions=[], **config)
+            decoder.mid.attn_1.optimized_attention = attention
+            latent = torch.empty(shape)
+            with Live() as memory:
+                if free is not None:
+                    monkeypatch.setattr(model_management, "get_free_memory", lambda device: free - memory.live)
+                pixels = decoder(latent)
+    finally:
+        torch.set_default_dtype(default)
+    assert pixels.shape == (1, 3, 4 * shape[2], 4 * shape[3]) and pixels.dtype == dtype
+    return memory.peak
+
+
+@pytest.fixture(scope="module")
+def x4_vae():
+    return random_vae()
+
+
+@pytest.mark.parametrize("ch", [128, 32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("size", [(128, 128), (512, 512), (125, 77)])
+def test_the_estimate_is_near_the_peak_and_the_hosts_is_not(x4_vae, size, dtype, ch, monkeypatch):
+    """With PyTorch's attention, which the host takes on NVIDIA and Intel."""
+    shape = (1, 4, *size)
+    peak = measured(shape, dtype, kl.pytorch_attention, monkeypatch, ch)
+    assert 1 / 1.1 < decode_memory(shape, dtype, ch) / peak < 1.5
+    assert x4_vae.memory_used_decode(shape, dtype) > 4 * peak
+
+
+@pytest.mark.parametrize("size", [(128, 128), (512, 512), (125, 77), (127, 127)])
+def test_split_attention_fits_into_the_estimate(size, monkeypatch):
+    """On CPU, AMD and Apple. Where that much is free, it keeps to it, and where n is odd it takes its whole matrix."""
+    shape = (1, 4, *size)
+    estimate = decode_memory(shape, torch.float32, split=True)
+    peak = measured(shape, torch.float32, kl.normal_attention, monkeypatch, free=estimate)
+    assert 1 / 1.1 < estimate / peak < 1.5
+    if size == (127, 127):
+        assert decode_memory(shape, torch.float32) < peak / 2, "without the matrix"
+
+
+def through_the_node(vae):
+    return SDx4Conditioning.execute(*sampled.prompts(), picture(), 20, 0, vae).result[3]
+
+
+def test_the_vae_is_told_and_the_given_one_stays(x4_vae):
+    before, shape = dict(vars(x4_vae)), (1, 4, 16, 16)
+    told = through_the_node(x4_vae)
+    assert vars(x4_vae) == before
+    changed = {name for name, value in vars(told).items() if value is not before[name]}
+    assert changed == {"memory_used_decode"} and vars(told).keys() == before.keys()
+    split = x4_vae.first_stage_model.decoder.mid.attn_1.optimized_attention is kl.normal_attention
+    for dtype in (torch.bfloat16, torch.float32):
+        assert told.memory_used_decode(shape, dtype) == decode_memory(shape, dtype, 32, split)
+        assert through_the_node(told).memory_used_decode(shape, dtype) == told.memory_used_decode(shape, dtype)
+    latent = sampled.randn(1, 4, 4, 6, seed=2)
+    pixels = told.decode(latent)
+    assert pixels.shape == (1, 16, 24, 3) and pixels.isfinite().all()
+    assert torch.equal(pixels, x4_vae.decode(latent))
+
+
+def test_amd_keeps_the_hosts_factor(x4_vae, monkeypatch):
+    shape = (1, 4, 16, 16)
+    nvidia = honest(x4_vae).memory_used_decode(shape, torch.float32)
+    monkeypatch.setattr(model_management, "is_amd", lambda: True)
+    assert honest(x4_vae).memory_used_decode(shape, torch.float32) == pytest.approx(2.73 * nvidia)
+
+
+def test_another_vae_is_refused(x4_vae):
+    with pytest.raises(ValueError, match="SD x4 Conditioning got in vae a AutoencoderKL that makes 8 x 8 .* 4 x 4"):
+        through_the_node(random_vae(levels=4))
+    taesd = comfy.sd.VAE(sd={"taesd_decoder.1.weight": torch.zeros(64, 4, 3, 3)})
+    with pytest.raises(ValueError, match="TAESD that makes 8 x 8 .*x4-upscaler-ema"):
+        through_the_node(taesd)
+    with pytest.raises(RuntimeError, match="VAE is invalid"):
+        through_the_node(comfy.sd.VAE(sd={}))

@@ -45,7 +45,7 @@ class SDx4Conditioning(io.ComfyNode):
                 io.Vae.Input(
                     "vae",
                     optional=True,
-                    tooltip="The checkpoint's VAE. It comes out with a true estimate of the memory that decoding takes.",
+                    tooltip="The checkpoint's VAE. It comes out with a true estimate of the memory it takes to decode.",
                 ),
             ],
             outputs=[

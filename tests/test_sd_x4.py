@@ -226,7 +226,7 @@ class Live(TorchDispatchMode):
 
 
 def random_vae(levels=3, ch=32):
-    """The host's VAE. Three levels make it the x4 upscaler's. Nothing looks at the encoder, which has no weights here."""
+    """The host's VAE; three levels make it the x4 upscaler's. The encoder, which nothing looks at, has no weights."""
     config = {"ch_mult": [1, 2, 4, 4][:levels], "z_channels": 4, "out_ch": 3, "num_res_blocks": 2}
     decoder = kl.Decoder(ch=ch, in_channels=3, resolution=256, attn_resolutions=[], **config)
     weights = {f"decoder.{name}": torch.randn_like(weight) / 30 for name, weight in decoder.state_dict().items()}

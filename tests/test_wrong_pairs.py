@@ -42,7 +42,7 @@ CONDITIONINGS = {
     ),
     "unCLIP Encode": lambda run: unclip(run, 1024),
     "unCLIP Encode, ViT-L": lambda run: unclip(run, 768),
-    "SD x4 Conditioning": lambda run: run("SDx4Conditioning", prompt(1024), prompt(1024), PIXELS, 20, 0),
+    "SD x4 Conditioning": lambda run: run("SDx4Conditioning", prompt(1024), prompt(1024), PIXELS, 20, 0)[:3],
     "SD2 Depth Conditioning": lambda run: (
         *run("DepthConditioning", prompt(1024), prompt(1024), EMPTY, PIXELS * torch.rand(1, 64, 64, 1), False),
         EMPTY,

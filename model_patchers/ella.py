@@ -116,12 +116,13 @@ class Text(comfy.conds.CONDConstant):
     Attributes:
         features: T5's, float32 (1, n, text_width).
         start: The connector's tokens at the last timestep, (1, latents, width): the first tokens of the conditioning.
+        blank: CLIP's tokens of an empty text, (1, 77, width), where CLIP read the text too.
         key: Equal for equal features.
     """
 
-    def __init__(self, features: Tensor, start: Tensor) -> None:
+    def __init__(self, features: Tensor, start: Tensor, blank: Tensor | None = None) -> None:
         super().__init__(None)
-        self.features, self.start = features, start
+        self.features, self.start, self.blank = features, start, blank
         data = features.float().cpu().contiguous().numpy()
         self.key = hashlib.blake2b(data, digest_size=16, person=b"%dx%d" % data.shape[1:]).digest()
 
@@ -213,7 +214,8 @@ class Follower:
         timesteps = model.model_sampling.timestep(sigma).tolist()
         timesteps = timesteps[:1] if len(set(timesteps)) == 1 else timesteps
         self.prepare({text.key: text for text in (cond["model_conds"][KEY] for cond in now)}, timesteps)
-        told = {id(cond): self.tell(cond, timesteps, x.device) for cond in now}
+        longest = max(cond["model_conds"]["c_crossattn"].cond.shape[1] for cond in now)
+        told = {id(cond): self.tell(cond, timesteps, longest, x.device) for cond in now}
         while len(self.tokens) > KEEP:
             del self.tokens[next(iter(self.tokens))]
         conds = [part and [told.get(id(cond), cond) for cond in part] for part in conds]
@@ -227,8 +229,11 @@ class Follower:
             tokens = self.ella(torch.cat([text.features for text, _ in batch]), torch.tensor([t for _, t in batch]))
             self.tokens |= {(text.key, t): found for (text, t), found in zip(batch, tokens, strict=True)}
 
-    def tell(self, cond: dict[str, Any], timesteps: list[float], device: torch.device) -> dict[str, Any]:
-        """A copy of the conditioning with the tokens of the timesteps, of one for all samples or of one for each."""
+    def tell(self, cond: dict[str, Any], timesteps: list[float], longest: int, device: torch.device) -> dict[str, Any]:
+        """A copy of the conditioning with the tokens of the timesteps, of one for all samples or of one for each.
+
+        It gets empty chunks of CLIP up to the number of tokens of the longest, so that the host batches them.
+        """
         model_conds = cond["model_conds"].copy()
         text, given = model_conds.pop(KEY), model_conds["c_crossattn"]
         start, rest = given.cond.split((text.start.shape[1], given.cond.shape[1] - text.start.shape[1]), dim=1)
@@ -238,9 +243,14 @@ class Follower:
             tokens = start.to(device)
         else:
             tokens = k * torch.stack([self.tokens[text.key, t] for t in timesteps]).to(device)
+        parts = [tokens, rest]
+        if text.blank is not None:
+            chunks, odd = divmod(longest - given.cond.shape[1], text.blank.shape[1])
+            parts += [text.blank] * (0 if odd else chunks)
         size = max(len(tokens), len(rest))
-        both = [part.to(device).expand(size, -1, -1) for part in (tokens, rest)]
-        model_conds["c_crossattn"] = given._copy_with(torch.cat(both, dim=1))
+        model_conds["c_crossattn"] = given._copy_with(
+            torch.cat([part.to(device).expand(size, -1, -1) for part in parts], dim=1)
+        )
         return {**cond, "model_conds": model_conds}
 
     def warn(self) -> None:

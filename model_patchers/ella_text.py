@@ -64,13 +64,13 @@ def encode(
     t5_features = features(t5, text, length, ella.config.text_width)
     ella.load()
     start = ella(t5_features, torch.tensor([LAST])).to(t5_features.device)
-    carried = {KEY: Text(t5_features, start)}
     if clip is None:
-        return [[start, {"pooled_output": None, "model_conds": carried}]]
+        return [[start, {"pooled_output": None, "model_conds": {KEY: Text(t5_features, start)}}]]
     found = clip.encode_from_tokens_scheduled(clip.tokenize(clip_text or text))
     if (width := found[0][0].shape[-1]) != ella.config.width:
         raise ValueError(
             f"clip gives tokens {width} wide, and ELLA's are {ella.config.width} wide: it is the text encoder of "
             "another model. clip needs that of the Stable Diffusion 1.5 model that ELLA is applied to, or nothing."
         )
+    carried = {KEY: Text(t5_features, start, blank=clip.encode_from_tokens_scheduled(clip.tokenize(""))[0][0])}
     return [[torch.cat((start, tokens), dim=1), {**rest, "model_conds": carried}] for tokens, rest in found]

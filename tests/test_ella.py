@@ -544,16 +544,26 @@ def test_positive_and_negative_run_in_one_call(base):
         assert {call.context.shape for call in recorder.calls} == {(2, 141 if clip else 64, 768)}
 
 
-def test_texts_of_other_lengths_run_apart(base):
-    """77 and 154 tokens of CLIP beside ELLA's cannot be made equal without a change of the result."""
+def test_the_shorter_text_gets_empty_chunks_of_clip(base):
+    """77 and 154 tokens of CLIP: both prompts have as many in the end, and run in one call."""
     teller = Telling()
     model, recorder = recorded(base, teller)
     positive, negative = encode(teller, "word " * 80, clip=Clip()), encode(teller, "", clip=Clip())
+    blank = Clip().encode_from_tokens_scheduled(Clip().tokenize(""))[0][0][0]
     sample(model, positive, negative)
-    assert sorted(call.context.shape for call in recorder.calls) == [(1, 141, 768)] * 4 + [(1, 218, 768)] * 4
-    for part, conditioning in enumerate((positive, negative)):
+    assert [sorted(call.part) for call in recorder.calls] == [[0, 1]] * 4
+    for part, expected in enumerate((positive[0][0][0, 64:], torch.cat((negative[0][0][0, 64:], blank)))):
         for _, tokens in recorder.rows(part):
-            assert torch.equal(tokens[64:], conditioning[0][0][0, 64:])
+            assert torch.equal(tokens[64:], expected)
+    assert negative[0][0].shape[1] == 141, "an input was written to"
+
+
+def test_with_clip_and_without_run_apart(base):
+    """64 tokens and 141 cannot be made equal without a change of the result."""
+    teller = Telling()
+    model, recorder = recorded(base, teller)
+    sample(model, encode(teller, "a", clip=Clip()), encode(teller, ""))
+    assert sorted(call.context.shape for call in recorder.calls) == [(1, 64, 768)] * 4 + [(1, 141, 768)] * 4
 
 
 @pytest.mark.parametrize(

@@ -233,15 +233,17 @@ def test_a_node_that_fails_is_named(server):
         run(server, graph, {"Magic Wand.positive_coords": '[{"x": 99999, "y": 1}]'})
 
 
-def test_the_demo_shows_every_workflow_and_fails_when_one_does(host, monkeypatch):
-    assert demo.demo(host, []) == 0
+def test_the_demo_shows_its_workflows_and_fails_when_one_does(host, monkeypatch):
+    """A few of them: .ci/run has the whole demo run before the tests."""
+    played = {name: models.workflows()[name] for name in ("fill_anything", "lama_fill", "remove_without_models")}
+    assert demo.demo(host, list(played)) == 0
     sheet = (host.home / "demo" / "index.html").read_text()
-    for name, graph in models.workflows().items():
+    for name, graph in played.items():
         assert name.replace("_", " ") in sheet
         if list(models.wanted(graph)) and not all(models.find(host, model) for _, _, model in models.wanted(graph)):
             assert "Stand-in with random weights" in sheet
     pictures = re.findall(r'<img src="([^"]+)"', sheet)
-    assert len(pictures) >= 3 * len(models.workflows())
+    assert len(pictures) >= 3 * len(played)
     for picture in pictures:
         Image.open(host.home / "demo" / picture).verify()
     assert "Photograph: " in sheet

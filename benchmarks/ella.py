@@ -29,7 +29,7 @@ SD15 = {
 
 def run() -> dict:
     """Each in its own process."""
-    ours, peer = _pack.sides(__file__, ["connector", "unet"])
+    ours, peer = _pack.sides(__file__, ["connector", "unet"], runs=1)
     return {
         "title": "ELLA's connector beside SD 1.5's step, 512 x 512, CFG",
         "ours": ours,
@@ -73,7 +73,7 @@ def main(side: str) -> None:
 
     with torch.inference_mode():
         work()  # threads and caches
-        print(_pack.measure(work))
+        print(_pack.measure(work, repeat=3))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,25 @@
 """Pictures as the host passes them: float tensors (B, H, W, C) in [0, 1], C = 1, 3 or 4."""
 
+import math
+import mmap
+
 import torch
 from torch import Tensor
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+def empty(*shape: int) -> Tensor:
+    """Room for a large picture or mask: float32, with anything in it.
+
+    A system that has huge pages hands them out six times as fast as the small ones that torch asks for. That takes
+    longer than to pad a picture.
+    """
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(shape)
+    memory = mmap.mmap(-1, math.prod(shape) * torch.float32.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.float32).view(shape)
 
 
 def to_rgb(image: Tensor) -> Tensor:

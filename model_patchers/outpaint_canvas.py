@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .fill_without_model import fill
+from .images import empty
 from .masks import blur
 
 PREFILLS = ["harmonic", "patchmatch", "edge", "grey"]
@@ -63,14 +64,17 @@ def place(image: Tensor, sides: Sides, prefill: str) -> Tensor:
     The new area is opaque. Its colours come from a fill without a model (harmonic, patchmatch), or are those of the
     picture's nearest pixel (edge) or mid grey (grey).
     """
-    around = (sides.left, sides.right, sides.top, sides.bottom)
-    canvas = F.pad(image, (0, 0, *around), value=GREY)
-    canvas[..., 3:] = F.pad(image[..., 3:], (0, 0, *around), value=1)
+    batch, height, width, channels = image.shape
+    canvas = empty(batch, sides.top + height + sides.bottom, sides.left + width + sides.right, channels)
+    canvas[..., :3] = GREY
+    canvas[..., 3:] = 1
+    canvas[:, sides.top : sides.top + height, sides.left : sides.left + width] = image
     if prefill == "edge":
         colours = image[..., :3].movedim(-1, 1)
+        around = (sides.left, sides.right, sides.top, sides.bottom)
         canvas[..., :3] = F.pad(colours, around, mode="replicate").movedim(1, -1)
     elif prefill != "grey":
-        return fill(canvas, new_area(*image.shape[1:3], sides, 0), prefill, SEED)
+        return fill(canvas, new_area(height, width, sides, 0), prefill, SEED)
     return canvas
 
 
@@ -82,7 +86,7 @@ def change_map(height: int, width: int, sides: Sides, overlap: int, blur_by: int
     """
     y = kept(sides.top, height, sides.bottom, overlap, blur_by)[:, None]
     x = kept(sides.left, width, sides.right, overlap, blur_by)
-    return (y * x)[None].mul_(-change).add_(change)
+    return torch.mul(y * -change, x, out=empty(len(y), len(x))).add_(change)[None]
 
 
 def kept(before: int, length: int, after: int, overlap: int, blur_by: int) -> Tensor:
@@ -100,7 +104,7 @@ def new_area(height: int, width: int, sides: Sides, overlap: int) -> Tensor:
     there, and only the distance to new sides counts.
     """
     y, x = feather(sides.top, height, sides.bottom, overlap), feather(sides.left, width, sides.right, overlap)
-    return torch.maximum(y[:, None], x)[None]
+    return torch.maximum(y[:, None], x, out=empty(len(y), len(x)))[None]
 
 
 def feather(before: int, length: int, after: int, overlap: int) -> Tensor:

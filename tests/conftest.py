@@ -59,6 +59,20 @@ def pytest_addoption(parser):
     parser.addoption("--update-workflows", action="store_true", help="write workflows/api/ from workflows/ anew")
 
 
+def pytest_configure(config):
+    """Processes side by side share the cores."""
+    if workers := getattr(config, "workerinput", {}).get("workercount"):
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks at the same time
+def pytest_collection_modifyitems(items):
+    """A file's tests go to one process, and those of all files that use the host's files or its server to the same."""
+    shared = {item.path for item in items if {"host", "server", "browser"} & set(item.fixturenames)}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("host" if item.path in shared else item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def host():
     """The host tool's description of the ComfyUI under test."""
@@ -125,7 +139,7 @@ def rng():
 
 @pytest.fixture
 def one_thread():
-    """For what is timed: on a busy machine, threads that wait for each other take longer than one."""
+    """For small tensors: on a busy machine, threads that wait for each other take longer than one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

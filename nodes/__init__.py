@@ -20,6 +20,7 @@ from . import (
     sam,
     sam_everything,
     sd_x4,
+    skip_residual,
     tune_mask,
     unclip,
 )
@@ -46,4 +47,5 @@ NODES = [
     *ella.NODES,
     *ella_t5.NODES,
     *caption.NODES,
+    *skip_residual.NODES,
 ]

@@ -21,6 +21,7 @@ from . import (
     sam_everything,
     sd_x4,
     skip_residual,
+    tiled_vae,
     tune_mask,
     unclip,
 )
@@ -48,4 +49,5 @@ NODES = [
     *ella_t5.NODES,
     *caption.NODES,
     *skip_residual.NODES,
+    *tiled_vae.NODES,
 ]

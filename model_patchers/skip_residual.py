@@ -132,7 +132,7 @@ class IterativeMixing(KSAMPLER):
 
         @wraps(sample)
         def mixed(model: KSamplerX0Inpaint, x: Tensor, *args: object, **kwargs) -> Tensor:
-            return sample(Mixing(model, mix_in), x.clone(), *args, **kwargs)
+            return sample(Mixing(model, mix_in), x, *args, **kwargs)
 
         run.sampler_function = mixed
         return run.sample(model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)

@@ -24,6 +24,7 @@ from . import (
     tiled_vae,
     tune_mask,
     unclip,
+    windows,
 )
 
 NODES = [
@@ -48,6 +49,7 @@ NODES = [
     *ella.NODES,
     *ella_t5.NODES,
     *caption.NODES,
+    *windows.NODES,
     *skip_residual.NODES,
     *tiled_vae.NODES,
 ]

@@ -38,8 +38,8 @@ def progress_left(model_sampling: ModelSampling, sigma: Tensor) -> float:
     elif isinstance(model_sampling, ModelSamplingDiscrete):
         left = float(ModelSamplingDiscrete.timestep(model_sampling, sigma)) / len(model_sampling.sigmas)
     else:
-        low, high = math.log(model_sampling.sigma_min), math.log(model_sampling.sigma_max)
-        left = (math.log(max(sigma, model_sampling.sigma_min)) - low) / (high - low)
+        low, high = float(model_sampling.sigma_min), float(model_sampling.sigma_max)
+        left = math.log(max(float(sigma), low) / low) / math.log(high / low)
     return min(max(left, 0.0), 1.0)
 
 
@@ -77,8 +77,8 @@ def draws_noise(sampler: KSAMPLER) -> bool:
     if options.get("s_noise", 1) == 0:
         return False
     if "noise_sampler" not in parameters:
-        return options.get("s_churn", 0) > 0
-    return options.get("eta", 1) > 0 and getattr(sampler.sampler_function, "__name__", "") not in NO_NOISE
+        return options.get("s_churn", 0) != 0
+    return options.get("eta", 1) != 0 and getattr(sampler.sampler_function, "__name__", "") not in NO_NOISE
 
 
 class Mixing:

@@ -200,7 +200,7 @@ class Windowed:
         """A wrapper of CALC_COND_BATCH."""
         windows = self.plan(*x.shape[-2:], sigma[0].item())
         if len(windows) > 1 and self.moves:
-            refuse_easycache(model_options)
+            refuse_easycache(model_options, NODE, "Choose the method average or gaussian with jitter off")
         weight = (tiles.gaussian if self.method == "gaussian" else tiles.uniform)(*windows[0].size)
         return evaluate(executor, model, conds, x, sigma, model_options, windows, weight, self.batch, self.kept)
 
@@ -229,16 +229,20 @@ class Windowed:
             self.kept.clear()
 
 
-def refuse_easycache(model_options: dict[str, Any]) -> None:
+def refuse_easycache(model_options: dict[str, Any], node: str, advice: str) -> None:
     """
+    Args:
+        node: The node's display name, for the message.
+        advice: What to do, for the message.
+
     Raises:
         ValueError: The host's EasyCache is on the model. It keeps a result for each window, and these never come back.
     """
     cache = model_options.get("transformer_options", {}).get("easycache")
     if getattr(cache, "name", None) == "EasyCache":
         raise ValueError(
-            f"{NODE} moves its windows at each step, and EasyCache on the same model reuses what it knows of windows "
-            "that stay. Choose the method average or gaussian with jitter off, or use LazyCache."
+            f"{node} moves its windows at each step, and EasyCache on the same model reuses what it knows of windows "
+            f"that stay. {advice}, or use LazyCache."
         )
 
 
@@ -258,7 +262,11 @@ def apply(
     size, shared = max(1, round(window / pixels)), round(overlap / pixels)
     if method != "spot" and shared >= size:
         raise ValueError(too_much(window, overlap))
-    windowed = Windowed(method, size, shared, jitter, seed, batch)
+    return attach(model, Windowed(method, size, shared, jitter, seed, batch))
+
+
+def attach(model: ModelPatcher, windowed: Windowed) -> ModelPatcher:
+    """The model with these windows, in the place of any that it had."""
     model = model.clone()
     for kind, wrapper in (
         (WrappersMP.CALC_COND_BATCH, windowed.wrap),

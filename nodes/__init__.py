@@ -4,6 +4,7 @@ from . import (
     caption,
     change_map,
     crop_to_mask,
+    demofusion,
     depth_conditioning,
     differential_img2img,
     ella,
@@ -51,5 +52,6 @@ NODES = [
     *caption.NODES,
     *windows.NODES,
     *skip_residual.NODES,
+    *demofusion.NODES,
     *tiled_vae.NODES,
 ]

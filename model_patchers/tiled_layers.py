@@ -15,6 +15,7 @@ from comfy.ldm.modules.diffusionmodules.model import AttnBlock, Decoder, Downsam
 from torch import Tensor, nn
 
 TOKENS = 4096  # queries, and keys, of the attention at a time: their products take 64 MiB
+SLICE = 64  # channels of a tile that are copied at a time, to take their moments
 SWEEPS = {ResnetBlock: 2, AttnBlock: 3}  # how often a layer goes over all of its activation, where more than once
 
 
@@ -29,9 +30,12 @@ class Moments:
     def add(self, x: Tensor) -> None:
         """Takes in a tile (1, C, h, w)."""
         count = x.shape[2] * x.shape[3]
-        mean = x.float().mean((0, 2, 3), keepdim=True)
-        squares = (x - mean).square_().sum((0, 2, 3)).cpu().double()
-        step = mean.flatten().cpu().double() - self.mean
+        found = []
+        for part in x.split(SLICE, 1):
+            mean = part.float().mean((0, 2, 3), keepdim=True)
+            found.append(torch.stack((mean.flatten(), (part - mean).square_().sum((0, 2, 3)))))
+        mean, squares = torch.cat(found, 1).cpu().double()
+        step = mean - self.mean
         self.squares += squares + step.square() * (self.count * count / (self.count + count))
         self.count += count
         self.mean += step * (count / self.count)
@@ -262,6 +266,7 @@ class TiledLayers:
                     tile = plus(rows, columns) + tile
                 out[:, rows, columns] = tile[0]
                 moments.add(tile)
+                del tile  # before there is another
                 tick(1 / (self.rows * self.columns))
         return Activation(out, moments)
 

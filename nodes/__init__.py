@@ -4,6 +4,7 @@ from . import (
     caption,
     change_map,
     crop_to_mask,
+    demofusion,
     depth_conditioning,
     differential_img2img,
     ella,
@@ -20,8 +21,11 @@ from . import (
     sam,
     sam_everything,
     sd_x4,
+    skip_residual,
+    tiled_vae,
     tune_mask,
     unclip,
+    windows,
 )
 
 NODES = [
@@ -46,4 +50,8 @@ NODES = [
     *ella.NODES,
     *ella_t5.NODES,
     *caption.NODES,
+    *windows.NODES,
+    *skip_residual.NODES,
+    *demofusion.NODES,
+    *tiled_vae.NODES,
 ]

@@ -18,6 +18,7 @@ from .diffusion import (
     x4,
 )
 from .ella import ella, flan_t5
+from .esrgan import esrgan
 from .lama import lama
 from .sam import sam
 
@@ -25,6 +26,7 @@ __all__ = [
     "controlnet",
     "depth_unet",
     "ella",
+    "esrgan",
     "flan_t5",
     "ic_light",
     "inpaint",

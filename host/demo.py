@@ -16,9 +16,20 @@ from .environment import Host
 from .server import serve
 
 STANDIN_LIMITS = {"steps": 2, "megapixels": 0.1}
+SMALL_WINDOWS = {"Windowed Diffusion.window": 256, "Windowed Diffusion.overlap": 64}
 STANDIN_CHANGES = {
     "upscale_sd_x4": {"Small picture.megapixels": 0.01},
     "unclip_variations": {"Size.width": 256, "Size.height": 256},
+    "demofusion": {
+        "Size.width": 256,
+        "Size.height": 192,
+        "DemoFusion Upscale.window": 256,
+        "DemoFusion Upscale.overlap": 128,
+    },
+    "iterative_mixing": {"Twice as large.scale_by": 0.8} | SMALL_WINDOWS,
+    "sd_x4_any_size": {"A megapixel.megapixels": 0.01} | SMALL_WINDOWS,
+    "sd_upscale": {"Half of that.scale_by": 0.2} | SMALL_WINDOWS,
+    "hires_fix": {"Size.width": 256, "Size.height": 192} | SMALL_WINDOWS,
 }
 SHEET_ORDER = ("LoadImage", "MaskPreview", "PreviewImage", "SaveImage")
 

@@ -198,7 +198,7 @@ def plan(
     Raises:
         ValueError: As Settings.denoiser and iterative_mixing.
     """
-    held = iterative_mixing(sampler, settings.residual, 0, 1)
+    held = iterative_mixing(sampler, settings.residual, 0, 1, NODE)
     size, empty = tuple(given.shape[-2:]), not given.any()
     phases = []
     if empty:

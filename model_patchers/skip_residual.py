@@ -14,6 +14,7 @@ from torch import Tensor
 
 ModelSampling = ModelSamplingDiscrete | ModelSamplingContinuousEDM | CONST
 
+NODE = "Iterative Mixing Sampler"
 REFUSED = {  # by the name of the function that samples
     "dpm_fast_function": "dpm_fast chooses its own noise levels",
     "dpm_adaptive_function": "dpm_adaptive chooses its own noise levels and measures its error from step to step",
@@ -124,7 +125,7 @@ class IterativeMixing(KSAMPLER):
         """
         if not noise.flatten(1).any(1).all():
             raise ValueError(
-                "Iterative Mixing Sampler mixes in the latent with the run's own noise, but this run has none. Turn "
+                f"{NODE} mixes in the latent with the run's own noise, but this run has none. Turn "
                 "add_noise on (SamplerCustom), or give SamplerCustomAdvanced a RandomNoise instead of DisableNoise."
             )
         mix_in = self._mix_in(model_wrap.inner_model.model_sampling, noise, latent_image)
@@ -154,13 +155,16 @@ class IterativeMixing(KSAMPLER):
         return mix_in
 
 
-def iterative_mixing(sampler: Sampler, exponent: float, start_percent: float, end_percent: float) -> IterativeMixing:
+def iterative_mixing(
+    sampler: Sampler, exponent: float, start_percent: float, end_percent: float, node: str = NODE
+) -> IterativeMixing:
     """The sampler, held to the noised latent while it samples. One that is so already gets these settings instead.
 
     Args:
         sampler: Not changed.
         exponent: Of f, 0 ...: the larger, the sooner the sampler is free.
         start_percent, end_percent: The part of the way, 0 ... 1, on which it is held.
+        node: The node's display name, for messages.
 
     Raises:
         ValueError: The sampler cannot be held.
@@ -169,12 +173,12 @@ def iterative_mixing(sampler: Sampler, exponent: float, start_percent: float, en
         sampler = sampler.base
     if not isinstance(sampler, KSAMPLER):
         raise ValueError(
-            f"Iterative Mixing Sampler got a sampler of the kind {type(sampler).__name__}, which calls the model in a "
+            f"{node} got a sampler of the kind {type(sampler).__name__}, which calls the model in a "
             "way of its own. Choose one with KSamplerSelect, such as euler or dpmpp_2m."
         )
     if reason := REFUSED.get(getattr(sampler.sampler_function, "__name__", "")):
         raise ValueError(
-            f"Iterative Mixing Sampler cannot hold this sampler to the noised latent: {reason}. Choose another, such "
+            f"{node} cannot hold this sampler to the noised latent: {reason}. Choose another, such "
             "as euler, dpmpp_2m or dpmpp_2m_sde."
         )
     return IterativeMixing(sampler, exponent, start_percent, end_percent)

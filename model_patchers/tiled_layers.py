@@ -214,10 +214,7 @@ class TiledLayers:
 
         h = self.sweep(a.x, _like(a.x, block.out_channels), first, tick)
         out = torch.empty_like(h.x) if block.out_channels > block.in_channels else a.x[: block.out_channels]
-        result = self.sweep(h.x, out, second, tick, plus=shortcut)
-        if block.out_channels < block.in_channels:  # frees the wide one
-            result.x = h.x.copy_(out)
-        return result
+        return self.sweep(h.x, out, second, tick, plus=shortcut)
 
     def attention(self, block: AttnBlock, a: Activation, tick: Callable[[float], None]) -> Activation:
         """x + proj_out(attention(q, k, v)), written over x."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from comfy import model_management
 from comfy.conds import CONDConstant, CONDList
-from comfy.controlnet import ControlBase, T2IAdapter
+from comfy.controlnet import ControlBase
 from comfy.model_base import SDXL, SDXLRefiner
 from comfy.samplers import get_area_and_mult
 from comfy.utils import common_upscale, repeat_to_batch_size
@@ -247,8 +247,6 @@ class Cutter:
         self, copied: ControlBase, control: ControlBase, whole: tuple[int, int], insides: list[Window]
     ) -> None:
         copied.cond_hint = copied.extra_concat = None
-        if isinstance(copied, T2IAdapter):
-            copied.control_input = None
         if control.cond_hint_original is None:
             return
         scale = control.compression_ratio

@@ -81,7 +81,7 @@ class DemoFusion(io.ComfyNode):
                     max=8184,
                     step=8,
                     tooltip="How many pixels neighbouring windows share at least. Half a window is the authors'; a "
-                    "quarter takes half the time.",
+                    "quarter saves 20 to 30 % of the time at 3 and 4 times, and nothing at 2.",
                 ),
                 io.Boolean.Input(
                     "jitter",
@@ -150,7 +150,7 @@ class DemoFusion(io.ComfyNode):
             outputs=[
                 io.Latent.Output(
                     display_name="latent",
-                    tooltip="The last phase's, for a VAE; a large one is best decoded with Tiled VAE Decode.",
+                    tooltip="The last phase's, for a VAE; a large one is best decoded with Tiled VAE Decode, Seamless.",
                 ),
                 io.Latent.Output(
                     display_name="phase_latents",

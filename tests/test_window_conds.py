@@ -246,6 +246,7 @@ REGIONS = {
     "area and mask": lambda h, w: {"area": (h - 2, w - 3, 2, 1), "mask": rand(1, h, w, seed=4)},
     "early": lambda h, w: {"end_percent": 0.1},
     "default": lambda h, w: {"default": True},
+    "masked default": lambda h, w: {"default": True, "mask": (torch.arange(w) < w // 4).float().expand(1, h, w)},
 }
 
 

@@ -333,22 +333,24 @@ def test_nothing_is_left_behind(base, prompts):
 
 
 def test_an_interrupt_in_the_middle_of_a_step(base, prompts):
+    """Where no layer of the host's looks out for it, and where one does."""
     control = narrow_models.controlnet().set_cond_hint(rand(1, 3, 40, 50, seed=6), 0.9)
     hinted = [[[text, {"control": control}]] for ((text, _),) in prompts]
-    calls = []
+    for given in (prompts, hinted):
+        calls = []
 
-    def denoiser(x, _):
-        calls.append(len(x))
-        if len(calls) == 13:
-            model_management.interrupt_current_processing()
-        return x
+        def denoiser(x, _, calls=calls):
+            calls.append(len(x))
+            if len(calls) == 13:
+                model_management.interrupt_current_processing()
+            return x
 
-    model = patch(with_denoiser(base, denoiser), batch=1)
-    with pytest.raises(model_management.InterruptProcessingException):
-        run(model, hinted)
-    assert len(calls) == 13, "no window after it"
-    assert not kept(model).hints and not kept(model).numbers
-    assert torch.equal(run(model, prompts), run(with_denoiser(base, lambda x, _: x), prompts))
+        model = patch(with_denoiser(base, denoiser), batch=1)
+        with pytest.raises(model_management.InterruptProcessingException):
+            run(model, given)
+        assert len(calls) == 13, "no window after it"
+        assert not kept(model).hints and not kept(model).numbers
+        assert torch.equal(run(model, prompts), run(with_denoiser(base, lambda x, _: x), prompts))
 
 
 def test_a_second_one_takes_the_place_of_the_first(base, prompts):

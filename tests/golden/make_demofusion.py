@@ -59,8 +59,12 @@ def main(path: str) -> None:
     text = CLIPTextModelWithProjection(CLIPTextConfig(projection_dim=1280, vocab_size=8, **sizes))  # asked its width
     unet = thin_sdxl.diffusers_unet(WINDOW)
     scheduler = DPMSolverMultistepScheduler(
-        **{"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},
-        **{"solver_order": 1, "timestep_spacing": "leading", "steps_offset": 1},
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        solver_order=1,
+        timestep_spacing="leading",
+        steps_offset=1,
     )
     scheduler.set_timesteps(STEPS)
     pipeline = pipeline_class(path)(vae, None, text, None, None, unet, scheduler, add_watermarker=False)

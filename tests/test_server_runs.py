@@ -14,6 +14,7 @@ from pentimento_host import client, demo, models
 
 REMOVE = models.workflows()["remove_without_models"]
 LAMA = models.workflows()["lama_fill"]
+DEMOFUSION = models.workflows()["demofusion"]
 MEGABYTE = 1 << 20
 
 
@@ -82,6 +83,34 @@ def test_an_interrupted_fill_leaves_nothing_behind(server, lama_graph, node):
         run(server, graph, slow, interrupt_inside)
     assert json.loads(client.get(server, "queue")) == {"queue_running": [], "queue_pending": []}
     assert np.array_equal(result(server, graph, again | {"Result.filename_prefix": "again"}), expected)
+
+
+def test_an_interrupted_phase_leaves_nothing_behind(server, host):
+    """DemoFusion's second phase, on a stand-in of SD 1.5: then as before, in bits and in bytes."""
+    changes = {"Model.ckpt_name": "v1-5-pruned-emaonly-fp16.safetensors", "Size.width": 128, "Size.height": 96}
+    changes |= {"DemoFusion Upscale.window": 128, "DemoFusion Upscale.overlap": 64, "Basic Scheduler.steps": 2}
+    graph = demo.replace(DEMOFUSION, changes)
+    models.fill_in(host, graph)
+    phases = []
+
+    def pictures(prefix):
+        found = run(server, graph, {"Result.filename_prefix": prefix})
+        files = [client.get(server, "view", **picture) for node in found.values() for picture in node["images"]]
+        return [Image.open(io.BytesIO(file)).tobytes() for file in files]
+
+    def interrupt_inside(fraction):
+        if fraction > (len(graph) - 4.5) / len(graph):  # two decodings, a preview and the saving come after
+            phases.append(fraction)
+            post(server, "interrupt", {})
+
+    expected, before = pictures("before"), resident(server)
+    with pytest.raises(client.RunError, match="interrupted"):
+        run(server, graph, {"Basic Scheduler.steps": 60}, interrupt_inside)
+    assert phases
+    assert json.loads(client.get(server, "queue")) == {"queue_running": [], "queue_pending": []}
+    assert resident(server) < 1.05 * before
+    run(server, graph, {"DemoFusion Upscale.noise_seed": 5})  # else the host shows what it has kept
+    assert pictures("after") == expected
 
 
 def test_fifty_runs_do_not_grow_the_server(server, lama_graph):

@@ -1,7 +1,5 @@
 """Pictures far larger than the model knows."""
 
-from typing import Any
-
 from comfy.model_patcher import ModelPatcher
 from comfy.samplers import Sampler
 from comfy_api.latest import io
@@ -181,9 +179,20 @@ class DemoFusion(io.ComfyNode):
         latent: Latent,
         cfg: float,
         noise_seed: int,
-        **settings: Any,
+        scale: float,
+        phases: str,
+        window: int,
+        overlap: int,
+        jitter: bool,
+        residual: float,
+        dilated: float,
+        blur: float,
+        sigma: float,
+        skip_below: float,
+        start: float,
     ) -> io.NodeOutput:
-        found = demofusion(model, positive, negative, sampler, sigmas, latent, cfg, noise_seed, Settings(**settings))
+        settings = Settings(scale, phases, window, overlap, jitter, residual, dilated, blur, sigma, skip_below, start)
+        found = demofusion(model, positive, negative, sampler, sigmas, latent, cfg, noise_seed, settings)
         return io.NodeOutput(found[-1], found)
 
 

@@ -22,7 +22,7 @@ from comfy_extras.nodes_custom_sampler import SamplerCustom
 from comfy_extras.nodes_easycache import EasyCacheNode
 from hypothesis import given
 from hypothesis import strategies as st
-from sampled import off, randn, same, scheduler, state
+from sampled import off, randn, same, state
 
 from pentimento.model_patchers import demofusion, phases, skip_residual, windows
 from pentimento.model_patchers.phases import LADDERS, Settings
@@ -44,8 +44,10 @@ class Network(torch.nn.Module):
     """Of a value and its neighbours, so that it takes latents of any shape and sees where a window ends."""
 
     dtype = torch.float32
+    seen: set
 
     def forward(self, x, t, **kwargs):
+        self.seen.add(tuple(x.shape[-2:]))
         return torch.tanh(x + 0.3 * x.roll(1, -1)) - 0.2 * x.roll(1, -2)
 
 
@@ -54,6 +56,7 @@ def stub(kind="eps"):
     config, model_type, _ = KINDS[kind]
     base = comfy.model_base.BaseModel(config({"disable_unet_model_creation": True}), model_type)
     base.diffusion_model = Network()
+    base.diffusion_model.seen = set()
     return comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
 
 
@@ -193,7 +196,8 @@ class Counter:
     ],
 )
 def test_work_is_the_published(sdxl, scale, ladder, skip_below, evaluations, shown):
-    sigmas = scheduler(50, timestep_spacing="leading", steps_offset=1).sigmas
+    levels = sdxl.get_model_object("model_sampling").sigmas[range(981, 0, -20)]  # of diffusers' 50 steps
+    sigmas = torch.cat((levels, torch.zeros(1)))
     counter = Counter(sdxl)
     settings = {"scale": scale, "phases": ladder, "skip_below": skip_below, "overlap": 32, "jitter": True}
     upscale(counter.model, torch.zeros(1, 4, 8, 8), sigmas=sigmas, prompts=thin_sdxl.prompts(), **settings)
@@ -279,11 +283,19 @@ def test_ladders_are_the_documented():
     ],
 )
 def test_sizes(size, scale, sizes):
-    empty = upscale(stub(), torch.zeros(1, 4, *size), scale=scale)
+    model = stub()
+    empty = upscale(model, torch.zeros(1, 4, *size), scale=scale)
     assert [tuple(x.shape[-2:]) for x in empty] == sizes
     given = upscale(stub(), picture(1, *size), scale=scale)
     assert [tuple(x.shape[-2:]) for x in given] == sizes + sizes[-1:] * (scale == 1)
     assert all(x.isfinite().all() for x in empty + given)
+    assert all(h <= max(size[0], 8) and w <= max(size[1], 8) for h, w in model.model.diffusion_model.seen)
+
+
+@pytest.mark.parametrize("size, expected", [((24, 18), (8, 8)), ((48, 6), (16, 6)), ((24, 60), (8, 20))])
+def test_memory_is_asked_for_a_window_or_a_view(size, expected):
+    denoiser = Settings(window=64, overlap=24).denoiser(stub(), 2.5, 0)
+    assert denoiser.prepare(lambda model, shape: shape, None, (2, 4, *size)) == [2, 4, *expected]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -407,6 +419,17 @@ def test_easycache_is_refused_where_windows_move():
     assert upscale(cached, picture())[-1].isfinite().all()
 
 
+def demofusion_of(model, latent):
+    """All phases' latents at the node's defaults."""
+    prompts = [[[torch.zeros(1, 1, 8), {}]]] * 2
+    return phases.demofusion(model, *prompts, sampler_object("euler"), SIGMAS, latent, 7.5, 0, Settings())
+
+
+def test_settings_are_the_nodes_inputs():
+    inputs = {entry.id: entry.default for entry in DemoFusion.GET_SCHEMA().inputs[-len(Settings._fields) :]}
+    assert list(inputs.items()) == list(Settings()._asdict().items())
+
+
 # masks
 
 
@@ -425,9 +448,7 @@ def test_what_a_mask_keeps_is_the_picture_enlarged(mask_size):
 
 def test_other_keys_go_along_and_an_empty_ones_ratio_does_not():
     latent = {"samples": torch.zeros(1, 4, 8, 8), "batch_index": [4], "downscale_ratio_spacial": 8, "other": "kept"}
-    found = DemoFusion.execute(
-        stub(), *[[[torch.zeros(1, 1, 8), {}]]] * 2, sampler_object("euler"), SIGMAS, latent, 7.5, 0
-    ).result[1]
+    found = demofusion_of(stub(), latent)
     assert all(each.keys() == {"samples", "batch_index", "other"} for each in found)
 
 
@@ -496,8 +517,3 @@ def test_wrong_samplers_and_latents():
         demofusion_of(model, {"samples": nested})
     with pytest.raises(ValueError, match="sigmas has no steps"):
         upscale(model, picture(), sigmas=torch.zeros(0))
-
-
-def demofusion_of(model, latent):
-    prompts = [[[torch.zeros(1, 1, 8), {}]]] * 2
-    return phases.demofusion(model, *prompts, sampler_object("euler"), SIGMAS, latent, 7.5, 0, Settings())

@@ -40,7 +40,7 @@ class Windows(io.ComfyNode):
                     max=8192,
                     step=8,
                     tooltip="Width and height of a window in pixels: what the model was trained for. 512 for SD 1.5, "
-                    "1024 for SDXL, 2048 for SD x4, whose pixels are those of the result.",
+                    "1024 for SDXL, 512 for SD x4, whose pixels are those of the result.",
                 ),
                 io.Int.Input(
                     "overlap",

@@ -76,7 +76,7 @@ def _test(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
 def _side_by_side(arguments: list[str]) -> list[str]:
     """pytest's arguments for all tests in two processes; a choice of tests runs sooner in one."""
     chosen = any((PACK / argument.split("::")[0]).exists() for argument in arguments)
-    return [] if chosen or (os.cpu_count() or 1) < 2 else ["-n", "2", "--dist", "loadgroup"]
+    return [] if chosen or (os.cpu_count() or 1) < 2 else ["-n", "2"]
 
 
 def _bench(host: Host, options: argparse.Namespace, rest: list[str]) -> int:

@@ -3,9 +3,11 @@
 import asyncio
 import importlib.util
 import os
+import re
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -65,12 +67,22 @@ def pytest_configure(config):
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks at the same time
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
     """A file's tests go to one process, and those of all files that use the host's files or its server to the same."""
-    shared = {item.path for item in items if {"host", "server", "browser"} & set(item.fixturenames)}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("host" if item.path in shared else item.path.stem))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return "host" if uses_host(PACK / file) else file
+
+    return Files(config, log)
+
+
+@cache
+def uses_host(path):
+    return re.search(r"def \w+\([^)]*\b(host|server|browser)\b", path.read_text(encoding="utf-8")) is not None
 
 
 @pytest.fixture(scope="session")

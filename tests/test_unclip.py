@@ -440,6 +440,7 @@ def test_the_base_model_stays_as_it_was(models, stats, with_stats, folder):
     base = models["unclip_l"]
     torch.save((stats[0] + 1, 2 * stats[1]), folder / "other.th")
     other = UnCLIPStats.execute(base, "other.th").result[0]
+    with_stats.unpatch_model()  # as another test may have left it
     before = sampled.state(base)
     for prompts in (condition(Vision(768), level=300), hosts(768, 1, 300)):
         first = [run(model, prompts, steps=1) for model in (base, with_stats, other)]

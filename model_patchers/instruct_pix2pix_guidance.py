@@ -6,10 +6,10 @@ e(0, 0) with zeros for the picture. The paper and diffusers combine predicted no
 three weights sum to 1, it comes out the same.
 """
 
-import copy
 import math
 import uuid
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import comfy.conds
@@ -158,9 +158,6 @@ def calc_cond_batch(
     inner = options.get("model_function_wrapper", _apply)
     twins: dict[int, ControlBase] = {}  # one for each ControlNet: the host batches by identity
 
-    def with_roles(values: Options) -> Options:
-        return {**values, "cond_or_uncond": [ROLES[i] for i in values["cond_or_uncond"]]}
-
     def apply(apply_model: Callable, args: Options) -> Tensor:
         c = {**args["c"], "transformer_options": with_roles(args["c"]["transformer_options"])}
         return inner(apply_model, with_roles({**args, "c": c}))
@@ -170,12 +167,31 @@ def calc_cond_batch(
         if control is None:
             return cond
         if id(control) not in twins:
-            twins[id(control)] = copy.copy(control)
-            twins[id(control)].get_control = lambda *args: control.get_control(*args[:-1], with_roles(args[-1]))
+            twins[id(control)] = twin(control)
         return {**cond, "control": twins[id(control)]}
 
     conds = [cond and [told(part) for part in cond] for cond in conds]
     return comfy.samplers.calc_cond_batch(model, conds, x, sigma, {**options, "model_function_wrapper": apply})
+
+
+def with_roles(values: Options) -> Options:
+    return {**values, "cond_or_uncond": [ROLES[i] for i in values["cond_or_uncond"]]}
+
+
+def twin(control: ControlBase) -> ControlBase:
+    """The ControlNet itself, whose state this shares, but told roles. So are its copies, for windows of a picture."""
+    other = object.__new__(told_roles(type(control)))
+    other.__dict__ = control.__dict__
+    return other
+
+
+@cache
+def told_roles(kind: type[ControlBase]) -> type[ControlBase]:
+    class Told(kind):
+        def get_control(self, *args: Any) -> dict | None:
+            return super().get_control(*args[:-1], with_roles(args[-1]))
+
+    return Told
 
 
 def _apply(apply_model: Callable, args: Options) -> Tensor:

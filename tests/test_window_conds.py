@@ -9,11 +9,12 @@ import narrow_models
 import pytest
 import torch
 from comfy import model_management
+from comfy.patcher_extension import WrappersMP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sampled import off, rand, randn
 
-from pentimento.model_patchers import sd_x4, tiles, windows
+from pentimento.model_patchers import instruct_pix2pix_guidance, sd_x4, tiles, windows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = 8  # of the windows, in latent pixels
@@ -173,6 +174,27 @@ def test_a_window_computes_the_cropped_problem_alone(models, feature):
         )
         found = whole(model, faulty, cut(x))
         assert max(off(cut(ours), theirs) for ours, theirs in zip(alone, found, strict=True)) > 1e-3, "a fault passes"
+
+
+def test_three_way_guidance_with_a_controlnet(models):
+    """InstructPix2Pix's guider has ControlNets told other roles; its ControlNet is cut to windows all the same."""
+    model, network = models("ip2p"), narrow_models.controlnet()
+    model_management.load_models_gpu(network.get_models())
+    x = randn(1, 4, SIZE, 3 * SIZE, seed=0)
+    hint, picture = rand(1, 3, 8 * SIZE, 24 * SIZE, seed=7), randn(1, 4, SIZE, 3 * SIZE, seed=4)
+
+    def predicted(cut, wrappers):
+        values = {"concat_latent_image": cut(picture), "control": network.copy().set_cond_hint(cut(hint, 8), 0.9)}
+        image, full = as_sampled(model, [[[text(seed), values]] for seed in (1, 2)], cut(x))
+        conds = [instruct_pix2pix_guidance.without_image(image), image, full]
+        options = {"transformer_options": {"wrappers": {WrappersMP.CALC_COND_BATCH: {windows.KEY: wrappers}}}}
+        sigma = torch.full((1,), SIGMA)
+        return instruct_pix2pix_guidance.calc_cond_batch(model, conds, cut(x), sigma, options)
+
+    found = predicted(lambda tensor, scale=1: tensor, [windows.Windowed("average", SIZE, 0, False, 0, 0).wrap])
+    for cut in map(crop, grid(x)):
+        expected = predicted(cut, [])
+        assert all(off(cut(ours), theirs) < 1e-6 for ours, theirs in zip(found, expected, strict=True))
 
 
 def test_a_window_of_sdxl_is_told_where_it_was_cut_out(models):

@@ -25,7 +25,7 @@ from comfy_extras.nodes_cond import CLIPTextEncodeControlnet
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 
 import nodes
-from pentimento.model_patchers import ella, ella_text
+from pentimento.model_patchers import ella, ella_text, windows
 from pentimento.model_patchers.arch import ella as arch
 from pentimento.model_patchers.arch.ella import Config, Connector
 
@@ -770,8 +770,8 @@ def test_context_windows_and_function_wrappers(base):
     """The host's windows over a batch, and the single place that tiled diffusion takes."""
     teller, wrapped = Telling(), []
     model, recorder = recorded(base, teller)
-    windows = ("standard_static", 1, False, "flat", 0, False)
-    (model,) = ContextWindowsManualNode.execute(model, 4, 2, *windows, causal_window_fix=False).result
+    settings = ("standard_static", 1, False, "flat", 0, False)
+    (model,) = ContextWindowsManualNode.execute(model, 4, 2, *settings, causal_window_fix=False).result
 
     def wrapper(apply_model, given):
         wrapped.append(given["c"]["c_crossattn"][0, 0, 0].item())
@@ -786,6 +786,23 @@ def test_context_windows_and_function_wrappers(base):
     assert wrapped == [t for t, _ in heard(recorder, 0)]
     assert {said for _, said in heard(recorder, 1)} == {voice("")}
     assert len(teller.calls) == 8, "a text costs one call for all windows"
+
+
+def test_windowed_diffusion(base):
+    """Wherever it stands: a text costs one call a step for all windows, and each window is told its tokens."""
+    teller, found = Telling(), []
+    texts = encode(teller, "red cube"), encode(teller, "")
+    for windows_first in (True, False):
+        model = windows.apply(base, "average", 32, 8, False, 0, 1) if windows_first else base
+        model, recorder = recorded(model, teller)
+        model = model if windows_first else windows.apply(model, "average", 32, 8, False, 0, 1)
+        teller.calls.clear()
+        found.append(sample(model, *texts, size=8))
+        assert [tuple(call.x.shape) for call in recorder.calls] == [(2, 4, 4, 4)] * 4 * 9
+        assert sum(len(t) for _, t in teller.calls) == 4 * 2
+        for part, text in enumerate(("red cube", "")):
+            assert all(tokens[0, :2].tolist() == [t, voice(text)] for t, tokens in recorder.rows(part))
+    assert torch.equal(*found)
 
 
 def test_the_last_of_two_ellas_counts(base, small):

@@ -1,5 +1,6 @@
 """Pictures as the host passes them: float tensors (B, H, W, C) in [0, 1], C = 1, 3 or 4."""
 
+import contextlib
 import math
 import mmap
 
@@ -18,7 +19,8 @@ def empty(*shape: int) -> Tensor:
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(shape)
     memory = mmap.mmap(-1, math.prod(shape) * torch.float32.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    with contextlib.suppress(OSError):  # a kernel without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.float32).view(shape)
 
 

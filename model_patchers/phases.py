@@ -242,7 +242,7 @@ def demofusion(
         raise ValueError(fault)
     if len(sigmas) < 2:
         raise ValueError(f"sigmas has no steps. {NODE} needs a schedule of one or more, such as BasicScheduler's.")
-    given = pictures(model, latent)
+    given = pictures(model, latent).to(model_management.intermediate_device())  # where sampling leaves its results
     phases = plan(model, sampler, sigmas, noise_seed, settings, given)
     preview = Preview(model, sum(sum(phase.work) for phase in phases), tuple(given.shape[-2:]))
     run = Run(positive, negative, cfg, given, latent.get("batch_index"), latent.get("noise_mask"), preview)

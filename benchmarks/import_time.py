@@ -21,6 +21,7 @@ def run() -> dict:
 
 def main(side: str) -> None:
     """Prints one side's time and memory."""
+    sys.dont_write_bytecode = False  # from the second start on, Python has compiled both
     sys.path.insert(0, str(_pack.HOST))
     import torch
     from comfy.cli_args import args

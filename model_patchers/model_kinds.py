@@ -267,6 +267,21 @@ def checked(executor: WrapperExecutor, noise: torch.Tensor, *args: Any, **kwargs
     return executor(noise, *args, **kwargs)
 
 
+def check(model: ModelPatcher, conditioning: Conditioning, latents: torch.Size) -> None:
+    """Makes a conditioning's checks where the sizes that will be sampled are known beforehand.
+
+    Args:
+        latents: The shape of what is to be sampled.
+
+    Raises:
+        ValueError: As Terms.check.
+    """
+    for _, values in conditioning:
+        for link in _chain(values.get("control")):
+            if isinstance(link, Check):
+                link.terms.check(model, latents)
+
+
 def _chain(control: ControlBase | None) -> list[ControlBase]:
     return [control, *_chain(control.previous_controlnet)] if control else []
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .demofusion import NODE, Denoiser, Moments, moments, renormalised
+from .model_kinds import check
 from .skip_residual import IterativeMixing, iterative_mixing, progress_left
 from .windows import attach, pixels_per_latent, too_much
 
@@ -236,7 +237,8 @@ def demofusion(
         noise_seed: Of the base. Each later phase has the next.
 
     Raises:
-        ValueError: The settings, the sampler or the latent cannot be used, or there are no steps.
+        ValueError: The settings, the sampler or the latent cannot be used, there are no steps, or a conditioning holds
+            a picture for one size alone.
     """
     if fault := settings.fault():
         raise ValueError(fault)
@@ -244,6 +246,9 @@ def demofusion(
         raise ValueError(f"sigmas has no steps. {NODE} needs a schedule of one or more, such as BasicScheduler's.")
     given = pictures(model, latent).to(model_management.intermediate_device())  # where sampling leaves its results
     phases = plan(model, sampler, sigmas, noise_seed, settings, given)
+    for phase in phases:
+        for prompt in (positive, negative):
+            check(model, prompt, torch.Size((*given.shape[:-2], *phase.size)))
     preview = Preview(model, sum(sum(phase.work) for phase in phases), tuple(given.shape[-2:]))
     run = Run(positive, negative, cfg, given, latent.get("batch_index"), latent.get("noise_mask"), preview)
     found = [given if given.any() else run.sample(phases.pop(0), given)]

@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sampled import off, randn, same, state
 
-from pentimento.model_patchers import demofusion, phases, skip_residual, windows
+from pentimento.model_patchers import demofusion, model_kinds, phases, skip_residual, windows
 from pentimento.model_patchers.phases import LADDERS, Settings
 from pentimento.nodes.demofusion import DemoFusion
 
@@ -505,7 +505,7 @@ def test_overlap_that_is_a_window_in_latent_pixels():
         upscale(stub(), picture(), window=64, overlap=62)
 
 
-def test_wrong_samplers_and_latents():
+def test_wrong_samplers_latents_and_conditionings():
     def never(*args, **kwargs):
         raise AssertionError("something was sampled before it was refused")
 
@@ -516,6 +516,10 @@ def test_wrong_samplers_and_latents():
             upscale(model, torch.zeros(1, 4, 8, 8), name)
     with pytest.raises(ValueError, match=r"\(1, 16, 5, 8, 8\), of a video"):
         upscale(stub("video"), torch.zeros(1, 16, 5, 8, 8))
+    kind = {model_kinds.identify(model).name}
+    pictured = model_kinds.expecting([[torch.zeros(1, 1, 8), {}]], kind, "SD x4 Conditioning", size=(8, 8))
+    with pytest.raises(ValueError, match="SD x4 Conditioning prepared a picture for a latent of 8 x 8.* 16 x 16"):
+        upscale(model, torch.zeros(1, 4, 8, 8), prompts=[pictured, pictured])
     nested = NestedTensor([torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 20)])
     with pytest.raises(ValueError, match="several latents in one"):
         demofusion_of(model, {"samples": nested})

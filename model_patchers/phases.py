@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from .demofusion import NODE, Denoiser, Moments, moments, renormalised
 from .model_kinds import check
 from .skip_residual import IterativeMixing, iterative_mixing, progress_left
-from .windows import attach, pixels_per_latent, too_much
+from .windows import attach, in_latent, too_much
 
 LADDERS: dict[str, Callable[[float], list[float]]] = {
     "every multiple": lambda scale: [float(k) for k in range(2, math.ceil(scale))],
@@ -72,10 +72,7 @@ class Settings(NamedTuple):
         Raises:
             ValueError: In latent pixels, the overlap is not smaller than the window.
         """
-        pixels = pixels_per_latent(model)
-        size, shared = max(1, round(self.window / pixels)), round(self.overlap / pixels)
-        if shared >= size:
-            raise ValueError(too_much(self.window, self.overlap))
+        size, shared = in_latent(model, self.window, self.overlap)
         mix = {"dilated": self.dilated, "blur": self.blur, "sigma": self.sigma, "skip_below": self.skip_below}
         return Denoiser("average", size, shared, self.jitter, seed, 0, s=math.ceil(scale), **mix)
 

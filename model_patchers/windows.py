@@ -155,6 +155,19 @@ def pixels_per_latent(model: ModelPatcher) -> int:
     return sd_x4.FACTOR if isinstance(form, SD_X4) else form.spacial_downscale_ratio
 
 
+def in_latent(model: ModelPatcher, window: int, overlap: int) -> tuple[int, int]:
+    """A window and its overlap, given in pixels, in whole latent pixels.
+
+    Raises:
+        ValueError: The overlap is not smaller than the window.
+    """
+    pixels = pixels_per_latent(model)
+    size, shared = max(1, round(window / pixels)), round(overlap / pixels)
+    if shared >= size:
+        raise ValueError(too_much(window, overlap))
+    return size, shared
+
+
 @dataclass
 class Windowed:
     """Windows on a model. One for each Windowed Diffusion; it keeps things for the run alone.
@@ -258,10 +271,7 @@ def apply(
     Raises:
         ValueError: The overlap is not smaller than the window.
     """
-    pixels = pixels_per_latent(model)
-    size, shared = max(1, round(window / pixels)), round(overlap / pixels)
-    if method != "spot" and shared >= size:
-        raise ValueError(too_much(window, overlap))
+    size, shared = in_latent(model, window, 0 if method == "spot" else overlap)
     return attach(model, Windowed(method, size, shared, jitter, seed, batch))
 
 

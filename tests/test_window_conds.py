@@ -176,6 +176,16 @@ def test_a_window_computes_the_cropped_problem_alone(models, feature):
         assert max(off(cut(ours), theirs) for ours, theirs in zip(alone, found, strict=True)) > 1e-3, "a fault passes"
 
 
+def test_each_sample_has_its_own_noise_level(models):
+    model, host, weight = models("sd15"), comfy.samplers.calc_cond_batch, tiles.uniform(SIZE, SIZE)
+    x, sigma = randn(2, 4, SIZE, 3 * SIZE, seed=0), torch.tensor([SIGMA, SIGMA / 5])
+    conds, options = as_sampled(model, [[[text(1), {}]], []], x), {"transformer_options": {}}
+    found = windows.evaluate(host, model, conds, x, sigma, options, grid(x), weight, 3)[0]
+    for row in (slice(0, 1), slice(1, 2)):
+        alone = windows.evaluate(host, model, conds, x[row], sigma[row], options, grid(x), weight, 1)[0]
+        assert off(found[row], alone) < 1e-5
+
+
 def test_three_way_guidance_with_a_controlnet(models):
     """InstructPix2Pix's guider has ControlNets told other roles; its ControlNet is cut to windows all the same."""
     model, network = models("ip2p"), narrow_models.controlnet()

@@ -561,8 +561,8 @@ def reference_refine(net, image, mask, steps, min_side, lr=0.002, erode=True, bl
     pyramid = [(image, mask)]
     for _ in range(count - 1):
         x, m = pyramid[0]
-        pyramid.insert(0, (down(x), torch.where(down(m) >= 1e-8, 1.0, 0.0)))
-    kernel = ((torch.arange(15) - 7).abs() * 2 + 1 <= ELLIPSE[:, None]).float()
+        pyramid.insert(0, (down(x), (down(m) >= 1e-8).to(m)))
+    kernel = ((torch.arange(15) - 7).abs() * 2 + 1 <= ELLIPSE[:, None]).to(image)
     lower = None
     for image, mask in pyramid:
         h, w = image.shape[2:]
@@ -572,7 +572,7 @@ def reference_refine(net, image, mask, steps, min_side, lr=0.002, erode=True, bl
             z = [part.clone() for part in net.model[:front](torch.cat((x * (1 - m), m), 1))]
         if lower is not None:
             inner = F.interpolate(mask, (h // 2, w // 2), mode="bilinear", align_corners=False)
-            inner = (inner >= 1 - 1e-8).float()
+            inner = (inner >= 1 - 1e-8).to(inner)
             if erode:
                 inner = erosion(inner, kernel)
             inner = inner.repeat(1, 3, 1, 1) >= 1e-8
@@ -598,8 +598,28 @@ def refined(one_thread):
     image = picture(rng, 163, 190)
     mask = block_mask(163, 190, (30, 135), (40, 150))
     args = net, image.movedim(-1, 1), mask[:, None]
-    wanted = {steps: reference_refine(*args, steps, min_side=56) for steps in (1, 2, 15)}
+    wanted = {steps: reference_refine(*args, steps, min_side=56) for steps in (1, 2)}
     return types.SimpleNamespace(net=net, image=image, mask=mask, args=args, wanted=wanted)
+
+
+@pytest.fixture(scope="module")
+def exact(one_thread):
+    """The same in float64. Adam divides each gradient by its own size, so 15 steps in float32 enlarge the rounding of
+    whichever processor it is to 1e-3 on some; in float64 to 1e-10.
+
+    spandrel's Fourier unit asks for float32 by the method `float`, which stands for `double` here.
+    """
+    rng = torch.Generator().manual_seed(5)
+    net = thin_net(3).requires_grad_(False).double()
+    image, mask = picture(rng, 163, 190).double(), block_mask(163, 190, (30, 135), (40, 150)).double()
+    args = net, image.movedim(-1, 1), mask[:, None]
+
+    def reference(**wrong):
+        with torch.inference_mode(False), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+            return reference_refine(*(a.clone() if torch.is_tensor(a) else a for a in args), 15, min_side=56, **wrong)
+
+    return types.SimpleNamespace(args=args, reference=reference, wanted=reference())
 
 
 @pytest.fixture
@@ -609,18 +629,22 @@ def small_scales(monkeypatch):
 
 @pytest.mark.usefixtures("small_scales")
 class TestRefinement:
-    @pytest.mark.parametrize("steps, tolerance", [(1, 1e-5), (2, 1e-5), (15, 1e-4)])
-    def test_equals_the_reference(self, refined, steps, tolerance):
+    @pytest.mark.parametrize("steps", [1, 2])
+    def test_equals_the_reference(self, refined, steps):
         out = ours(refined.net).fill(refined.image, refined.mask, WHOLE, 0, steps)
         wanted = refined.wanted[steps].movedim(1, -1)
-        assert worst(out, wanted, refined.mask) <= tolerance
+        assert worst(out, wanted, refined.mask) <= 1e-5
         assert torch.equal(out[refined.mask == 0], refined.image[refined.mask == 0])
 
+    def test_fifteen_steps_equal_the_reference(self, exact):
+        net, image, mask = exact.args
+        generator = ours(net).generator.double()
+        out = lama_refinement.refine(generator, image, mask, 15)
+        assert (out - exact.wanted).abs().max() <= 1e-7
+
     @pytest.mark.parametrize("wrong", [{"lr": 0.0015}, {"erode": False}, {"blur": False}])
-    def test_wrong_variants_are_told_apart(self, refined, wrong):
-        with torch.inference_mode(False):
-            other = reference_refine(*refined.args, 15, min_side=56, **wrong)
-        assert (other - refined.wanted[15]).abs().max() > 1e-2
+    def test_wrong_variants_are_told_apart(self, exact, wrong):
+        assert (exact.reference(**wrong) - exact.wanted).abs().max() > 1e-2
 
     def test_prediction_comes_closer_to_the_smaller_scale(self, refined, monkeypatch):
         """What it is for."""
@@ -668,17 +692,17 @@ class TestRefinement:
     def test_hole_at_the_border(self, refined):
         """The erosion does not eat into it from there."""
         mask = block_mask(163, 190, (0, 110), (70, 190))
-        out = ours(refined.net).fill(refined.image, mask, WHOLE, 0, 3)
+        out = ours(refined.net).fill(refined.image, mask, WHOLE, 0, 2)
         with torch.inference_mode(False):
-            wanted = reference_refine(*refined.args[:2], mask[:, None].clone(), 3, min_side=56).movedim(1, -1)
+            wanted = reference_refine(*refined.args[:2], mask[:, None].clone(), 2, min_side=56).movedim(1, -1)
         assert worst(out, wanted, mask) <= 1e-4
 
     def test_thin_hole(self, refined):
         """Nothing of it survives the erosion, so that only the picture around it counts."""
         mask = block_mask(163, 190, (60, 70), (20, 150))
-        out = ours(refined.net).fill(refined.image, mask, WHOLE, 0, 3)
+        out = ours(refined.net).fill(refined.image, mask, WHOLE, 0, 2)
         with torch.inference_mode(False):
-            wanted = reference_refine(*refined.args[:2], mask[:, None].clone(), 3, min_side=56).movedim(1, -1)
+            wanted = reference_refine(*refined.args[:2], mask[:, None].clone(), 2, min_side=56).movedim(1, -1)
         assert worst(out, wanted, mask) <= 1e-4
 
     def test_full_mask(self, refined):
@@ -702,13 +726,13 @@ class TestRefinement:
     def test_above_the_budget(self, refined, monkeypatch):
         """It is refined at the budget's size and comes back in its own."""
         monkeypatch.setattr(lama_refinement, "BUDGET", 120 * 140)
-        out = ours(refined.net).fill(refined.image, refined.mask, WHOLE, 0, 3)
+        out = ours(refined.net).fill(refined.image, refined.mask, WHOLE, 0, 2)
         x, m = refined.args[1:]
         ratio = (120 * 140 / (163 * 190)) ** 0.5
         size = int(163 * ratio), int(190 * ratio)
         small = F.interpolate(x, size, mode="bilinear"), (F.interpolate(m, size, mode="bilinear") > 1e-8).float()
         with torch.inference_mode(False):
-            wanted = reference_refine(refined.net, *(a.clone() for a in small), 3, min_side=56)
+            wanted = reference_refine(refined.net, *(a.clone() for a in small), 2, min_side=56)
         wanted = F.interpolate(wanted, (163, 190), mode="bilinear").movedim(1, -1)
         assert worst(out, wanted, refined.mask) < 1e-4
         assert torch.equal(out[refined.mask == 0], refined.image[refined.mask == 0])

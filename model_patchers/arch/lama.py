@@ -58,10 +58,11 @@ class FourierUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
-        # The transform is in float32 whatever x is: half types have too few bits for a sum over the picture.
-        z = torch.view_as_real(torch.fft.rfftn(x.float(), dim=(-2, -1), norm="ortho"))  # (B, C, H, W/2+1, 2)
+        # The transform is in float32 or more: half types have too few bits for a sum over the picture.
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        z = torch.view_as_real(torch.fft.rfftn(x.to(dtype), dim=(-2, -1), norm="ortho"))  # (B, C, H, W/2+1, 2)
         z = z.permute(0, 1, 4, 2, 3).reshape(b, 2 * c, h, -1).to(x.dtype)  # (B, 2C, H, W/2+1)
-        z = self.bn(self.conv_layer(z)).relu_().float()
+        z = self.bn(self.conv_layer(z)).relu_().to(dtype)
         z = z.reshape(b, c, 2, h, -1).permute(0, 1, 3, 4, 2).contiguous()
         return torch.fft.irfftn(torch.view_as_complex(z), s=(h, w), dim=(-2, -1), norm="ortho").to(x.dtype)
 

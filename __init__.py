@@ -7,7 +7,8 @@ WEB_DIRECTORY = "./web"
 
 class Pentimento(ComfyExtension):
     async def on_load(self) -> None:
-        from .model_patchers import folders, sam_preview
+        from .model_patchers.comfyui import folders
+        from .routes import sam_preview
 
         folders.register()
         sam_preview.add_route()

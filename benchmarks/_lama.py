@@ -36,7 +36,7 @@ def _net() -> torch.nn.Module:
 
 def _ours(area: str) -> Callable[[Tensor, Tensor], Tensor]:
     _pack.load()
-    from pentimento.model_patchers import lama
+    from pentimento.model_patchers.fill import lama
 
     model = lama.LaMa(lama.generator_weights(_net().state_dict(), "random"), "random")
     return lambda image, mask: model.fill(image, mask, area, 128, 0)

@@ -17,7 +17,7 @@ def ours() -> object:
     import _pack
 
     _pack.load()
-    from pentimento.model_patchers import sam
+    from pentimento.model_patchers.segment import sam
 
     model = sam.SAM(sam.sam_weights(vit_b().state_dict(), "random"), "random", "fp32")
     model.load()

@@ -35,7 +35,7 @@ def sides() -> dict:
     from PIL import Image
 
     torch.set_num_threads(1)  # as many as Pillow uses
-    nodes = importlib.import_module(f"{pack.__name__}.nodes.crop_to_mask")
+    nodes = importlib.import_module(f"{pack.__name__}.nodes.edit.crop_to_mask")
     processor = VaeImageProcessor(do_normalize=False)
     photograph = Image.fromarray(np.tile(skimage.data.astronaut(), (SIDE // 512, SIDE // 512, 1)))
     y, x = np.mgrid[:SIDE, :SIDE] - SIDE // 2

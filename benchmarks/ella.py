@@ -52,7 +52,7 @@ def main(side: str) -> None:
         golden = numpy.load(_pack.PACK / "tests" / "golden" / "ella.npz")
         shapes = json.loads(str(golden["full shapes"]))
         weights = {name: 0.02 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-        connector = importlib.import_module(f"{pack.__name__}.model_patchers.ella").ELLA(weights, "random")
+        connector = importlib.import_module(f"{pack.__name__}.model_patchers.prompt.ella").ELLA(weights, "random")
         connector.load()
         text, t = torch.randn(2, 128, 2048, generator=generator), torch.tensor([499, 499])
 

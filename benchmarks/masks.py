@@ -26,7 +26,7 @@ def main(side: str) -> None:
     import torch
     from comfy_extras.nodes_mask import GrowMask
 
-    tune_mask = importlib.import_module(f"{pack.__name__}.nodes.tune_mask").TuneMask
+    tune_mask = importlib.import_module(f"{pack.__name__}.nodes.segment.tune_mask").TuneMask
     noise = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     mask = (torch.nn.functional.interpolate(noise, (2048, 2048), mode="bicubic")[0] > 0.9).float()
     grow = {

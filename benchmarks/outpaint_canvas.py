@@ -27,7 +27,7 @@ def main(side: str) -> None:
 
     import nodes
 
-    canvas = importlib.import_module(f"{pack.__name__}.nodes.outpaint_canvas").OutpaintCanvas
+    canvas = importlib.import_module(f"{pack.__name__}.nodes.edit.outpaint_canvas").OutpaintCanvas
     image = torch.rand(1, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(0))
     pad = {
         "ours": lambda: canvas.execute(image, NEW, NEW, NEW, NEW, FEATHER, 250, 0.804, "grey"),

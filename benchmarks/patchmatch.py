@@ -33,7 +33,7 @@ def sides() -> dict:
     import torch
     from skimage.restoration import inpaint_biharmonic
 
-    node = importlib.import_module(f"{pack.__name__}.nodes.fill_without_model").FillWithoutModel
+    node = importlib.import_module(f"{pack.__name__}.nodes.fill.fill_without_model").FillWithoutModel
 
     def ours(picture, hole):  # noqa: ANN001, ANN202
         return node.execute(picture[None], hole[None].float(), "patchmatch", 0).result[0][0]

@@ -56,7 +56,7 @@ class Answers:
 
 def ours(picture: np.ndarray, points: int, answers: Answers) -> object:
     _pack.load()
-    from pentimento.model_patchers import sam_everything
+    from pentimento.model_patchers.segment import sam_everything
 
     sam = SimpleNamespace(
         frame=FRAME,

@@ -68,7 +68,7 @@ def main(side: str, folder: str) -> None:
     import numpy
     import torch
 
-    tiled = importlib.import_module(f"{pack.__name__}.model_patchers.tiled_vae")
+    tiled = importlib.import_module(f"{pack.__name__}.model_patchers.upscale.tiled_vae")
     torch.set_num_threads(1)
     vae = thin()
     z = torch.randn(1, 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(1))

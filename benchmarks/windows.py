@@ -42,7 +42,7 @@ def main() -> None:
     from comfy.model_patcher import CoreModelPatcher
 
     torch.set_num_threads(1)
-    windows = importlib.import_module(f"{pack.__name__}.model_patchers.windows")
+    windows = importlib.import_module(f"{pack.__name__}.model_patchers.upscale.windows")
     device = model_management.get_torch_device()
     config = comfy.supported_models.SD15(
         {"in_channels": 4, "out_channels": 4, "model_channels": WIDTH, "num_res_blocks": [1], "channel_mult": [1]}

@@ -36,6 +36,7 @@ def load_package(name: str, folder: Path):
 
 pentimento = load_package("pentimento", PACK)
 load_package("pentimento_host", PACK / "host")
+load_package("kit", PACK / "tests" / "kit")
 
 
 def in_own_loop(coroutine):

@@ -43,10 +43,10 @@ def pipeline_class(path: str) -> type:
 def main(path: str) -> None:
     sys.path.insert(0, str(HERE.parent))
     import conftest  # noqa: F401  puts the host on sys.path
-    import sampled
-    import thin_sdxl
     from diffusers import AutoencoderKL, DPMSolverMultistepScheduler
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    from kit import run, thin_sdxl
 
     vae = AutoencoderKL(
         block_out_channels=(8,) * 4,
@@ -90,7 +90,7 @@ def main(path: str) -> None:
         pooled_prompt_embeds=positive[0][1]["pooled_output"],
         negative_prompt_embeds=negative[0][0],
         negative_pooled_prompt_embeds=negative[0][1]["pooled_output"],
-        latents=sampled.randn(1, 4, *(side // PHASES for side in SIZE), seed=NOISE_SEED),
+        latents=run.randn(1, 4, *(side // PHASES for side in SIZE), seed=NOISE_SEED),
         height=8 * SIZE[0],
         width=8 * SIZE[1],
         num_inference_steps=STEPS,

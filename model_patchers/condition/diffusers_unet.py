@@ -1,0 +1,164 @@
+"""UNets in diffusers' format, with any number of channels in and of blocks.
+
+ComfyUI's own loader knows them by a list of whole shapes, which lacks SD 1.5 with 8 or 12 channels in, SD 2 with 5 or 9
+and SD x4. Here each name is translated on its own, and the result goes to the host as a file of Stability's would.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import comfy.sd
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..comfyui.weights import describe, mean_norm, read_state_dict
+
+NODE = "Load Diffusers UNet"
+# diffusers' name of a module -> Stability's
+OUTSIDE = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "class_embedding.linear_1": "label_emb.0.0",
+    "class_embedding.linear_2": "label_emb.0.2",
+    "class_embedding": "label_emb",  # SD x4: a table of noise levels
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+RESIDUAL = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+# Beside the UNet in a checkpoint: how its noise levels run (CosXL, models with v prediction).
+SAMPLING = ("edm_vpred.sigma_max", "edm_vpred.sigma_min", "v_pred", "ztsnr")
+
+
+def to_stability(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A diffusers UNet's weights under the names of Stability's files. Names that are in no UNet stay as they are."""
+    names = modules(weights)
+
+    def renamed(key: str) -> str:
+        for module, name in names.items():
+            if key.startswith(f"{module}."):
+                inner, _, parameter = key.removeprefix(f"{module}.").rpartition(".")
+                inner = RESIDUAL.get(inner, inner) if ".resnets." in module else inner
+                return ".".join(filter(None, (name, inner, parameter)))
+        return key
+
+    return {renamed(key): weight for key, weight in weights.items()}
+
+
+def modules(keys: Iterable[str]) -> dict[str, str]:
+    """diffusers' name -> Stability's, of every module in a UNet with these keys.
+
+    diffusers counts blocks in each level; Stability counts through all levels, a downsampling as a block of its own and
+    an upsampling as the last part of a block.
+    """
+    present = {key[: end + 1] for key in keys for end, letter in enumerate(key) if letter == "."}
+
+    def count(name: str) -> int:
+        return next(i for i in range(len(present) + 1) if f"{name}.{i}." not in present)
+
+    names, block = dict(OUTSIDE), 1
+    for level in range(count("down_blocks")):
+        down = f"down_blocks.{level}"
+        for i in range(count(f"{down}.resnets")):
+            names[f"{down}.resnets.{i}"] = f"input_blocks.{block}.0"
+            names[f"{down}.attentions.{i}"] = f"input_blocks.{block}.1"
+            block += 1
+        names[f"{down}.downsamplers.0.conv"] = f"input_blocks.{block}.0.op"
+        block += 1
+    block = 0
+    for level in range(count("up_blocks")):
+        up = f"up_blocks.{level}"
+        for i in range(count(f"{up}.resnets")):
+            names[f"{up}.resnets.{i}"] = f"output_blocks.{block}.0"
+            names[f"{up}.attentions.{i}"] = f"output_blocks.{block}.1"
+            block += 1
+        part = 2 if f"{up}.attentions." in present else 1
+        names[f"{up}.upsamplers.0.conv"] = f"output_blocks.{block - 1}.{part}.conv"
+    return names
+
+
+def unet_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
+    """The UNet's part of a file under the names of Stability's files, without prefix.
+
+    Args:
+        weights: All that the file holds, in either format and with any prefix.
+        file: Its name, for messages.
+
+    Raises:
+        ValueError: It holds no whole UNet.
+    """
+    for first, last, time in (
+        ("input_blocks.0.0.weight", "out.2.weight", "time_embed.0.weight"),
+        ("conv_in.weight", "conv_out.weight", "time_embedding.linear_1.weight"),
+    ):
+        for prefix in (key.removesuffix(first) for key in weights if key.endswith(first)):
+            if {prefix + last, prefix + time} <= weights.keys():
+                found = {key.removeprefix(prefix): weights[key] for key in weights if key.startswith(prefix)}
+                found = found if first.startswith("input") else to_stability(found)
+                _refuse_offsets(found, file)
+                return {key: weights[key] for key in SAMPLING if key in weights} | found
+    raise ValueError(f"'{file}' holds no UNet: it is {_other(weights)}")
+
+
+def _refuse_offsets(weights: dict[str, Tensor], file: str) -> None:
+    if mean_norm(weights) <= 0.25:
+        raise ValueError(
+            f"'{file}' holds offsets to a UNet's weights, as IC-Light's files do, and no UNet of its own. "
+            "Load Stable Diffusion 1.5, and add the file to it with the node IC-Light."
+        )
+
+
+def _other(weights: dict[str, Tensor]) -> str:
+    """What a file without a UNet is, and where it goes."""
+    for part, answer in (
+        ("lora", "a LoRA. Put it in models/loras and load it with Load LoRA."),
+        ("control", "a ControlNet. Put it in models/controlnet and load it with Load ControlNet Model."),
+        ("decoder.conv_in.weight", "a VAE. Put it in models/vae and load it with Load VAE."),
+    ):
+        if any(part in key for key in weights):
+            return answer
+    return (
+        f"{describe(weights)}. {NODE} takes diffusion_pytorch_model.safetensors or .bin from a model's folder 'unet'."
+    )
+
+
+def load(path: str | Path, disable_dynamic: bool = False) -> ModelPatcher:
+    """The model of a UNet file, in diffusers' format or in Stability's.
+
+    SD x4 predicts v; others what the host tells from their weights or their file. Memory is the host's to manage.
+
+    Args:
+        disable_dynamic: For the host, which loads the file again where it needs the weights in one piece.
+
+    Raises:
+        ValueError: The file holds no UNet, one of an unknown family, or parts of one.
+    """
+    file = Path(path).name
+    weights = unet_weights(read_state_dict(path), file)
+    names, first = set(weights), weights["input_blocks.0.0.weight"]
+    model = comfy.sd.load_diffusion_model_state_dict(weights, disable_dynamic=disable_dynamic)
+    if model is None:
+        raise ValueError(
+            f"'{file}' is a UNet of no family that ComfyUI knows: {first.shape[1]} channels in and {first.shape[0]} in "
+            "the first level. SD 1.x, 2.x, unCLIP, x4 and SDXL are known."
+        )
+    missing = sorted(model.model.diffusion_model.state_dict().keys() - names)
+    if missing:
+        raise ValueError(
+            f"'{file}' lacks {len(missing)} of the UNet's weights, such as '{missing[0]}'. If the model comes in "
+            "several files ('...-00001-of-00002'), take the one in a single file; otherwise download it again."
+        )
+    model.cached_patcher_init = (load, (path,))
+    return model

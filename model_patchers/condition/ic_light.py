@@ -1,0 +1,246 @@
+"""IC-Light (Zhang, Rao, Agrawala, ICLR 2025): relighting of a foreground, as offsets on the weights of SD 1.5.
+
+W' = pad0(W) + dW for every weight W, where pad0 gives the first convolution 8 channels in (fc, fcon) or 12 (fbc) with
+zeros. With the noisy latent go 0.18215 times the VAE's mean of the foreground, on grey, and for fbc of the background,
+in the prompt's branch and in the negative one's alike.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from comfy.latent_formats import SD15
+from comfy.lora import calculate_shape
+from comfy.model_management import intermediate_device, intermediate_dtype
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from comfy.sd import VAE
+from comfy.utils import unet_to_diffusers
+from node_helpers import conditioning_set_values
+from PIL import Image
+from torch import Tensor
+
+from ..comfyui.kinds import FIRST, Conditioning, expecting, identify, require
+from ..comfyui.weights import describe, mean_norm, read_state_dict
+from ..pixels.images import to_rgb
+from ..pixels.masks import pair
+
+MODEL_NODE, CONDITIONING_NODE = "IC-Light", "IC-Light Conditioning"
+FILES = "iclight_sd15_fc, iclight_sd15_fcon or iclight_sd15_fbc"
+FIRST_CONVOLUTION = FIRST.removeprefix("diffusion_model.")
+MULTIPLE = 64  # of the pictures' sides in pixels
+FULL_SCALE = 255 / 127  # the reference reads 8-bit pixels as x / 127 - 1, so that 127 is exactly 0
+
+
+def signed(image: Tensor) -> Tensor:
+    """Pictures as the reference gives them to its VAE: (B, H, W, C) in [0, 1] -> (B, H, W, 3), 0 = grey."""
+    return to_rgb(image) * FULL_SCALE - 1
+
+
+def on_grey(foreground: Tensor, mask: Tensor | None) -> Tensor:
+    """`signed` foregrounds with grey around them.
+
+    Args:
+        foreground: (B, H, W, C).
+        mask: (B, H, W) or (H, W), 1 = foreground. None: the alpha channel, or all where there is none.
+
+    Raises:
+        ValueError: Nothing is foreground, or the mask does not go with the picture.
+    """
+    if mask is None and foreground.shape[-1] < 4:
+        return signed(foreground)
+    matte, name = (foreground[..., 3], "The alpha channel of foreground") if mask is None else (mask, "foreground_mask")
+    if not matte.any():
+        raise ValueError(
+            f"{name} selects nothing. It has to be white where the subject is; without a mask and an alpha channel all "
+            "of the foreground is relit. Load Image's mask is white where the picture is transparent: invert it."
+        )
+    foreground, matte = pair(foreground, matte, ("foreground", name))
+    return signed(foreground) * matte[..., None]
+
+
+def cover(picture: Tensor, height: int, width: int) -> Tensor:
+    """Scales pictures until they cover height x width (Lanczos) and cuts out their middle, as the reference does.
+
+    Args:
+        picture: (B, H, W, 3), of `signed`. It comes back itself when it has the size.
+    """
+    h, w = picture.shape[1:3]
+    if (h, w) == (height, width):
+        return picture
+    scale = max(width / w, height / h)
+    size = round(w * scale), round(h * scale)
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    planes = [_lanczos(plane, size) for plane in picture.movedim(-1, 1).flatten(0, 1).cpu().numpy()]  # B * 3
+    resized = torch.from_numpy(np.stack(planes)).unflatten(0, (-1, 3)).movedim(1, -1).to(picture)
+    return resized[:, top : top + height, left : left + width].clamp(-1, FULL_SCALE - 1)
+
+
+def _lanczos(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pillow's filter on floats: without its usual rounding to 8 bits, and grey, as 0, stays exactly grey."""
+    return np.asarray(Image.fromarray(plane.astype(np.float32)).resize(size, Image.Resampling.LANCZOS))
+
+
+def offsets(weights: dict[str, Tensor], own: dict[str, Tensor], names: dict[str, str], file: str) -> dict[str, Tensor]:
+    """The offsets in a file, under the model's names for the weights that they belong to.
+
+    Args:
+        weights: The file's, named as in diffusers (the original files) or as in Stability's files, with any prefix.
+        own: The UNet's weights.
+        names: diffusers' name -> the UNet's.
+        file: Its name, for messages.
+
+    Raises:
+        ValueError: The file holds no IC-Light, or one for another network.
+    """
+    found = _renamed(weights, names)
+    if not {FIRST_CONVOLUTION, "time_embed.0.weight"} <= found.keys():
+        raise ValueError(f"'{file}' is no IC-Light model: it holds {describe(weights)}. Choose {FILES}.")
+    channels = found[FIRST_CONVOLUTION].shape[1]
+    if channels not in (8, 12) or mean_norm(found) > 0.25:
+        raise ValueError(
+            f"'{file}' is a whole UNet ({channels} channels in). {MODEL_NODE} adds offsets to an SD 1.5 model: choose "
+            f"{FILES}. A whole UNet is loaded with Load Diffusion Model or Load Diffusers UNet."
+        )
+    for name in sorted(own.keys() | found.keys()):
+        ours, theirs = (tuple(w[name].shape) if name in w else None for w in (own, found))
+        if ours != theirs and name != FIRST_CONVOLUTION:
+            raise ValueError(
+                f"'{file}' does not fit this model: its '{name}' is {theirs or 'missing'}, the model's is "
+                f"{ours or 'missing'}. It was made for another network than this one; IC-Light's own files want "
+                "Stable Diffusion 1.5 or a fine-tune of it."
+            )
+    return found
+
+
+def _renamed(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    """A file's weights without a prefix, and with diffusers' names replaced; nothing if it has no first convolution."""
+    for first in (FIRST_CONVOLUTION, "conv_in.weight"):
+        for key in weights:
+            if key.endswith(first):
+                found = {name.removeprefix(key.removesuffix(first)): weight for name, weight in weights.items()}
+                return {names.get(name, name): weight for name, weight in found.items()}
+    return {}
+
+
+def patch(model: ModelPatcher, path: str | Path) -> ModelPatcher:
+    """A clone of an SD 1.5 model with IC-Light's offsets on its weights.
+
+    They are patches as a LoRA's are: the host adds them when it loads the model and takes them away after, and other
+    patches on the same weights are added to the same sum. They stay in the file's dtype until then.
+
+    Raises:
+        ValueError: The model is of another kind, or the file is no IC-Light.
+    """
+    require(model, {"sd15"}, MODEL_NODE)
+    unet, config = model.model.diffusion_model.state_dict(), model.model.model_config.unet_config
+    found = offsets(read_state_dict(path), unet, unet_to_diffusers(config), Path(path).name)
+    model = model.clone()
+    model.add_patches(
+        {f"diffusion_model.{name}": ("diff", [offset, {"pad_weight": True}]) for name, offset in found.items()}
+    )
+    model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "pentimento_ic_light", _checked)
+    return model
+
+
+def _checked(executor: Callable, model: ModelPatcher, shape: tuple[int, ...], conds: dict, *args: Any, **kwargs: Any):
+    """Around the loading of the model for sampling: refuses what cannot be sampled before anything is computed."""
+    for branch, conditions in conds.items():
+        for condition in conditions:
+            _check_pictures(condition.get("noise_concat"), branch, shape[0])
+    _check_later_patches(model)
+    return executor(model, shape, conds, *args, **kwargs)
+
+
+def _check_pictures(concat: Tensor | None, branch: str, latents: int) -> None:
+    if concat is None:
+        raise ValueError(
+            f"The model is IC-Light's, and the {branch} conditioning holds no foreground. Connect both outputs of "
+            f"{CONDITIONING_NODE} to the sampler, and make other changes of the prompts before it."
+        )
+    if latents % len(concat):
+        raise ValueError(
+            f"{CONDITIONING_NODE} prepared {len(concat)} pictures, and a batch of {latents} latents is sampled. "
+            f"Connect its own latent, or a batch of {len(concat)}, {2 * len(concat)}, {3 * len(concat)} ..."
+        )
+
+
+def _check_later_patches(model: ModelPatcher) -> None:
+    """A LoRA's part for the first convolution finds it with more channels than it knows, and the host drops it."""
+    (weight, _), *_, last = model.get_key_patches(FIRST)[FIRST]
+    if calculate_shape([last], weight, FIRST) == weight.shape:
+        raise ValueError(
+            f"A LoRA or a merge that comes after {MODEL_NODE} changes the first convolution, which {MODEL_NODE} has "
+            f"widened. Put it before {MODEL_NODE}: the sum is the same."
+        )
+
+
+def condition(
+    positive: Conditioning,
+    negative: Conditioning,
+    vae: VAE,
+    foreground: Tensor,
+    background: Tensor | None = None,
+    foreground_mask: Tensor | None = None,
+) -> tuple[Conditioning, Conditioning, dict[str, Tensor]]:
+    """Both prompts with the pictures' latents to concatenate, and an empty latent of the same size.
+
+    Args:
+        foreground: (B, H, W, C). Its sides are rounded to multiples of 64.
+        background: (B, h, w, C), of any size: scaled to cover the foreground. One goes with any number of foregrounds.
+        foreground_mask: (B, H, W) or (H, W), 1 = foreground. Without it an alpha channel tells; else all is foreground.
+
+    Raises:
+        ValueError: Numbers or sizes that do not match, a mask that selects nothing, a VAE of another family.
+    """
+    pictures = [on_grey(foreground, foreground_mask)]
+    if background is not None:
+        pictures.append(signed(background))
+    counts = [len(picture) for picture in pictures]
+    if min(counts) not in (1, max(counts)):
+        raise ValueError(
+            f"background is a batch of {counts[1]} but foreground is a batch of {counts[0]}. "
+            "Connect one of them alone for all of the other, or equally many."
+        )
+    height, width = (max((side + MULTIPLE // 2) // MULTIPLE, 1) * MULTIPLE for side in foreground.shape[1:3])
+    latents = [_encode(vae, cover(picture, height, width)).expand(max(counts), -1, -1, -1) for picture in pictures]
+    size = height // 8, width // 8
+    fits = _takes_foreground if background is None else _takes_background
+    values = {"noise_concat": SD15().process_in(torch.cat(latents, dim=1))}
+    positive, negative = (
+        expecting(conditioning_set_values(prompt, values), {"ic-light"}, CONDITIONING_NODE, size, fits)
+        for prompt in (positive, negative)
+    )
+    empty = torch.zeros(max(counts), 4, *size, device=intermediate_device(), dtype=intermediate_dtype())
+    return positive, negative, {"samples": empty, "downscale_ratio_spacial": 8}
+
+
+def _encode(vae: VAE, picture: Tensor) -> Tensor:
+    """The VAE's mean, unscaled: (B, H, W, 3) of `signed` -> (B, 4, H / 8, W / 8)."""
+    latent = vae.encode((picture + 1) / 2)  # the host's VAE takes [0, 1] and makes it [-1, 1]
+    expected = (4, picture.shape[1] // 8, picture.shape[2] // 8)
+    if tuple(latent.shape[1:]) != expected:
+        raise ValueError(
+            f"vae makes {tuple(latent.shape[1:])} of a picture of {picture.shape[2]} x {picture.shape[1]}, and "
+            f"{CONDITIONING_NODE} needs a latent of {expected}: 4 channels, an eighth of the height and the width. "
+            "Connect Stable Diffusion 1.5's VAE."
+        )
+    return latent
+
+
+def _takes_foreground(model: ModelPatcher) -> None:
+    if identify(model).in_channels != 8:
+        raise ValueError(
+            f"This IC-Light model takes a foreground and a background (12 channels in, fbc), and {CONDITIONING_NODE} "
+            "has no background. Connect one, or choose iclight_sd15_fc or iclight_sd15_fcon."
+        )
+
+
+def _takes_background(model: ModelPatcher) -> None:
+    if identify(model).in_channels != 12:
+        raise ValueError(
+            f"This IC-Light model takes a foreground alone (8 channels in, fc or fcon), and {CONDITIONING_NODE} has a "
+            "background too. Disconnect it, or choose iclight_sd15_fbc."
+        )

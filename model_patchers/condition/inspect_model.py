@@ -1,0 +1,71 @@
+"""What a model is and wants, for people to read."""
+
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+
+from ..comfyui.kinds import Kind, identify
+
+EDIT = {"instruct-pix2pix", "instruct-pix2pix-sdxl", "cosxl-edit"}
+# display name of a node of the family -> the kinds it works with
+NODES = {
+    "InstructPix2Pix Conditioning": EDIT,
+    "InstructPix2Pix Guider": EDIT,
+    "InstructPix2Pix for Any Sampler": EDIT,
+    "unCLIP Encode": {"unclip-l", "unclip-h"},
+    "unCLIP-L Statistics": {"unclip-l"},
+    "SD x4 Conditioning": {"sd-x4"},
+    "SD2 Depth Conditioning": {"sd2-depth"},
+    "IC-Light": {"sd15"},
+    "IC-Light Conditioning": {"ic-light"},
+    "ComfyUI's own InpaintModelConditioning": {"sd15-inpaint", "sd2-inpaint", "sdxl-inpaint"},
+}
+ALIKE = {
+    "instruct-pix2pix": "An IC-Light that was merged into a full model looks the same from here.",
+    "cosxl-edit": "Told from InstructPix2Pix (SDXL) by its noise levels, which not every file of it states.",
+}
+
+
+def report(model: ModelPatcher) -> tuple[str, Kind]:
+    """What the model is, a line for each fact, and its kind."""
+    kind = identify(model)
+    latent = model.model.latent_format
+    sampling = model.get_model_object("model_sampling")
+    facts = {
+        "Kind": kind.title[0].upper() + kind.title[1:],
+        "Channels in": _channels(kind, latent.latent_channels),
+        "Scale of what is concatenated": kind.scale,
+        "Global conditioning": kind.vector or ("none" if kind.name != "other" else ""),
+        "Prediction": kind.prediction,
+        "Noise levels": f"sigma {float(sampling.sigma_min):.4g} to {float(sampling.sigma_max):.4g}",
+        "Latent": f"{latent.latent_channels} channels, x {latent.scale_factor:.6g} inside the model",
+        "Patches": _patches(model),
+        "Nodes for it": ", ".join(node for node, kinds in NODES.items() if kind.name in kinds)
+        or "none in Pentimento/condition",
+        "Note": ALIKE.get(kind.name, ""),
+    }
+    return "\n".join(f"{name}: {fact}" for name, fact in facts.items() if fact), kind
+
+
+def _channels(kind: Kind, latent: int) -> str:
+    if not kind.in_channels:
+        return "not known here"
+    if not kind.concatenated:
+        return str(kind.in_channels)
+    return f"{kind.in_channels} = the noisy latent ({latent}), {kind.concatenated}"
+
+
+def _patches(model: ModelPatcher) -> str:
+    functions = _functions(model.model_options) + _functions(model.wrappers) + _functions(model.callbacks)
+    return (
+        f"weights changed (LoRA and the like) {len(model.patches)}, parts replaced {len(model.object_patches)}, "
+        f"functions added to sampling {functions}"
+    )
+
+
+def _functions(options: Any) -> int:
+    if isinstance(options, dict):
+        return sum(map(_functions, options.values()))
+    if isinstance(options, list):
+        return sum(map(_functions, options))
+    return int(callable(options))

@@ -1,0 +1,66 @@
+"""Stable Diffusion 2 depth: the depth map is the fifth channel that the denoiser sees, next to the latent."""
+
+import torch.nn.functional as F
+from node_helpers import conditioning_set_values
+from torch import Tensor
+
+from ..comfyui.kinds import Conditioning, expecting
+from ..pixels.images import LUMA, to_rgb
+
+NODE = "SD2 Depth Conditioning"
+FLAT = 1e-5  # of the largest depth: resampling a constant picture leaves no more than this
+
+
+def depth_channel(depth: Tensor, height: int, width: int, invert: bool = False) -> Tensor:
+    """The depth as the denoiser wants it: resampled first, then each picture stretched to -1 (far) ... 1 (near).
+
+    `2 (d - min) / (max - min) - 1`, LatentDepth2ImageDiffusion.get_input and scripts/gradio/depth2img.py of Stability's
+    stablediffusion. A picture of one depth has no span to divide by. It becomes -1, as it did in training, where 0.001
+    is added to the span.
+
+    Args:
+        depth: (B, H, W, C), C = 1, 3 or 4, in any units, the nearest largest.
+        height, width: Of the latent.
+        invert: The nearest is the smallest, as in metric depth.
+
+    Returns:
+        (B, 1, height, width), float32.
+    """
+    rgb = to_rgb(depth).float()
+    d = (rgb * rgb.new_tensor(LUMA)).sum(-1)[:, None]  # (B, 1, H, W)
+    d = F.interpolate(d, (height, width), mode="bicubic", align_corners=False)
+    low, high = d.amin((1, 2, 3), keepdim=True), d.amax((1, 2, 3), keepdim=True)
+    span = high - low
+    flat = span <= FLAT * d.abs().amax((1, 2, 3), keepdim=True)
+    d = 2 * (d - low) / span.masked_fill(flat, 1) - 1
+    return (-d if invert else d).masked_fill(flat, -1)
+
+
+def condition(
+    positive: Conditioning, negative: Conditioning, samples: Tensor, depth: Tensor, invert: bool = False
+) -> tuple[Conditioning, Conditioning]:
+    """Both prompts, each with the depth for the latent `samples`, to be sampled by the SD2 depth model only.
+
+    Args:
+        positive, negative: Conditionings.
+        samples: (N, 4, h, w), the latent that will be denoised.
+        depth: (B, H, W, C), one picture for the whole latent or one for each of its N.
+        invert: See `depth_channel`.
+
+    Raises:
+        ValueError: The latent is no picture's, or the numbers do not match.
+    """
+    if samples.ndim != 4:
+        raise ValueError(
+            f"{NODE}: latent has the shape {tuple(samples.shape)}, but the SD2 depth model denoises pictures: "
+            "(batch, 4, height, width). Connect Empty Latent Image or VAE Encode."
+        )
+    if depth.shape[0] not in (1, samples.shape[0]):
+        raise ValueError(
+            f"{NODE}: depth is a batch of {depth.shape[0]} but latent is a batch of {samples.shape[0]}. "
+            "Connect one depth picture for all, or one for each picture of the latent."
+        )
+    size = tuple(samples.shape[2:])
+    values = {"noise_concat": depth_channel(depth, *size, invert)}
+    prompts = (conditioning_set_values(prompt, values) for prompt in (positive, negative))
+    return tuple(expecting(prompt, ("sd2-depth",), NODE, size, pictures=len(depth)) for prompt in prompts)

@@ -1,0 +1,123 @@
+"""Stable Diffusion's x4 upscaler: the small picture, with noise of a known level, is concatenated to the latent."""
+
+import copy
+from functools import partial
+
+import torch
+from comfy import model_management
+from comfy.conds import CONDNoiseShape, CONDRegular
+from comfy.ldm.modules.diffusionmodules.model import Decoder, normal_attention
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import VAE
+from torch import Tensor
+
+from ..comfyui.conditioning import supplying
+from ..comfyui.kinds import Conditioning
+from ..pixels.images import to_rgb
+
+NODE = "SD x4 Conditioning"
+MAX_LEVEL = 350  # max_noise_level in x4-upscaling.yaml; the schedule has 1000
+FACTOR = 4  # pixels to a latent pixel, in each direction: the VAE has levels of ch, 2 ch and 4 ch channels
+WORKSPACE = 1.2  # beside the tensors: what convolutions take to work in, and the allocator's rounding
+AMD = 2.73  # the host's VAE_KL_MEM_RATIO: so much more is taken there
+
+
+def alphas_cumprod() -> Tensor:
+    """abar of the noise on the small picture: LDM's "linear" schedule from 1e-4 to 2e-2, which is linear in sqrt(beta).
+
+    configs/stable-diffusion/x4-upscaling.yaml and ldm's make_beta_schedule. (1000,), float64.
+    """
+    return torch.cumprod(1 - torch.linspace(1e-4**0.5, 2e-2**0.5, 1000, dtype=torch.float64) ** 2, 0)
+
+
+def q_sample(x: Tensor, level: int, noise: Tensor) -> Tensor:
+    """`sqrt(abar_t) x + sqrt(1 - abar_t) noise`, Ho et al. 2020, eq. 4. Level 0 has a little noise too: 0.01."""
+    abar = float(alphas_cumprod()[level])
+    return abar**0.5 * x + (1 - abar) ** 0.5 * noise
+
+
+def condition(
+    positive: Conditioning, negative: Conditioning, image: Tensor, noise_level: int, noise_seed: int
+) -> tuple[Conditioning, Conditioning, Tensor]:
+    """Both prompts, each with the same noised picture and its level, and the empty latent to denoise.
+
+    The latent has the picture's size, and the decoded picture four times that: the host's network takes every size, so
+    nothing is padded and nothing has to be cut off.
+
+    Args:
+        positive, negative: Conditionings.
+        image: (B, H, W, C) in [0, 1], C = 1, 3 or 4; an alpha channel is dropped.
+        noise_level: 0 ... MAX_LEVEL.
+        noise_seed: Of the noise on the picture; the sampler's seed has no say in it.
+
+    Returns:
+        Both conditionings, and zeros (B, 4, H, W).
+    """
+    x = 2 * to_rgb(image).movedim(-1, 1).float() - 1  # (B, 3, H, W)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(noise_seed)).to(x.device)
+    given = partial(supply, q_sample(x, noise_level, noise), noise_level)
+    terms = {"names": ("sd-x4",), "node": NODE, "size": tuple(x.shape[2:]), "pictures": len(x)}
+    positive, negative = (supplying(prompt, given, **terms) for prompt in (positive, negative))
+    return positive, negative, torch.zeros(len(x), 4, *x.shape[2:], device=model_management.intermediate_device())
+
+
+def supply(
+    noised: Tensor, level: int, condition: dict, model: ModelPatcher, device: torch.device
+) -> dict[str, CONDRegular]:
+    """What the denoiser sees beside latent and text: the noised picture (B, 3, H, W) and its level."""
+    y = torch.tensor([level], device=device)
+    return {"c_concat": CONDNoiseShape(noised.to(device)), "y": CONDRegular(y)}
+
+
+def decode_memory(
+    shape: tuple[int, ...], dtype: torch.dtype, ch: int = 128, split: bool = False, workspace: float = WORKSPACE
+) -> float:
+    """What decoding one latent takes beside the weights, in bytes. The host's figure for every KL VAE takes 64 pixels.
+
+    Most is alive in the first block at full size, which goes from 2 ch channels to ch. Of each pixel of the result it
+    holds its input (2 ch), the same normed (2 ch) and the first convolution's result (ch), and the host's loop holds
+    the 4 ch channels that the upsampling began with, 16 times smaller (ch / 4): 5.25 ch elements.
+
+    The attention, at the latent's size, stays below that where it is computed without its matrix (PyTorch, xformers).
+    The host's split attention holds rows of the n x n matrix twice (before and after scaling), and the latent, its
+    normed form, q, k, v and the result (4 ch each). It halves the rows to fit the memory that is free, but only into
+    equal parts, and 128 at most: what counts is what it cannot do without, which is much for an odd n.
+
+    Args:
+        shape: (B, 4, h, w) of the latent. B has no say: the host divides the free memory by this figure.
+        dtype: The VAE's.
+        ch: The decoder's channels at full size.
+        split: The VAE uses the host's split attention (CPU, AMD, Apple).
+        workspace: Factor for what is no tensor.
+    """
+    n = shape[-2] * shape[-1]
+    elements = 5.25 * ch * FACTOR**2 * n
+    if split:
+        parts = min(n & -n, 128)
+        elements = max(elements, 2 * n * n / parts + 6 * 4 * ch * n)
+    return elements * dtype.itemsize * workspace
+
+
+def honest(vae: VAE) -> VAE:
+    """The same VAE with `decode_memory` for the host's estimate; the given one stays as it is.
+
+    Raises:
+        ValueError: Another VAE than the x4 upscaler's.
+    """
+    vae.throw_exception_if_invalid()
+    decoder = getattr(vae.first_stage_model, "decoder", None)
+    factor = vae.spacial_compression_decode()
+    if not isinstance(decoder, Decoder) or factor != FACTOR:
+        raise ValueError(
+            f"{NODE} got in vae a {type(vae.first_stage_model).__name__} that makes {factor} x {factor} pixels of a "
+            f"latent pixel, and needs the x4 upscaler's own VAE, an AutoencoderKL that makes {FACTOR} x {FACTOR}. "
+            "Connect the VAE that comes with x4-upscaler-ema.safetensors, or leave vae empty."
+        )
+    told = copy.copy(vae)
+    told.memory_used_decode = partial(
+        decode_memory,
+        ch=decoder.ch,
+        split=decoder.mid.attn_1.optimized_attention is normal_attention,
+        workspace=WORKSPACE * AMD if model_management.is_amd() else WORKSPACE,
+    )
+    return told

@@ -1,0 +1,67 @@
+"""Maps of how much each pixel may change, from depth pictures, gradients and masks."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..pixels.images import luma
+from ..pixels.masks import blur
+
+
+def check_levels(black: float, white: float) -> None:
+    """
+    Raises:
+        ValueError: They are not in order, or not levels of a picture.
+    """
+    if not 0 <= black < white <= 1:
+        raise ValueError(
+            f"black is {black:g} and white is {white:g}, but black must be below white and both between 0 and 1. "
+            "To swap dark and light, use invert."
+        )
+
+
+def levels(value: Tensor, black: float, white: float, gamma: float) -> Tensor:
+    """The Levels of image editors: ((v - black) / (white - black))^(1 / gamma), v cut at both. Float64 inside."""
+    share = ((value.double() - black) / (white - black)).clamp(0, 1)
+    return (share ** (1 / gamma)).float()
+
+
+def change_map(
+    source: Tensor,
+    black: float,
+    white: float,
+    gamma: float,
+    blur_by: int,
+    invert: bool,
+    callback: Callable[[], None],
+) -> Tensor:
+    """Levels, blur and inversion, in this order.
+
+    Args:
+        source: Pictures (B, H, W, C), of which the luma counts and alpha does not, or masks (B, H, W) or (H, W).
+        black, white: These values and what lies beyond them become 0 and 1.
+        gamma: Above 1 brightens what lies between, below 1 darkens it.
+        blur_by: Radius of the blur in pixels. See `masks.blur`.
+        invert: Swap 0 and 1 in the end.
+        callback: Called after each map.
+
+    Returns:
+        float32 (B, H, W) in [0, 1], 1 = change most.
+
+    Raises:
+        ValueError: black and white are not in order, gamma is not positive or blur is negative.
+    """
+    check_levels(black, white)
+    if gamma <= 0:
+        raise ValueError(f"gamma is {gamma:g} but must be above 0. 1 changes nothing.")
+    if blur_by < 0:
+        raise ValueError(f"blur is {blur_by} px. Give 0 or more.")
+    pictures = source if source.ndim == 4 else source.reshape(-1, *source.shape[-2:])
+    maps = []
+    for picture in pictures:
+        value = luma(picture) if source.ndim == 4 else picture
+        value = blur(levels(value, black, white, gamma), blur_by)
+        maps.append(1 - value if invert else value)
+        callback()
+    return torch.stack(maps)

@@ -1,0 +1,58 @@
+"""Filling holes in pictures from the pictures themselves: no network, no weights."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ..comfyui.progress import Progress
+from ..pixels.images import put_rgb, to_rgb
+from ..pixels.masks import hole_boxes, pair
+from .harmonic import harmonic
+from .patchmatch import depths, patchmatch
+
+METHODS = ["patchmatch", "harmonic"]
+CONTEXT = 4  # how far around a hole pieces may come from, in radii of the largest disc inside the hole ...
+NEAREST = 64  # ... and in pixels at least
+
+
+def fill(image: Tensor, mask: Tensor, method: str, seed: int) -> Tensor:
+    """Fills what is masked, each hole from its own surroundings.
+
+    Args:
+        image: (B, H, W, C), C = 1, 3 or 4.
+        mask: (N, H, W). Everything above 0 is filled.
+        method: One of METHODS.
+        seed: Of patchmatch's random search; the same for every picture and hole, so that none depends on the others.
+
+    Returns:
+        (max(B, N), H, W, C). Outside the mask, the bits of `image`.
+
+    Raises:
+        ValueError: Pictures and masks do not go together (masks.pair).
+    """
+    image, mask = pair(image, mask)
+    hole = mask > 0
+    jobs = [(i, box) for i, pixels in enumerate(hole) for box in hole_boxes(pixels, _context(pixels, method))]
+    progress = Progress(int(hole.sum()))
+    rgb = to_rgb(image).clone()
+    for i, box in jobs:
+        crop, gap = rgb[i][box.slices], hole[i][box.slices]
+        rgb[i][box.slices] = fill_crop(crop, gap, method, seed, progress)
+    return put_rgb(image, rgb, hole)
+
+
+def fill_crop(
+    picture: Tensor, hole: Tensor, method: str, seed: int, callback: Callable[[int], None] | None = None
+) -> Tensor:
+    """One picture (H, W, 3) with its hole, bool (H, W), filled by one of METHODS."""
+    if method == "harmonic":
+        return harmonic(picture, hole, callback)
+    return patchmatch(picture, hole, seed, callback)
+
+
+def _context(hole: Tensor, method: str) -> int:
+    """Pixels around each hole that filling it looks at, so that the work grows with the hole and not the picture."""
+    if method == "harmonic" or hole.all():
+        return 1
+    radii = [float(depths(hole[box.slices]).max()) for box in hole_boxes(hole, 1)]
+    return max(NEAREST, round(CONTEXT * max(radii, default=0)))

@@ -1,0 +1,233 @@
+"""The text encoder of ELLA: flan-t5-xl's encoder as a CLIP of the host, from any of the files it comes in.
+
+The host's own loader takes such a file for the encoder of AuraFlow, which is built otherwise, and computes in float32,
+which gives other features than those that ELLA was trained on (see arch/t5_fp16.py).
+"""
+
+import logging
+import re
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.ops
+import comfy.sd
+import torch
+from comfy import sd1_clip
+from comfy.text_encoders import t5
+from torch import Tensor
+
+from ..arch.t5_fp16 import T5, arithmetic
+from ..comfyui.weights import describe, read_state_dict
+
+PRECISIONS = {"fp16 (as trained)": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}
+TOKENIZER = Path(t5.__file__).parent / "t5_tokenizer"
+NAME = "t5xl"  # of the encoder among the host's
+VOCABULARY = 32128  # of T5 and FLAN-T5; the multilingual ones have others
+SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\..+)")
+BIAS_KEY = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
+SHARED_KEYS = ("shared.weight", "encoder.embed_tokens.weight")  # one matrix under two names
+KINDS = {
+    "model.diffusion_model.": "a checkpoint of a diffusion model",
+    "text_model.encoder.layers.": "a CLIP text encoder",
+    "transformer.resblocks.": "a CLIP text encoder",
+    "decoder.block.": "the decoder of a T5",
+    "model.layers.": "a language model",
+}
+NEEDED = "Load T5 for ELLA needs flan-t5-xl, its encoder alone or whole. Choose that file."
+
+
+# The tokenizer
+
+
+class Tokenizer:
+    """T5's own, with the host's files. Weights and embeddings are not read: parentheses are letters like others.
+
+    Attributes:
+        for_ella: Tells this text encoder from others.
+    """
+
+    for_ella = True
+
+    def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
+        from transformers import T5TokenizerFast  # as late as this, so that loading the pack stays fast
+
+        self.tokenizer = T5TokenizerFast.from_pretrained(TOKENIZER)
+
+    def tokenize_with_weights(
+        self, text: str, return_word_ids: bool = False, length: int | None = None, **options: Any
+    ) -> dict[str, list[list[tuple]]]:
+        """The tokens of a text and </s>, in the host's form.
+
+        Args:
+            text: Any.
+            return_word_ids: Adds to each token the number of its word from 1 on; 0 for tokens of no word.
+            length: Longer texts are cut to so many tokens, </s> included, and shorter ones padded; None: neither.
+            options: The host's, for other tokenizers.
+        """
+        sized = {"max_length": length, "truncation": True, "padding": "max_length"} if length else {}
+        found = self.tokenizer(text, verbose=False, **sized)
+        tokens = [(token, 1.0) for token in found["input_ids"]]
+        if return_word_ids:
+            words = (0 if word is None else word + 1 for word in found.word_ids())
+            tokens = [(*token, word) for token, word in zip(tokens, words, strict=True)]
+        return {NAME: [tokens]}
+
+    def untokenize(self, pairs: list[tuple]) -> list[tuple]:
+        return [(pair, self.tokenizer.convert_ids_to_tokens(pair[0])) for pair in pairs]
+
+    def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
+        return self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+
+# The encoder
+
+
+class Encoder(sd1_clip.SDClipModel):
+    """T5's last hidden states. Padding is hidden from the other tokens, and its own rows stay as they come."""
+
+    def __init__(self, config: dict[str, Any], compute: torch.dtype, **options: Any) -> None:
+        super().__init__(
+            textmodel_json_config=config,
+            model_class=partial(T5, compute=compute),
+            special_tokens={"end": 1, "pad": 0},
+            enable_attention_masks=True,
+            **options,
+        )
+
+
+def shards(path: Path) -> list[Path]:
+    """All the files of a model that is cut into several, of which this is one; the file itself if it is not.
+
+    Raises:
+        ValueError: Not all are there.
+    """
+    if not (parts := SHARD.fullmatch(path.name)):
+        return [path]
+    start, _, count, suffix = parts.groups()
+    found = [path.with_name(f"{start}{i:05}-of-{count}{suffix}") for i in range(1, int(count) + 1)]
+    if missing := [file.name for file in found if not file.exists()]:
+        raise ValueError(
+            f"'{path.name}' is one of {int(count)} files of a model, and beside it there is no "
+            f"{' and no '.join(repr(name) for name in missing)}. Put all of them in one folder and choose the first."
+        )
+    return found
+
+
+def encoder_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
+    """The encoder's tensors under the names that T5 has for them; a decoder is left out.
+
+    Args:
+        weights: As from read_state_dict.
+        file: The name to use in messages.
+
+    Raises:
+        ValueError: This is another network.
+    """
+    bias = BIAS_KEY.format(0)
+    prefix = next((key.removesuffix(bias) for key in weights if f".{key}".endswith(f".{bias}")), None)
+    if prefix is None:
+        kind = next((kind for part, kind in KINDS.items() if any(part in key for key in weights)), None)
+        raise ValueError(f"'{file}' holds {kind or describe(weights)}. {NEEDED}")
+    named = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    if BIAS_KEY.format(1) in named:
+        raise ValueError(
+            f"'{file}' holds a T5 with position biases in every block (UMT5, or the Pile-T5 of AuraFlow). {NEEDED}"
+        )
+    found = {key: value for key, value in named.items() if key.startswith("encoder.") and key not in SHARED_KEYS}
+    shared = next((named[key] for key in SHARED_KEYS if key in named), None)
+    if shared is None:
+        return found
+    if len(shared) != VOCABULARY:
+        raise ValueError(
+            f"'{file}' holds a T5 of {len(shared)} tokens, a multilingual one for example; FLAN-T5 has "
+            f"{VOCABULARY}. {NEEDED}"
+        )
+    return found | {SHARED_KEYS[0]: shared}
+
+
+def config_of(weights: dict[str, Tensor]) -> dict[str, Any]:
+    """What the host's t5_config_*.json would say, told from an encoder's tensors."""
+    block = "encoder.block.0.layer."
+    gated = f"{block}1.DenseReluDense.wi_0.weight" in weights
+    heads = weights[BIAS_KEY.format(0)].shape[1]
+    inner, width = weights[f"{block}0.SelfAttention.q.weight"].shape
+    return {
+        "model_type": "t5",
+        "d_model": width,
+        "d_kv": inner // heads,
+        "d_ff": len(weights[f"{block}1.DenseReluDense.{'wi_0' if gated else 'wi'}.weight"]),
+        "num_heads": heads,
+        "num_layers": 1 + max(int(key.split(".")[2]) for key in weights if key.startswith("encoder.block.")),
+        "is_gated_act": gated,
+        "dense_act_fn": "gelu_pytorch_tanh" if gated else "relu",
+        "vocab_size": VOCABULARY,
+    }
+
+
+def check(weights: dict[str, Tensor], config: dict[str, Any], file: str) -> None:
+    """
+    Raises:
+        ValueError: These are not the tensors of a T5 encoder of these sizes.
+    """
+    expected = T5(config, None, "meta", comfy.ops.manual_cast, torch.float32).state_dict()
+    if missing := expected.keys() - weights.keys():
+        raise ValueError(
+            f"'{file}' is an incomplete T5: it lacks {len(missing)} tensors such as '{min(missing)}'. Download it "
+            "again; if it is one file of several, keep their names (...-00001-of-00002.safetensors)."
+        )
+    wrong = [key for key in weights if key not in expected or weights[key].shape != expected[key].shape]
+    if wrong:
+        raise ValueError(
+            f"'{file}' is a T5 with {len(wrong)} tensors that T5's encoder does not have so, such as '{wrong[0]}': "
+            f"it may be quantized. {NEEDED}"
+        )
+
+
+def load(path: str | Path, precision: str) -> comfy.sd.CLIP:
+    """A T5 encoder of any size; which, is told from its tensors.
+
+    Its features are `clip.encode_from_tokens(clip.tokenize(text, length=...))`, float32 (1, n, d_model).
+
+    Args:
+        path: One file, or one of several in the same folder.
+        precision: One of PRECISIONS: of the arithmetic. The weights are kept in it too; for fp32 as they are.
+
+    Raises:
+        ValueError: A file cannot be read or is missing, or this is no T5 that FLAN-T5's tokens are for.
+    """
+    path = Path(path)
+    weights = {key: value for file in shards(path) for key, value in read_state_dict(file).items()}
+    weights = encoder_weights(weights, path.name)  # frees the decoder
+    return build(weights, PRECISIONS[precision], path.name)
+
+
+def build(weights: dict[str, Tensor], compute: torch.dtype, file: str) -> comfy.sd.CLIP:
+    """The host's CLIP of an encoder's tensors, as from encoder_weights.
+
+    Raises:
+        ValueError: The encoder is incomplete or quantized.
+    """
+    if compute == torch.bfloat16:
+        logging.warning(
+            "Load T5 for ELLA: in bf16, T5 gives ELLA other features than those it was trained on, and other pictures."
+        )
+    dtype = compute
+    if compute == torch.float32:
+        dtype = max((value.dtype for value in weights.values()), key=lambda dtype: dtype.itemsize)
+    weights = {key: value.to(dtype) for key, value in weights.items()}
+    config = config_of(weights)
+    check(weights, config, file)
+    target = SimpleNamespace(
+        clip=sd1_clip.SD1ClipModel,
+        tokenizer=Tokenizer,
+        params={"name": NAME, "clip_model": Encoder, "config": config, "compute": compute},
+    )
+    parameters = sum(value.numel() for value in weights.values())
+    clip = comfy.sd.CLIP(target, parameters=parameters, state_dict=[weights], model_options={"dtype": dtype})
+    clip.patcher.set_model_compute_dtype(arithmetic(compute, clip.patcher.load_device))
+    return clip

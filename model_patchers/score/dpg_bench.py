@@ -1,0 +1,215 @@
+"""DPG-Bench, the benchmark of ELLA's paper (arXiv 2403.05135, section 4): its prompts, picture files and scores.
+
+The prompts and the questions come from the folder dpg_bench of github.com/TencentQQGYLab/ELLA (Apache-2.0). Who answers
+the questions is up to the caller; the published scores have mPLUG-large answer them.
+
+    prompts = load_prompts("dpg_bench/prompts")
+    for name, text in prompts.items():
+        save("pictures", name, four_pictures_of(text))
+    scores = evaluate("pictures", load_questions("dpg_bench/dpg_bench.csv"), answer)
+"""
+
+import csv
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean
+
+from PIL import Image
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One row of the CSV."""
+
+    id: int  # proposition_id
+    parents: tuple[int, ...]  # dependency without 0, which means none
+    category: str  # of the second level, "entity - whole": the tuple up to its parenthesis
+    text: str  # question_natural_language
+
+
+@dataclass
+class Scores:
+    """In percent, as the paper prints them."""
+
+    total: float  # the mean over the items
+    items: dict[str, float]  # the mean over an item's questions and its four pictures
+    level1: dict[str, float]  # the mean over the questions: entity, attribute, relation, global, other
+    level2: dict[str, float]  # "entity - whole" and so on
+    failed: dict[str, str] = field(default_factory=dict)  # what was left out, and why
+
+
+Questions = Mapping[int, Question]  # an item's, by id, in the order of the file
+Answerer = Callable[[Image.Image, str], str]
+
+
+def load_prompts(folder: str | Path) -> dict[str, str]:
+    """{name: text} of the folder's .txt files, 1,065 of them as published.
+
+    Raises:
+        FileNotFoundError: There are none.
+    """
+    prompts = {path.stem: path.read_text("utf-8").strip() for path in sorted(Path(folder).glob("*.txt"))}
+    if not prompts:
+        raise FileNotFoundError(f"{folder} holds no .txt files; it should be the folder dpg_bench/prompts of ELLA.")
+    return prompts
+
+
+def grid(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Four pictures as one: the first and second above the third and fourth.
+
+    Raises:
+        ValueError: They are not four squares of one size, as the evaluation needs them.
+    """
+    sizes = [picture.size for picture in pictures]
+    side = sizes[0][0] if sizes else 0
+    if sizes != [(side, side)] * 4:
+        raise ValueError(f"DPG-Bench takes four square pictures of one size for each prompt; these are {sizes}.")
+    whole = Image.new("RGB", (2 * side, 2 * side))
+    for picture, corner in zip(pictures, _corners(side), strict=True):
+        whole.paste(picture, corner)
+    return whole
+
+
+def crops(whole: Image.Image) -> list[Image.Image]:
+    """The four pictures of a `grid`, in their order.
+
+    Raises:
+        ValueError: It is no square of an even side.
+    """
+    side = whole.width // 2
+    if whole.size != (2 * side, 2 * side):
+        raise ValueError(f"A grid of 2 x 2 squares was expected, and this picture is {whole.width} x {whole.height}.")
+    return [whole.crop((left, top, left + side, top + side)) for left, top in _corners(side)]
+
+
+def _corners(side: int) -> list[tuple[int, int]]:
+    return [(0, 0), (side, 0), (0, side), (side, side)]
+
+
+def save(folder: str | Path, name: str, pictures: Sequence[Image.Image]) -> Path:
+    """Writes a prompt's `grid` where the published evaluation looks for it: under the prompt's name, without loss."""
+    path = Path(folder) / f"{name}.png"
+    grid(pictures).save(path)
+    return path
+
+
+def load_questions(file: str | Path, *, skip_first_row: bool = True) -> dict[str, dict[int, Question]]:
+    """{name of the prompt: its questions} of dpg_bench.csv.
+
+    Args:
+        file: With the columns item_id, proposition_id, dependency, tuple and question_natural_language. An item whose
+            rows stand apart has those of the last place, as published.
+        skip_first_row: As published: a question is lost, and if others depend on it, its item cannot be scored and
+            counts as failed (partiprompts97, github.com/TencentQQGYLab/ELLA/issues/61). False reads all rows.
+    """
+    with Path(file).open(encoding="utf-8-sig", newline="") as opened:
+        rows = list(csv.DictReader(opened))[skip_first_row:]
+    return {
+        name: {question.id: question for question in map(_question, of_item)}
+        for name, of_item in groupby(rows, key=lambda row: row["item_id"])
+    }
+
+
+def _question(row: dict[str, str]) -> Question:
+    return Question(
+        int(row["proposition_id"]),
+        tuple(parent for parent in map(int, row["dependency"].split(",")) if parent),
+        row["tuple"].split("(")[0].strip(),
+        row["question_natural_language"],
+    )
+
+
+def answered(picture: Image.Image, questions: Questions, answer: Answerer) -> dict[int, float]:
+    """{question: 1 where the answer is "yes", to the letter, else 0}."""
+    return {question.id: float(answer(picture, question.text) == "yes") for question in questions.values()}
+
+
+def zeroed(raw: Mapping[int, float], questions: Questions) -> dict[int, float]:
+    """The scores with 0 for each question one of whose parents has 0.
+
+    In the order of the file, so that a zero passes on to those below; to a child that stands above its parent there
+    comes only what the parent was answered.
+
+    Raises:
+        ValueError: A parent is not among the questions.
+    """
+    scores = dict(raw)
+    for question in questions.values():
+        if missing := set(question.parents) - set(scores):
+            raise ValueError(
+                f"Question {question.id} depends on question {min(missing)}, which is not there. If it is the CSV's "
+                "first row, load_questions(..., skip_first_row=False) reads it."
+            )
+        if any(scores[parent] == 0 for parent in question.parents):
+            scores[question.id] = 0.0
+    return scores
+
+
+def evaluate(
+    folder: str | Path,
+    questions: Mapping[str, Questions],
+    answer: Answerer,
+    *,
+    last_crop_categories: bool = True,
+    skip_failures: bool = True,
+) -> Scores:
+    """The scores of a folder of grids. With every keyword as it is, those that the published script prints.
+
+    Args:
+        folder: Pictures as `save` writes them; what is no picture is passed over.
+        questions: From `load_questions`.
+        answer: (picture, question) -> "yes" or anything else.
+        last_crop_categories: As published: the categories see the fourth picture only, and its answers as they were
+            given (github.com/TencentQQGYLab/ELLA/issues/60). False: all four, zeroed as for the total.
+        skip_failures: As published: pictures that cannot be read or have no questions, items without a picture and
+            errors of `answer` are left out of the mean. False raises them.
+
+    Raises:
+        ValueError: Nothing could be scored; or, without skip_failures, an item has no picture.
+    """
+    items, failed, categories = {}, {}, defaultdict(list)
+    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in PICTURES)
+    for path in paths:
+        name = path.name.split(".")[0]
+        try:
+            items[name], of_item = _item(path, questions[name], answer, last_crop_categories)
+        except Exception as error:
+            if not skip_failures:
+                raise
+            failed[name] = f"{type(error).__name__}: {error}"
+            continue
+        for category, values in of_item.items():
+            categories[category] += values
+    for name in sorted(questions.keys() - items.keys() - failed.keys()):
+        failed[name] = "It has no picture."
+        if not skip_failures:
+            raise ValueError(f"{folder} has no picture for {name}.")
+    if not items:
+        raise ValueError(f"No picture of {folder} could be scored: {failed}")
+    level1 = defaultdict(list)
+    for category, values in categories.items():
+        level1[category.split("-")[0].strip()] += values
+    return Scores(100 * fmean(items.values()), _percent(items), _percent(level1), _percent(categories), failed)
+
+
+def _item(
+    path: Path, questions: Questions, answer: Answerer, last_crop_categories: bool
+) -> tuple[float, dict[str, list[float]]]:
+    """An item's score, and what it adds to each category of the second level."""
+    with Image.open(path) as whole:
+        raw = [answered(crop, questions, answer) for crop in crops(whole)]
+    final = [zeroed(scores, questions) for scores in raw]
+    categories = defaultdict(list)
+    for scores in raw[-1:] if last_crop_categories else final:
+        for question, score in scores.items():
+            categories[questions[question].category].append(score)
+    return fmean(fmean(scores.values()) for scores in final), categories
+
+
+def _percent(values: Mapping[str, float | list[float]]) -> dict[str, float]:
+    return {name: 100 * (fmean(value) if isinstance(value, list) else value) for name, value in sorted(values.items())}

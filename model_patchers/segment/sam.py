@@ -1,0 +1,492 @@
+"""SAM: pictures segmented by points, boxes and masks. Kirillov et al. 2023, "Segment Anything"
+(github.com/facebookresearch/segment-anything, Apache-2.0); MobileSAM, Zhang et al. 2023; SAM-HQ, Ke et al. 2023.
+
+An image encoder, which is big, looks at a picture once; a prompt encoder and a mask decoder, which are small, answer
+each prompt from the embedding it made. Embeddings are kept, so that another click costs a decoder pass alone.
+"""
+
+import hashlib
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import comfy.model_patcher
+import comfy.ops
+import numpy as np
+import torch
+import torch.nn.functional as F
+from comfy import model_management
+from comfy.patcher_extension import CallbacksMP
+from PIL import Image
+from torch import Tensor, nn
+
+from ..arch import sam_decoder, sam_vit, tiny_vit
+from ..arch.sam_decoder import BOTTOM_RIGHT, NEGATIVE, NOTHING, POSITIVE, TOP_LEFT, MaskDecoder, PromptEncoder, Prompts
+from ..arch.sam_hq import HQMaskDecoder
+from ..comfyui.points import Point
+from ..comfyui.progress import Progress
+from ..comfyui.weights import describe, read_state_dict
+from ..pixels.images import to_rgb
+from ..pixels.masks import Box, pair
+
+PRECISIONS = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CHOICES = ["auto", "best", "1", "2", "3", "all"]
+MEAN, SPREAD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, of levels from 0 to 255
+SURE = 10.0  # the logit of a mask prompt's 1
+KEEP = 256 * 2**20  # bytes of embeddings: 64 pictures, 21 of SAM-HQ's
+
+Step = Callable[..., None]
+
+
+def no_step(steps: int = 1) -> None:
+    """For callers who do not want to know how far it is."""
+
+
+# The frame: the square that the picture is resized to fit, at its top left.
+
+
+def frame_size(height: int, width: int, frame: int) -> tuple[int, int]:
+    """The picture's height and width when its longer side is `frame`, rounded as segment-anything does."""
+    scale = frame / max(height, width)
+    return int(height * scale + 0.5), int(width * scale + 0.5)
+
+
+def to_levels(image: Tensor) -> np.ndarray:
+    """(H, W, C) in [0, 1], any C -> uint8 (H, W, 3) on the CPU, as a picture file has it."""
+    return (to_rgb(image) * 255).round().clamp(0, 255).to("cpu", torch.uint8).contiguous().numpy()
+
+
+def preprocess(levels: np.ndarray, frame: int) -> Tensor:
+    """What the image encoder is shown: resized by PIL as in segment-anything, normalised, and only then filled with 0.
+
+    Args:
+        levels: uint8 (H, W, 3).
+        frame: The frame's side.
+
+    Returns:
+        float32 (1, 3, frame, frame) on the CPU.
+    """
+    height, width = frame_size(*levels.shape[:2], frame)
+    resized = Image.fromarray(levels).resize((width, height), Image.Resampling.BILINEAR)
+    x = (torch.from_numpy(np.array(resized)).float() - torch.tensor(MEAN)) / torch.tensor(SPREAD)
+    return F.pad(x.movedim(-1, 0)[None], (0, frame - width, 0, frame - height))
+
+
+def postprocess(logits: Tensor, height: int, width: int, frame: int) -> Tensor:
+    """The decoder's logits at the picture's size: to the frame, cut, to the picture.
+
+    Args:
+        logits: (P, n, h, w).
+        height, width: The picture's.
+        frame: The frame's side.
+
+    Returns:
+        (P, n, height, width). A mask is what lies above 0.
+    """
+    rows, columns = frame_size(height, width, frame)
+    logits = F.interpolate(logits, (frame, frame), mode="bilinear", align_corners=False)[..., :rows, :columns]
+    return F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
+
+
+def mask_logits(mask: Tensor, frame: int, cells: int) -> Tensor:
+    """A mask prompt as the decoder's logits: -10 where the mask is 0, 10 where it is 1, linear between.
+
+    The reference feeds back its own logits and knows no masks; this is SAM 2's scale for given masks. The geometry is
+    postprocess's in reverse: resized into the frame, the frame filled with 0, each cell the mean of its pixels.
+
+    Args:
+        mask: (H, W) in [0, 1], of the picture's size.
+        frame: The frame's side.
+        cells: The side of the decoder's masks.
+
+    Returns:
+        (1, 1, cells, cells)
+    """
+    rows, columns = frame_size(*mask.shape, frame)
+    x = F.interpolate(mask[None, None].float(), (rows, columns), mode="bilinear", antialias=True)
+    x = F.pad(x, (0, frame - columns, 0, frame - rows))
+    return F.avg_pool2d(x, frame // cells) * (2 * SURE) - SURE
+
+
+# Prompts and answers
+
+
+def split_prompts(positive: list[Point], boxes: list[Box]) -> list[tuple[list[Point], Box | None]]:
+    """The prompts for one picture, as positive points and a box, whose answers together are its mask.
+
+    The decoder takes one box at a time. With several, each makes a prompt of its own with the points inside it, and
+    the points that lie in no box make one more.
+    """
+    if len(boxes) < 2:
+        return [(positive, boxes[0] if boxes else None)]
+    prompts = [([point for point in positive if _holds(box, point)], box) for box in boxes]
+    free = [point for point in positive if not any(_holds(box, point) for box in boxes)]
+    return prompts + ([(free, None)] if free else [])
+
+
+def _holds(box: Box, point: Point) -> bool:
+    return box.x <= point[0] <= box.x + box.width and box.y <= point[1] <= box.y + box.height
+
+
+def prompt_tokens(
+    positive: list[Point], negative: list[Point], box: Box | None, height: int, width: int, frame: int
+) -> tuple[Tensor, Tensor]:
+    """One prompt in the frame: coordinates (1, N, 2) and labels (1, N), in segment-anything's order.
+
+    Points without a box are followed by one that stands for nothing; a mask alone has no tokens.
+    """
+    points, labels = [*positive, *negative], [POSITIVE] * len(positive) + [NEGATIVE] * len(negative)
+    if box is not None:
+        points += [(box.x, box.y), (box.x + box.width, box.y + box.height)]
+        labels += [TOP_LEFT, BOTTOM_RIGHT]
+    rows, columns = frame_size(height, width, frame)
+    scale = np.array([columns / width, rows / height])
+    coords = torch.from_numpy((np.array(points).reshape(-1, 2) * scale).astype(np.float32))
+    if points and box is None:
+        coords, labels = F.pad(coords, (0, 0, 0, 1)), [*labels, NOTHING]
+    return coords[None], torch.tensor([labels], dtype=torch.long)
+
+
+def choose(scores: Tensor, tokens: int, choice: str) -> Tensor:
+    """Which of the decoder's masks are the answer.
+
+    Args:
+        scores: (P, masks). Mask 0 is the answer to an unambiguous prompt, the others are those to an ambiguous one.
+        tokens: How many a prompt has, the one that stands for nothing included.
+        choice: One of CHOICES. auto is `select_masks` of segment-anything's ONNX model: up to two tokens (a click, or
+            a box) take the best of the three, more take mask 0. best is the best of the three. all is all three.
+
+    Returns:
+        Indices (P, 1), for all (P, 3).
+    """
+    if choice == "all":
+        return torch.arange(1, scores.shape[1], device=scores.device).expand(len(scores), -1)
+    if choice in ("1", "2", "3"):
+        return scores.new_full((len(scores), 1), int(choice), dtype=torch.long)
+    single = 1000 * (tokens - 2.5) if choice == "auto" else -torch.inf
+    bonus = torch.tensor([single] + [0.0] * (scores.shape[1] - 1), device=scores.device)
+    return (scores + bonus).argmax(1, keepdim=True)
+
+
+def answer(
+    decode: Callable[[Prompts], tuple[Tensor, Tensor]], prompt: Prompts, choice: str, refine_iterations: int
+) -> tuple[Tensor, Tensor]:
+    """The chosen masks for one prompt, each fed back `refine_iterations` times as the mask of the same prompt.
+
+    Args:
+        decode: P prompts -> logits (P, masks, h, w) and scores (P, masks).
+        prompt: P = 1.
+        choice: As for `choose`; in every pass alike.
+
+    Returns:
+        Logits (k, h, w) and scores (k,), k = 3 where the choice is all, else 1.
+    """
+    (logits,), (scores,) = decode(prompt)
+    chosen = choose(scores[None], prompt.labels.shape[1], choice)[0]  # (k,)
+    logits, scores, k = logits[chosen], scores[chosen], len(chosen)
+    again = torch.arange(k, device=chosen.device)
+    for _ in range(refine_iterations):
+        coords, labels = prompt.coords.expand(k, -1, -1), prompt.labels.expand(k, -1)
+        logits, scores = decode(Prompts(coords, labels, logits[:, None]))
+        chosen = chosen if choice == "all" else choose(scores, labels.shape[1], choice)[:, 0]
+        logits, scores = logits[again, chosen], scores[again, chosen]
+    return logits, scores
+
+
+# Embeddings
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What the encoder made of one picture, on the intermediate device.
+
+    Attributes:
+        features: float32 (1, C, grid, grid).
+        detail: What SAM-HQ's decoder wants besides, (1, C / 8, 4 * grid, 4 * grid).
+        height, width: The picture's.
+    """
+
+    features: Tensor
+    detail: Tensor | None
+    height: int
+    width: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.features.nbytes + (0 if self.detail is None else self.detail.nbytes)
+
+
+class EmbeddingCache:
+    """The embeddings used last, by the content of their pictures, in at most `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.kept: OrderedDict[bytes, Embedding] = OrderedDict()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(embedding.nbytes for embedding in self.kept.values())
+
+    def get(self, key: bytes) -> Embedding | None:
+        if embedding := self.kept.get(key):
+            self.kept.move_to_end(key)
+        return embedding
+
+    def put(self, key: bytes, embedding: Embedding) -> None:
+        self.kept[key] = embedding
+        while self.nbytes > self.limit:
+            self.kept.popitem(last=False)
+
+    def on_detach(self, patcher: comfy.model_patcher.ModelPatcher, unpatch_all: bool) -> None:
+        """Follows the model out of memory. The host also detaches a model to load it, and then unpatches nothing."""
+        if unpatch_all:
+            self.kept.clear()
+
+
+def content_key(levels: np.ndarray) -> bytes:
+    """Equal for equal pictures: a hash of the size and the levels (H, W, 3)."""
+    return hashlib.blake2b(np.ascontiguousarray(levels), digest_size=16, person=b"%dx%d" % levels.shape[:2]).digest()
+
+
+# The model
+
+
+class Network(nn.Module):
+    """The three parts, with the names of the published state dicts.
+
+    Args:
+        weights: Of a whole SAM, as from sam_weights. They give the shapes.
+        device: Where it is made.
+        dtype: Of the image encoder; the rest is float32.
+    """
+
+    def __init__(self, weights: dict[str, Tensor], device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        ops = comfy.ops.manual_cast
+        encoder = {k.removeprefix("image_encoder."): v for k, v in weights.items() if k.startswith("image_encoder.")}
+        arch = tiny_vit if "patch_embed.seq.0.c.weight" in encoder else sam_vit
+        self.image_encoder = arch.ImageEncoder(arch.Config.of(encoder), ops, device, dtype)
+        frame, grid, early = self.image_encoder.frame, self.image_encoder.grid, self.image_encoder.early_width
+        config = sam_decoder.Config.of(weights)
+        self.prompt_encoder = PromptEncoder(config, grid, frame, ops, device, torch.float32)
+        if "mask_decoder.hf_token.weight" in weights:
+            self.mask_decoder = HQMaskDecoder(config, early, ops, device, torch.float32)
+        else:
+            self.mask_decoder = MaskDecoder(config, ops, device, torch.float32)
+
+
+class SAM:
+    """A SAM under the host's memory management, and the embeddings of the pictures it saw last.
+
+    The embeddings go when the host unloads the model, or with this object.
+
+    Args:
+        weights: As from sam_weights.
+        file: The name to use in messages.
+        precision: One of PRECISIONS, of the image encoder.
+        keep: Bytes of embeddings to keep.
+    """
+
+    def __init__(self, weights: dict[str, Tensor], file: str, precision: str = "auto", keep: int = KEEP) -> None:
+        device, offload_device = model_management.get_torch_device(), model_management.unet_offload_device()
+        self.dtype = PRECISIONS[precision] or (
+            torch.bfloat16 if model_management.should_use_bf16(device) else torch.float32
+        )
+        self.network = Network(weights, offload_device, self.dtype).eval()
+        encoder = self.network.image_encoder
+        self.frame, self.grid, self.steps = encoder.frame, encoder.grid, encoder.steps
+        self.patcher = comfy.model_patcher.CoreModelPatcher(self.network, device, offload_device)
+        self.cache = EmbeddingCache(keep)
+        self.patcher.add_callback(CallbacksMP.ON_DETACH, self.cache.on_detach)
+        self._fill(weights, file)
+
+    def _fill(self, weights: dict[str, Tensor], file: str) -> None:
+        weights = {k: v.to(self.dtype if k.startswith("image_encoder.") else torch.float32) for k, v in weights.items()}
+        missing, extra = self.network.load_state_dict(weights, strict=False, assign=self.patcher.is_dynamic())
+        missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+        extra = [key for key in extra if not re.match(UNUSED, key)]
+        if missing:
+            raise ValueError(
+                f"'{file}' is an incomplete SAM: it lacks {len(missing)} tensors such as '{missing[0]}'. "
+                "Download it again."
+            )
+        if extra:
+            raise ValueError(
+                f"'{file}' is a SAM with {len(extra)} tensors that no SAM here has, such as '{extra[0]}'. {NEEDED}"
+            )
+        if self.dtype == torch.float16 and self.network.image_encoder.early_width >= 1280:
+            logging.warning(
+                "'%s' is a ViT-H, which gives garbage in fp16 (segment-anything#540). Choose bf16 or fp32.", file
+            )
+
+    def load(self, prompts: int = 1) -> None:
+        """Has the host load the model, with room for so many prompts at once; `embed` and `decode` need it there."""
+        memory = max(self._encoder_memory(), prompts * self._prompt_memory())
+        model_management.load_models_gpu([self.patcher], memory_required=memory)
+
+    def _prompt_memory(self) -> int:
+        """Bytes that the decoder needs for a prompt: each has embeddings of its own. Five at a time were seen."""
+        channels = self.network.mask_decoder.iou_token.weight.shape[1]
+        return 5 * 4 * self.grid**2 * channels
+
+    def _encoder_memory(self) -> int:
+        """Bytes that the encoder needs besides its weights: the attention bias that is spread out at a time, once more
+        in the form that the GPU's kernel wants, and the widest activations. On a CPU ViT-B was seen to need 290 MB."""
+        activations = 16 * self.grid**2 * self.network.image_encoder.early_width
+        return self.dtype.itemsize * (2 * sam_vit.BIG_PIECE + activations)
+
+    def embed(self, levels: np.ndarray, step: Step = no_step) -> Embedding:
+        """The embedding of a picture, from the cache if it was seen before.
+
+        Args:
+            levels: uint8 (H, W, 3), as from to_levels.
+            step: Called with a number of steps done; they add up to `steps`.
+        """
+        key = content_key(levels)
+        if embedding := self.cache.get(key):
+            step(self.steps)
+            return embedding
+        x = preprocess(levels, self.frame).to(self.patcher.load_device, self.dtype)
+        features, early = self.network.image_encoder(x, step)
+        features = features.float()
+        detail = self.network.mask_decoder.detail(features, early.float())
+        home = model_management.intermediate_device()
+        embedding = Embedding(features.to(home), None if detail is None else detail.to(home), *levels.shape[:2])
+        self.cache.put(key, embedding)
+        return embedding
+
+    def decode(self, embedding: Embedding, prompts: Prompts) -> tuple[Tensor, Tensor]:
+        """Logits (P, masks, 4 * grid, 4 * grid) and scores (P, masks) for P prompts on one picture."""
+        device, network = self.patcher.load_device, self.network
+        mask = None if prompts.mask is None else prompts.mask.to(device)
+        tokens, dense = network.prompt_encoder(Prompts(prompts.coords.to(device), prompts.labels.to(device), mask))
+        detail = None if embedding.detail is None else embedding.detail.to(device)
+        positions = network.prompt_encoder.positions(tokens)
+        return network.mask_decoder(embedding.features.to(device), detail, positions, tokens, dense)
+
+    def segment(
+        self,
+        image: Tensor,
+        positive: list[Point],
+        negative: list[Point],
+        boxes: list[list[Box]],
+        mask: Tensor | None,
+        choice: str,
+        refine_iterations: int,
+    ) -> tuple[Tensor, list[float]]:
+        """Masks of what the prompts point at.
+
+        Args:
+            image: (B, H, W, C), C = 1, 3 or 4.
+            positive, negative: In pixels, for every picture.
+            boxes: For each picture.
+            mask: A mask prompt, (N, h, w), as `pair` takes it; a blank one is none.
+            choice: One of CHOICES.
+            refine_iterations: How often a mask is fed back as the mask prompt of the next pass.
+
+        Returns:
+            float32 (M, H, W) with M = max(B, N), for the choice "all" (3 M, H, W), three in a row for each picture;
+            and a score for each: the network's guess of its overlap with the true mask. Several prompts on a picture
+            are joined, and the score is the least of theirs. A picture without a prompt gets an empty mask, score 0.
+
+        Raises:
+            ValueError: No picture has a prompt, or the mask does not fit the pictures.
+        """
+        if mask is not None:
+            image, mask = pair(image, mask)
+        boxes = boxes * len(image) if len(boxes) == 1 else boxes
+        masks = [None] * len(image) if mask is None else mask
+        prompts = [self.prompts(image, positive, negative, *given) for given in zip(boxes, masks, strict=True)]
+        if not any(prompts):
+            raise ValueError(NO_PROMPT)
+        self.load()
+        passes = 1 + refine_iterations
+        progress = Progress(sum(self.steps + len(given) * passes for given in prompts if given))
+        found = [
+            self.segment_one(picture, given, choice, refine_iterations, progress)
+            for picture, given in zip(image, prompts, strict=True)
+        ]
+        return torch.cat([masks for masks, _ in found]), [score for _, scores in found for score in scores.tolist()]
+
+    def prompts(
+        self, image: Tensor, positive: list[Point], negative: list[Point], boxes: list[Box], mask: Tensor | None
+    ) -> list[Prompts]:
+        """The prompts for one picture (1, H, W, C): several boxes make several, and no prompt makes none."""
+        height, width = image.shape[1:3]
+        drawn = mask_logits(mask, self.frame, 4 * self.grid) if mask is not None and mask.any() else None
+        return [
+            Prompts(*prompt_tokens(points, negative, box, height, width, self.frame), drawn)
+            for points, box in split_prompts(positive, boxes)
+            if points or box or drawn is not None
+        ]
+
+    def segment_one(
+        self, picture: Tensor, prompts: list[Prompts], choice: str, refine_iterations: int, step: Step
+    ) -> tuple[Tensor, Tensor]:
+        """(H, W, C) -> masks (k, H, W) and scores (k,). Needs `load` before; calls `step` as the work goes on."""
+        home, size = model_management.intermediate_device(), picture.shape[:2]
+        count = 3 if choice == "all" else 1
+        if not prompts:
+            return torch.zeros(count, *size, device=home), torch.zeros(count)
+        embedding = self.embed(to_levels(picture), step)
+        selected, worst = torch.zeros(count, *size, dtype=torch.bool, device=self.patcher.load_device), []
+        for prompt in prompts:
+            logits, scores = answer(partial(self.decode, embedding), prompt, choice, refine_iterations)
+            selected |= postprocess(logits[None], *size, self.frame)[0] > 0
+            worst.append(scores)
+            step(1 + refine_iterations)
+        return selected.float().to(home), torch.stack(worst).amin(0)
+
+
+# Files
+
+NEEDED = (
+    "Load SAM needs SAM, MobileSAM or SAM-HQ as their authors published them: sam_vit_b_01ec64.pth, "
+    "sam_vit_l_0b3195.pth, sam_vit_h_4b8939.pth, mobile_sam.pt or sam_hq_vit_b.pth and its kin."
+)
+NO_PROMPT = (
+    "There is nothing to segment by: positive_coords, bboxes and mask_prompt are empty. Click on the object in Pick "
+    "Points, or connect a box or a mask. (Negative points alone say only where the object is not.)"
+)
+MARK = "mask_decoder.iou_token.weight"  # every SAM's file has it, below any prefix
+UNUSED = r"pixel_|image_encoder\.(norm_head|head)\.|.*attention_bias_idxs$"  # saved by some, read by none
+OTHERS = {  # keys of networks that are taken for SAM: what the file is
+    r"detector\.backbone\.|(detector_model|tracker_model|tracker_neck)\.": "SAM 3, for core's Load "
+    "Checkpoint and SAM3 Detect",
+    r"image_encoder\.trunk\.|sam_mask_decoder\.|vision_encoder\.backbone\.": "SAM 2, which is another network",
+    r"vision_encoder\.": "SAM in the layout of Hugging Face's transformers, with other names for its tensors",
+    r"image_encoder\.": "a relative of SAM with another image encoder",
+}
+
+
+def sam_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
+    """A SAM's tensors, without the prefix that a trainer or converter gave them.
+
+    Args:
+        weights: As from read_state_dict.
+        file: The name to use in messages.
+
+    Raises:
+        ValueError: This is another network.
+    """
+    prefix = next((key.removesuffix(MARK) for key in weights if f".{key}".endswith(f".{MARK}")), "")
+    weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)} or weights
+    known = "image_encoder.patch_embed.seq.0.c.weight", "image_encoder.blocks.0.attn.rel_pos_h"
+    if MARK in weights and any(key in weights for key in known):
+        return weights
+    kinds = (kind for keys, kind in OTHERS.items() if any(re.match(rf"(.*\.)?({keys})", key) for key in weights))
+    raise ValueError(f"'{file}' holds {next(kinds, None) or describe(weights)}. {NEEDED}")
+
+
+def load(path: str | Path, precision: str = "auto") -> SAM:
+    """A SAM in any form that read_state_dict knows; which one, is told from its tensors.
+
+    Raises:
+        ValueError: The file cannot be read, or is no SAM.
+    """
+    path = Path(path)
+    return SAM(sam_weights(read_state_dict(path), path.name), path.name, precision)

@@ -1,0 +1,3 @@
+from . import change_map, crop_to_mask, differential_img2img, outpaint_canvas
+
+NODES = [*crop_to_mask.NODES, *change_map.NODES, *differential_img2img.NODES, *outpaint_canvas.NODES]

@@ -1,0 +1,3 @@
+from . import caption, ella, ella_t5
+
+NODES = [*ella.NODES, *ella_t5.NODES, *caption.NODES]

@@ -1,0 +1,3 @@
+from . import magic_wand, pick_points, sam, sam_everything, tune_mask
+
+NODES = [*pick_points.NODES, *sam.NODES, *sam_everything.NODES, *magic_wand.NODES, *tune_mask.NODES]

@@ -1,0 +1,79 @@
+"""A VAE on pictures of any size."""
+
+from comfy.sd import VAE
+from comfy_api.latest import io
+from torch import Tensor
+
+from ...model_patchers.upscale.tiled_vae import decode, encode
+
+
+def tile_input() -> io.Int.Input:
+    return io.Int.Input(
+        "tile",
+        default=512,
+        min=128,
+        max=4096,
+        step=64,
+        tooltip="The longest side, in pixels, of what the VAE's device works on at a time. Only memory and time depend "
+        "on it, never the result.",
+    )
+
+
+class TiledVAEDecode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PentimentoTiledVAEDecode",
+            display_name="Tiled VAE Decode, Seamless",
+            category="Pentimento/upscale",
+            description="Decodes pictures of any size in little video memory, with the result of VAE Decode: no seams, "
+            "and no shift of colour or contrast.",
+            search_aliases=["vae decode tiled", "big picture", "out of memory", "seams", "colour shift", "group norm"],
+            inputs=[
+                io.Latent.Input("latent", tooltip="What to decode, of any size; a batch picture by picture."),
+                io.Vae.Input(
+                    "vae",
+                    tooltip="The VAE of the model that made the latent: of Stable Diffusion 1, 2, XL, 3, x4, Flux or "
+                    "their relatives, or TAESD.",
+                ),
+                tile_input(),
+            ],
+            outputs=[io.Image.Output(display_name="image")],
+        )
+
+    @classmethod
+    def execute(cls, latent: dict, vae: VAE, tile: int) -> io.NodeOutput:
+        return io.NodeOutput(decode(latent["samples"], vae, tile))
+
+
+class TiledVAEEncode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PentimentoTiledVAEEncode",
+            display_name="Tiled VAE Encode, Seamless",
+            category="Pentimento/upscale",
+            description="Encodes pictures of any size in little video memory, with the result of VAE Encode: no seams, "
+            "and no shift of colour or contrast.",
+            search_aliases=["vae encode tiled", "big picture", "out of memory", "seams", "colour shift", "group norm"],
+            inputs=[
+                io.Image.Input(
+                    "image",
+                    tooltip="What to encode, of any size; grey and transparent ones too. A batch picture by picture.",
+                ),
+                io.Vae.Input(
+                    "vae",
+                    tooltip="The VAE of the model that is to read the latent: of Stable Diffusion 1, 2, XL, 3, Flux or "
+                    "their relatives, or TAESD.",
+                ),
+                tile_input(),
+            ],
+            outputs=[io.Latent.Output(display_name="latent")],
+        )
+
+    @classmethod
+    def execute(cls, image: Tensor, vae: VAE, tile: int) -> io.NodeOutput:
+        return io.NodeOutput({"samples": encode(image, vae, tile)})
+
+
+NODES = [TiledVAEDecode, TiledVAEEncode]

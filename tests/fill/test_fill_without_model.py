@@ -1,0 +1,184 @@
+"""Fill Without a Model as a node: what goes in, what comes out, and what stays as it was."""
+
+import gc
+
+import comfy.utils
+import pytest
+import skimage.data
+import torch
+from comfy import model_management
+
+from pentimento.model_patchers.fill.fill_without_model import METHODS
+from pentimento.model_patchers.fill.harmonic import harmonic
+from pentimento.model_patchers.fill.patchmatch import patchmatch
+from pentimento.nodes.fill.fill_without_model import FillWithoutModel
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+METHOD = pytest.mark.parametrize("method", METHODS)
+
+
+def fill(image, mask, method="patchmatch", seed=0):
+    before = image.clone(), mask.clone()
+    result = FillWithoutModel.execute(image, mask, method, seed).result[0]
+    assert torch.equal(image, before[0])
+    assert torch.equal(mask, before[1]), "an input was written to"
+    return result
+
+
+def gravel(height=160, width=200, channels=3):
+    """(1, H, W, C), every channel another part of the photograph."""
+    parts = [torch.from_numpy(skimage.data.gravel()[30 * c :, 40 * c :][:height, :width]) for c in range(channels)]
+    return torch.stack(parts, -1)[None].float() / 255
+
+
+def box_mask(height, width, *boxes):
+    """(1, H, W), each box top, left, height, width."""
+    mask = torch.zeros(1, height, width)
+    for top, left, tall, wide in boxes:
+        mask[:, top : top + tall, left : left + wide] = 1
+    return mask
+
+
+@METHOD
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_outside_the_mask_every_bit_stays(method, channels):
+    image, mask = gravel(channels=channels), box_mask(160, 200, (40, 50, 30, 40), (130, 0, 30, 25))
+    filled = fill(image, mask, method)
+    hole = mask > 0
+    assert filled.shape == image.shape
+    assert torch.equal(filled[~hole], image[~hole])
+    assert torch.equal(filled[..., 3:], image[..., 3:]), "the alpha channel"
+    changed = (filled != image)[..., :3].any(-1)
+    assert changed[hole].float().mean() > 0.9
+
+
+@METHOD
+def test_everything_above_zero_is_filled(method):
+    image, mask = gravel(), box_mask(160, 200, (40, 50, 30, 40))
+    assert torch.equal(fill(image, mask * 0.01, method), fill(image, mask, method))
+
+
+@METHOD
+def test_a_grey_picture_is_filled_like_its_three_equal_channels(method):
+    image, mask = gravel(channels=1), box_mask(160, 200, (40, 50, 30, 40))
+    three = fill(image.expand(-1, -1, -1, 3), mask, method)
+    assert (fill(image, mask, method) - three).abs().max() < 1e-5
+
+
+@METHOD
+@pytest.mark.parametrize("size", [(64, 64), (160, 200)])
+def test_an_empty_mask_returns_the_picture(method, size):
+    image = gravel()
+    assert torch.equal(fill(image, torch.zeros(1, *size), method), image)
+
+
+@METHOD
+def test_a_full_mask_gives_mid_grey(method):
+    assert (fill(gravel(), torch.ones(1, 160, 200), method) == 0.5).all()
+
+
+@METHOD
+def test_a_batch_is_its_pictures_one_by_one(method):
+    image = torch.cat((gravel(60, 70), gravel(60, 70).flip(1)))
+    masks = torch.cat((box_mask(60, 70, (20, 30, 10, 9)), box_mask(60, 70, (40, 50, 9, 12))))
+    pairs = [(image, masks[:1], (0, 1), (0, 0)), (image[:1], masks, (0, 0), (0, 1)), (image, masks, (0, 1), (0, 1))]
+    for pictures, holes, i, m in pairs:
+        alone = [fill(image[a : a + 1], masks[b : b + 1], method) for a, b in zip(i, m, strict=True)]
+        assert torch.equal(fill(pictures, holes, method), torch.cat(alone))
+
+
+def test_another_number_of_masks_is_refused():
+    with pytest.raises(ValueError, match="mask is a batch of 3 but image is a batch of 2"):
+        fill(gravel().expand(2, -1, -1, -1), torch.ones(3, 160, 200))
+
+
+def test_a_mask_of_another_size_is_resized_and_of_other_proportions_refused():
+    image, mask = gravel(), box_mask(80, 100, (20, 25, 10, 15))
+    assert torch.equal(fill(image, mask), fill(image, box_mask(160, 200, (40, 50, 20, 30))))
+    with pytest.raises(ValueError, match="mask is 90 x 100 but image is 200 x 160"):
+        fill(image, torch.ones(1, 100, 90))
+
+
+@METHOD
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5), (7, 7), (8, 40)])
+def test_tiny_pictures(method, size):
+    image, mask = gravel(*size), torch.zeros(1, *size)
+    mask[:, size[0] // 2, size[1] // 2 :] = 1
+    filled = fill(image, mask, method)
+    assert torch.equal(filled[mask == 0], image[mask == 0])
+    assert ((filled >= 0) & (filled <= 1)).all()
+    assert torch.equal(filled, fill(image.masked_fill(mask[..., None] > 0, 0.5), mask, method)), "the hole is not read"
+
+
+@METHOD
+def test_a_long_picture(method):
+    image = torch.cat([gravel(300, 400).flip(2 - i % 2) for i in range(10)], 2)
+    mask = box_mask(300, 4000, (100, 20, 40, 50), (0, 2000, 300, 12), (280, 3990, 20, 10))
+    filled = fill(image, mask, method)
+    assert filled.shape == image.shape
+    assert torch.equal(filled[mask == 0], image[mask == 0])
+    assert filled[mask > 0].std() > 0.05
+
+
+def test_each_hole_is_filled_from_its_own_surroundings():
+    """What lies far away in a big picture has no say, and takes no time."""
+    image = gravel(400, 430)
+    mask = box_mask(400, 430, (200, 220, 25, 20))
+    far = image.clone()
+    far[:, :100] = 0
+    far[:, :, 380:] = 1
+    filled, hole = fill(image, mask), mask > 0
+    assert torch.equal(fill(far, mask)[hole], filled[hole])
+    crop = slice(200 - 64, 225 + 64), slice(220 - 64, 240 + 64)
+    assert torch.equal(filled[0][crop], patchmatch(image[0][crop], hole[0][crop], 0))
+
+
+def test_the_methods_are_what_they_are_called():
+    image, mask = gravel(), box_mask(160, 200, (40, 50, 30, 40))
+    hole = mask[0] > 0
+    assert (fill(image, mask, "harmonic")[0] - harmonic(image[0], hole)).abs().max() < 1e-5
+    # all of a picture this size is within reach of the hole in its middle
+    image, mask = gravel(100, 90), box_mask(100, 90, (35, 30, 30, 30))
+    assert torch.equal(fill(image, mask)[0], patchmatch(image[0], mask[0] > 0, 0))
+
+
+def test_the_seed_decides_and_nothing_else():
+    image, mask = gravel(), box_mask(160, 200, (40, 50, 60, 50))
+    first = fill(image, mask, seed=2**64 - 1)
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    assert torch.equal(fill(image, mask, seed=2**64 - 1), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(fill(image, mask, seed=1), first)
+
+
+@METHOD
+def test_the_bar_ends_at_its_total(method, monkeypatch):
+    bars = []
+
+    class Bar(comfy.utils.ProgressBar):
+        def __init__(self, total):
+            super().__init__(total)
+            bars.append(self)
+
+    monkeypatch.setattr(comfy.utils, "ProgressBar", Bar)
+    fill(gravel(), box_mask(160, 200, (10, 10, 30, 40), (130, 170, 20, 20)), method)
+    assert [(bar.current, bar.total) for bar in bars] == [(1600, 1600)]
+
+
+@METHOD
+def test_an_interrupted_fill_leaves_nothing_behind(method):
+    image, mask = gravel(), box_mask(160, 200, (40, 50, 60, 50))
+    expected = fill(image, mask, method)
+
+    def tensors():
+        gc.collect()
+        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    before, held = image.clone(), tensors()
+    model_management.interrupt_current_processing()
+    with pytest.raises(model_management.InterruptProcessingException):
+        FillWithoutModel.execute(image, mask, method, 0)
+    assert tensors() <= held + 1  # + before itself
+    assert torch.equal(image, before)
+    assert torch.equal(fill(image, mask, method), expected)

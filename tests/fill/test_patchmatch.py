@@ -1,0 +1,208 @@
+"""PatchMatch fill: repeated textures come back, irregular ones keep their statistics, and scikit-image does worse."""
+
+import math
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from scipy import ndimage
+from skimage.metrics import peak_signal_noise_ratio
+from skimage.restoration import inpaint_biharmonic
+
+from pentimento.model_patchers.fill.harmonic import harmonic
+from pentimento.model_patchers.fill.patchmatch import patchmatch
+from pentimento.model_patchers.fill.patchmatch_offsets import likeness
+from pentimento.model_patchers.fill.patchmatch_seams import heal
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def hole_in(picture, top, left, height, width):
+    hole = torch.zeros(picture.shape[:2], dtype=torch.bool)
+    hole[top : top + height, left : left + width] = True
+    return hole
+
+
+def photograph(name, tint=(1.0, 1.0, 1.0)):
+    """A grey photograph in some colour."""
+    grey = torch.from_numpy(getattr(skimage.data, name)()).float() / 255
+    return grey[..., None] ** torch.tensor(tint)
+
+
+def psnr(filled, picture, hole):
+    with np.errstate(divide="ignore"):  # equal pictures: infinite
+        return peak_signal_noise_ratio(picture[hole].numpy(), filled[hole].numpy(), data_range=1)
+
+
+def noise_tile(y, x, period):
+    tile = torch.rand(*period, 3, generator=torch.Generator().manual_seed(5))
+    return tile[y % period[0], x % period[1]]
+
+
+def waves(y, x, period):
+    a = (2 + torch.sin(2 * math.pi * y / period[0]) + torch.sin(2 * math.pi * x / period[1])) / 4
+    return torch.stack((a, 1 - a, a**2), -1)
+
+
+def bricks(y, x, period):
+    shift = y // period[0] % 2 * (period[1] // 2)
+    mortar = ((y % period[0] < 2) | ((x + shift) % period[1] < 2)).float()
+    return torch.stack((0.6 + 0.2 * mortar, 0.3 + 0.5 * mortar, 0.2 + 0.5 * mortar), -1)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("side", [30, 90])
+@pytest.mark.parametrize(
+    ("texture", "period"),
+    [(noise_tile, (8, 8)), (noise_tile, (17, 24)), (waves, (16, 16)), (waves, (21, 11)), (bricks, (12, 28))],
+)
+def test_a_periodic_texture_comes_back(texture, period, side, seed):
+    y, x = torch.meshgrid(torch.arange(280), torch.arange(300), indexing="ij")
+    picture = texture(y, x, period)
+    hole = hole_in(picture, 101, 93, side, side + 7)
+    assert psnr(patchmatch(picture, hole, seed), picture, hole) > 30
+    assert psnr(harmonic(picture, hole), picture, hole) < 25, "this would pass without looking at the texture"
+
+
+def roughness(picture, hole):
+    """Mean absolute differences of neighbours, both within the hole: what blur takes away."""
+    inner = torch.from_numpy(ndimage.binary_erosion(hole.numpy()))
+    steps = (picture[1:, 1:] - picture[:-1, 1:]).abs() + (picture[1:, 1:] - picture[1:, :-1]).abs()
+    return steps[inner[1:, 1:]].mean()
+
+
+@pytest.mark.parametrize("name", ["grass", "gravel"])
+def test_an_irregular_texture_keeps_its_spread_and_sharpness(name):
+    picture = photograph(name, tint=(1.5, 0.8, 2.2))[100:400, 100:400]
+    hole = hole_in(picture, 100, 110, 100, 90)
+    filled = patchmatch(picture, hole, 0)
+    spread = filled[hole].std(0) / picture[~hole].std(0)
+    assert ((spread > 0.8) & (spread < 1.2)).all()
+    assert 0.85 < roughness(filled, hole) / roughness(picture, ~hole) < 1.15
+    assert (filled[hole].mean(0) - picture[~hole].mean(0)).abs().max() < 0.03
+
+
+@pytest.mark.parametrize("name", ["grass", "gravel", "brick"])
+def test_nearer_to_the_texture_than_biharmonic_inpainting(name):
+    picture = photograph(name)[150:300, 150:300].expand(-1, -1, 3)
+    hole = hole_in(picture, 55, 55, 36, 36)
+    biharmonic = inpaint_biharmonic(picture.numpy(), hole.numpy(), channel_axis=-1)
+    ours = patchmatch(picture, hole, 0)
+
+    def off(filled):
+        """How far the differences of neighbours are from those outside, in powers of e."""
+        return (roughness(filled, hole) / roughness(picture, ~hole)).log().abs()
+
+    assert off(ours) < off(torch.from_numpy(biharmonic)) / 3
+
+
+def test_two_colours_give_no_third(rng):
+    blobs = ndimage.gaussian_filter(torch.rand(160, 160, generator=rng).numpy(), 4)
+    black = torch.from_numpy(blobs > np.median(blobs))[..., None]
+    colours = torch.tensor([[0.9, 0.2, 0.1], [0.1, 0.3, 0.8]])
+    picture = torch.where(black, colours[0], colours[1])
+    hole = hole_in(picture, 50, 40, 60, 70)
+    filled = patchmatch(picture, hole, 0)[hole]
+    assert (filled[:, None] - colours).abs().amax(-1).amin(-1).max() < 1e-3
+    assert len(filled.round().unique(dim=0)) == 2, "both colours occur"
+
+
+def test_a_sky_has_no_seam():
+    y, x = torch.meshgrid(torch.linspace(0, 1, 200), torch.linspace(0, 1, 260), indexing="ij")
+    sky = torch.stack((0.2 + 0.3 * y, 0.3 + 0.3 * y + 0.1 * x, 0.6 + 0.2 * y + 0.15 * x**2), -1)
+    hole = hole_in(sky, 20, 100, 150, 40)
+    filled = patchmatch(sky, hole, 0)
+    assert (filled - sky).abs().max() < 0.02
+    steps = torch.cat([(filled.diff(dim=d) - sky.diff(dim=d)).abs().flatten() for d in (0, 1)])
+    assert steps.max() < 0.5 / 255, "no step between neighbours that eight bits could show"
+
+
+def test_heal_spreads_a_faint_jump_and_keeps_a_strong_one():
+    hole = hole_in(torch.zeros(40, 80), 0, 20, 40, 40)
+
+    def seam(jump):
+        """The hole holds a copy of the left side; the right side is brighter."""
+        picture = torch.full((40, 80, 3), 0.4)
+        picture[:, 60:] += jump
+        pixel = torch.arange(40).repeat_interleave(40) * 80 + 3
+        steps = heal(picture, hole, pixel).diff(dim=1)[..., 0]
+        return steps.abs().max() / jump
+
+    assert seam(0.02) < 0.1
+    assert seam(0.5) > 0.95
+
+
+def test_likeness_is_the_mean_squared_difference(rng):
+    picture, known = torch.rand(9, 11, 3, generator=rng), torch.rand(9, 11, generator=rng) < 0.8
+    table = likeness(picture, ~known)
+    for dy in range(-9, 10):
+        for dx in range(-11, 12):
+            pairs = [
+                (picture[y, x] - picture[y + dy, x + dx]).square().sum()
+                for y, x in known.nonzero().tolist()
+                if 0 <= y + dy < 9 and 0 <= x + dx < 11 and known[y + dy, x + dx]
+            ]
+            expected = sum(pairs) / len(pairs) if len(pairs) > 32 else math.inf
+            assert float(table[dy, dx]) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_same_seed_same_bits_and_the_global_generator_is_left_alone():
+    picture = photograph("grass")[:200, :200].expand(-1, -1, 3)
+    hole = hole_in(picture, 60, 70, 60, 50)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = patchmatch(picture, hole, 7)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(patchmatch(picture, hole, 7), first)
+    assert not torch.equal(patchmatch(picture, hole, 8), first)
+
+
+def test_reads_nothing_inside_and_changes_nothing_outside():
+    picture = photograph("gravel")[:150, :170].expand(-1, -1, 3).contiguous()
+    hole = hole_in(picture, 40, 60, 50, 40)
+    before = picture.clone()
+    filled = patchmatch(picture, hole, 0)
+    assert torch.equal(picture, before)
+    assert torch.equal(filled[~hole], picture[~hole])
+    assert torch.equal(patchmatch(picture.masked_fill(hole[..., None], torch.nan), hole, 0), filled)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(0, 0, 60, 60), (100, 0, 60, 160), (0, 70, 160, 90), (0, 0, 160, 130)],
+    ids=["corner", "edge", "half", "most"],
+)
+def test_holes_at_the_border(box):
+    picture = photograph("gravel")[:160, :160].expand(-1, -1, 3)
+    hole = hole_in(picture, *box)
+    filled = patchmatch(picture, hole, 0)
+    assert ((filled >= 0) & (filled <= 1)).all()
+    assert roughness(filled, hole) > 0.65 * roughness(picture, ~hole)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (6, 300), (20, 20)])
+def test_without_a_whole_patch_it_is_the_harmonic_fill(rng, shape):
+    picture = torch.rand(*shape, 3, generator=rng)
+    hole = torch.zeros(shape, dtype=torch.bool)
+    hole[shape[0] % 6 // 2 :: 6] = True
+    assert torch.equal(patchmatch(picture, hole, 0), harmonic(picture, hole))
+
+
+def test_one_whole_patch_is_enough(rng):
+    picture = torch.rand(9, 30, 3, generator=rng)
+    hole = hole_in(picture, 0, 7, 9, 23)
+    assert not torch.equal(patchmatch(picture, hole, 0), harmonic(picture, hole))
+    colours = {tuple(colour) for colour in picture[~hole].tolist()}
+    assert len(colours) == 63
+
+
+@pytest.mark.parametrize("side", [5, 60, 90])
+def test_steps_add_up_to_the_pixels(side):
+    picture = photograph("brick")[:220, :220].expand(-1, -1, 3)
+    hole, steps = hole_in(picture, 60, 60, side, side), []
+    patchmatch(picture, hole, 0, steps.append)
+    assert sum(steps) == side**2
+    assert min(steps) >= 0
+    assert max(steps) <= 0.5 * side**2 + 1, "the bar moves along the way"

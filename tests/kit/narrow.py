@@ -1,0 +1,65 @@
+"""UNets as narrow as the host's layers allow, for runs of many windows.
+
+The host tells kinds by their widths, so it does not recognise these weights and is told what they are.
+"""
+
+from dataclasses import replace
+
+import comfy.controlnet
+import comfy.model_detection
+import comfy.supported_models
+import torch
+from comfy import model_management
+from comfy.model_patcher import CoreModelPatcher, ModelPatcher
+
+from pentimento_host.standins import diffusion
+from pentimento_host.standins.weights import drawn
+
+from . import thin
+
+WIDTH = 64  # of the network and of the text
+KINDS = {
+    "sd15": comfy.supported_models.SD15,
+    "inpaint": comfy.supported_models.SD15,
+    "ip2p": comfy.supported_models.SD15_instructpix2pix,
+    "x4": comfy.supported_models.SD_X4Upscaler,
+    "sdxl": comfy.supported_models.SDXL,
+}
+
+
+def _shape(kind: str) -> diffusion.UNet:
+    depths = thin.THIN_X4 if kind == "x4" else thin.THIN
+    return replace(diffusion.UNETS[kind], width=WIDTH, context=WIDTH, **depths)
+
+
+def host_model(kind: str) -> ModelPatcher:
+    """A UNet as the host's model of this kind."""
+    weights = diffusion.unet(_shape(kind))
+    config = KINDS[kind](comfy.model_detection.detect_unet_config(weights, ""))
+    config.set_inference_dtype(torch.float32, None)
+    return patcher(config, weights)
+
+
+def flux() -> ModelPatcher:
+    """A Flux of one block, with random weights."""
+    sizes = {"hidden_size": 64, "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "axes_dim": [8, 12, 12]}
+    config = comfy.supported_models.Flux(
+        {"image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2, "context_in_dim": 64}
+        | {"vec_in_dim": 32, "mlp_ratio": 2.0, "theta": 10000, "qkv_bias": True, "guidance_embed": False}
+        | {"txt_ids_dims": [], **sizes}
+    )
+    config.set_inference_dtype(torch.float32, None)
+    return patcher(config, {})
+
+
+def patcher(config: comfy.supported_models.supported_models_base.BASE, weights: dict) -> ModelPatcher:
+    model = config.get_model(weights)
+    model.load_model_weights(weights, "")
+    return CoreModelPatcher(model, model_management.get_torch_device(), model_management.unet_offload_device())
+
+
+def controlnet() -> comfy.controlnet.ControlNet:
+    """A ControlNet for "sd15"."""
+    generator = torch.Generator().manual_seed(5)
+    shapes = diffusion.controlnet_shapes(_shape("sd15"))
+    return comfy.controlnet.load_controlnet_state_dict({name: drawn(name, size, generator) for name, size in shapes})

@@ -1,0 +1,211 @@
+"""Boxes, pairing and resizing of masks."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+
+from pentimento.model_patchers.pixels.masks import Box, grow, hole_boxes, pair, resize_mask
+
+EIGHT = np.ones((3, 3))
+SIDES = st.integers(1, 24)
+NUMBERS = st.integers(0, 30)
+BOXES = st.builds(Box, NUMBERS, NUMBERS, st.integers(1, 30), st.integers(1, 30))
+
+
+@st.composite
+def holes(draw):
+    height, width = draw(SIDES), draw(SIDES)
+    density = draw(st.sampled_from((0, 0.01, 0.03, 0.1, 0.5, 1)))
+    pixels = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).random((height, width)) < density
+    return pixels, draw(st.integers(0, 6))
+
+
+def tight_boxes(pixels):
+    """The rectangle of each 8-connected component, as [left, top, right, bottom] with inclusive ends."""
+    labels, _ = ndimage.label(pixels, structure=EIGHT)
+    return [[c.start, r.start, c.stop - 1, r.stop - 1] for r, c in ndimage.find_objects(labels)]
+
+
+def joined(boxes, context):
+    """The same joining as hole_boxes, pair by pair: what lies at most `context` pixels apart becomes one."""
+    boxes = list(boxes)
+    for i, a in enumerate(boxes):
+        for j, b in enumerate(boxes[:i]):
+            apart = max(a[0] - b[2], b[0] - a[2], a[1] - b[3], b[1] - a[3]) - 1
+            if apart <= context:
+                rest = [box for k, box in enumerate(boxes) if k not in (i, j)]
+                return joined([*rest, [min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])]], context)
+    return boxes
+
+
+@settings(max_examples=300, deadline=None)
+@given(holes())
+def test_each_box_is_a_joined_hole_with_its_context(case):
+    """The boxes are those that joining pair by pair gives, with the whole context where the picture has it."""
+    pixels, context = case
+    height, width = pixels.shape
+    expected = [
+        (
+            max(left - context, 0),
+            max(top - context, 0),
+            min(right + context, width - 1),
+            min(bottom + context, height - 1),
+        )
+        for left, top, right, bottom in joined(tight_boxes(pixels), context)
+    ]
+    boxes = hole_boxes(torch.from_numpy(pixels), context)
+    assert sorted((b.x, b.y, b.x + b.width - 1, b.y + b.height - 1) for b in boxes) == sorted(expected)
+    assert boxes == sorted(boxes, key=lambda box: (box.y, box.x))
+
+
+@settings(max_examples=300, deadline=None)
+@given(holes())
+def test_boxes_cover_all_and_cut_nothing(case):
+    pixels, context = case
+    count = np.zeros(pixels.shape, dtype=int)
+    labels, regions = ndimage.label(pixels, structure=EIGHT)
+    whole = []
+    for box in hole_boxes(torch.from_numpy(pixels), context):
+        count[box.slices] += 1
+        inside, outside = set(np.unique(labels[box.slices])) - {0}, labels.copy()
+        outside[box.slices] = 0
+        assert inside and not inside & set(np.unique(outside)), "a hole is cut, or a box is empty"
+        whole += inside
+    assert sorted(whole) == list(range(1, regions + 1)), "each hole lies in exactly one box"
+    assert (count[pixels] == 1).all()
+
+
+def test_near_holes_share_a_box_and_far_ones_do_not():
+    hole = torch.zeros(40, 100, dtype=torch.bool)
+    hole[10, 10] = hole[10, 21] = hole[10, 60] = True
+    assert hole_boxes(hole, 10) == [Box(0, 0, 32, 21), Box(50, 0, 21, 21)]
+    assert hole_boxes(hole, 9) == [Box(1, 1, 19, 19), Box(12, 1, 19, 19), Box(51, 1, 19, 19)]
+
+
+@pytest.mark.parametrize("value", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (300, 4000)])
+def test_empty_and_full_holes(size, value):
+    hole = torch.full(size, value)
+    assert hole_boxes(hole, 128) == ([Box(0, 0, size[1], size[0])] if value else [])
+
+
+@pytest.mark.parametrize("context", [0, 8, 128])
+@pytest.mark.parametrize("specks", [300, 10_000])
+def test_thousands_of_specks_at_four_megapixels(context, specks):
+    hole = torch.rand(2048, 2048, generator=torch.Generator().manual_seed(0)) < specks / 2048**2
+    boxes = hole_boxes(hole, context)
+    covered = torch.zeros_like(hole)
+    for box in boxes:
+        covered[box.slices] = True
+    assert not (hole & ~covered).any()
+
+
+@settings(deadline=None)
+@given(BOXES, BOXES)
+def test_overlap_and_union_are_those_of_the_pixels(a, b):
+    def pixels(box):
+        canvas = np.zeros((80, 80), dtype=bool)
+        canvas[box.slices] = True
+        return canvas
+
+    assert a.overlaps(b) == b.overlaps(a) == bool((pixels(a) & pixels(b)).any())
+    either = np.argwhere(pixels(a) | pixels(b))
+    (top, left), (bottom, right) = either.min(0), either.max(0)
+    assert a.union(b) == b.union(a) == Box(left, top, right - left + 1, bottom - top + 1)
+
+
+@settings(deadline=None)
+@given(BOXES, st.integers(0, 20))
+def test_expand_is_growing_by_a_square_inside_the_picture(box, margin):
+    canvas = np.zeros((64, 70), dtype=bool)
+    canvas[box.slices] = True
+    grown = np.zeros_like(canvas)
+    grown[box.expand(margin, 70, 64).slices] = True
+    assert np.array_equal(grown, ndimage.binary_dilation(canvas, np.ones((2 * margin + 1,) * 2)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 2), SIDES, SIDES), elements=st.floats(0, 1, width=32)), SIDES, SIDES
+)
+def test_resizing_keeps_every_stroke(mask, height, width):
+    """Every pixel reaches the cells that it covers at least as strong, and nothing else appears."""
+    resized = resize_mask(torch.from_numpy(mask), height, width).numpy()
+    rows, columns = mask.shape[1:]
+    assert resized.shape == (len(mask), height, width)
+    for y in range(height):
+        for x in range(width):
+            top, bottom = y * rows // height, -(-(y + 1) * rows // height)
+            left, right = x * columns // width, -(-(x + 1) * columns // width)
+            assert (resized[:, y, x] == mask[:, top:bottom, left:right].max((1, 2))).all()
+
+
+def test_a_thin_line_survives_where_interpolation_loses_it():
+    mask = torch.zeros(1, 1000, 1000)
+    mask[:, 501] = 1
+    assert resize_mask(mask, 100, 100).max() == 1
+    assert F.interpolate(mask[None], (100, 100), mode="bilinear").max() < 1
+
+
+@pytest.mark.parametrize(("b", "n"), [(1, 1), (3, 3), (1, 3), (3, 1)])
+def test_pair_by_number(b, n, rng):
+    image, mask = torch.rand(b, 6, 8, 3, generator=rng), torch.rand(n, 6, 8, generator=rng)
+    images, masks = pair(image, mask)
+    assert images.shape == (max(b, n), 6, 8, 3) and masks.shape == (max(b, n), 6, 8)
+    for i in range(max(b, n)):
+        assert torch.equal(images[i], image[min(i, b - 1)])
+        assert torch.equal(masks[i], mask[min(i, n - 1)])
+
+
+def test_pair_takes_a_mask_without_a_batch(rng):
+    image, mask = torch.rand(2, 6, 8, 3, generator=rng), torch.rand(6, 8, generator=rng)
+    assert torch.equal(pair(image, mask)[1], mask.expand(2, 6, 8))
+
+
+@pytest.mark.parametrize(("b", "n"), [(2, 3), (3, 2)])
+def test_pair_refuses_other_numbers(b, n):
+    with pytest.raises(ValueError, match=f"mask is a batch of {n} but image is a batch of {b}. Connect one mask"):
+        pair(torch.rand(b, 6, 8, 3), torch.rand(n, 6, 8))
+
+
+@pytest.mark.parametrize("size", [(60, 80), (3, 4), (61, 80), (13, 17)])
+def test_pair_resizes_the_same_proportions(size):
+    mask = torch.zeros(1, *size)
+    mask[:, 0, 0] = 1
+    masks = pair(torch.rand(2, 60, 80, 3), mask)[1]
+    assert masks.shape == (2, 60, 80)
+    assert masks[0, 0, 0] == 1 and masks[0, -1, -1] == 0
+
+
+@pytest.mark.parametrize("size", [(80, 60), (60, 60), (64, 64), (30, 80)])
+def test_pair_refuses_other_proportions_but_takes_a_blank_mask(size):
+    image = torch.rand(1, 60, 80, 3)
+    with pytest.raises(ValueError, match=f"mask is {size[1]} x {size[0]} but image is 80 x 60.*proportions"):
+        pair(image, torch.ones(1, *size))
+    assert torch.equal(pair(image, torch.zeros(1, *size))[1], torch.zeros(1, 60, 80))
+
+
+@settings(max_examples=100, deadline=None)
+@given(hnp.arrays(bool, st.tuples(SIDES, SIDES)), st.integers(-9, 9))
+def test_grow_of_bool_equals_grow_of_float(pixels, radius):
+    mask = torch.from_numpy(pixels)
+    grown = grow(mask, radius)
+    assert grown.dtype == torch.bool
+    assert torch.equal(grown.float(), grow(mask.float(), radius))
+
+
+def test_grow_takes_any_batch(rng):
+    masks = torch.rand(2, 3, 20, 30, generator=rng)
+    before = masks.clone()
+    for radius in (4, -4, 50):
+        grown = grow(masks, radius)
+        for i in range(2):
+            for j in range(3):
+                assert torch.equal(grown[i, j], grow(masks[i, j], radius))
+    assert torch.equal(masks, before)
+    assert grow(masks, 0) is masks

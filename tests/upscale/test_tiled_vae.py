@@ -1,0 +1,411 @@
+"""The tiled VAE against vae.decode and vae.encode of the whole picture, what it takes, and the edges."""
+
+import copy
+import weakref
+
+import comfy.sd
+import comfy.utils
+import pytest
+import torch
+from comfy import model_management
+from comfy.ldm.cascade.stage_a import StageA
+from comfy.ldm.models.autoencoder import AutoencoderKL
+from comfy.ldm.modules.diffusionmodules import model as kl
+from comfy.ldm.modules.temporal_ae import VideoDecoder
+from comfy.taesd.taesd import TAESD
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pentimento.model_patchers.upscale import tiled_layers, tiled_vae
+from pentimento.model_patchers.upscale.tiled_layers import Moments, TiledLayers, attend, decoder_layers, encoder_layers
+from pentimento.nodes.upscale.tiled_vae import TiledVAEDecode, TiledVAEEncode
+from pentimento_host.standins.diffusion import taesd_shapes
+from pentimento_host.standins.weights import drawn
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+WORST, SHIFT = 1 / 255, 1e-4  # what is promised
+ROUNDING = 1e-3  # what float32 leaves. The host's own: its group norm loses digits where a picture is big
+CONFIG = {"in_channels": 3, "out_ch": 3, "num_res_blocks": 2, "resolution": 256, "attn_resolutions": [], "ch": 32}
+KINDS = {  # channels of the decoder's input, levels
+    "sd": (4, (1, 2, 4, 4)),
+    "flux": (16, (1, 2, 4, 4)),
+    "flux2": (32, (1, 2, 4, 4)),
+    "x4": (4, (1, 2, 4)),
+}
+
+
+def fill(module, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    weights = {name: drawn(name, tuple(weight.shape), generator) for name, weight in module.state_dict().items()}
+    module.load_state_dict(weights)
+    return module
+
+
+def thin(kind, **config):
+    """The host's VAE with thin networks. It is told by a decoder; the host's encoders have one width, ours another."""
+    channels, levels = KINDS[kind]
+    config = CONFIG | {"z_channels": channels, "ch_mult": levels} | config
+    decoder, encoder = fill(kl.Decoder(**config)), fill(kl.Encoder(**config), seed=1)
+    weights = {f"decoder.{name}": weight for name, weight in decoder.state_dict().items()}
+    if kind != "flux":
+        conv = fill(torch.nn.Conv2d(channels, channels, 1))
+        weights |= {f"post_quant_conv.{name}": weight for name, weight in conv.state_dict().items()}
+    if kind == "flux2":
+        rng = torch.Generator().manual_seed(2)
+        weights |= {f"bn.running_{name}": torch.rand(4 * channels, generator=rng) for name in ("mean", "var")}
+    vae = comfy.sd.VAE(sd=weights, dtype=torch.float32)
+    model = vae.first_stage_model
+    model.encoder, model.decoder = encoder, decoder
+    if kind != "flux":
+        fill(model.quant_conv)
+    return vae
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def any_vae(request):
+    return thin(request.param)
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return thin("sd")
+
+
+@pytest.fixture(scope="module")
+def taesd():
+    generator = torch.Generator().manual_seed(0)
+    weights = {name: drawn(name, size, generator) for name, size in taesd_shapes()}
+    return comfy.sd.VAE(sd=weights, dtype=torch.float32)
+
+
+def latent(vae, height, width, batch=1):
+    """Of a picture of this size."""
+    ratio = vae.spacial_compression_decode()
+    rng = torch.Generator().manual_seed(height)
+    return torch.randn(batch, vae.latent_channels, height // ratio, width // ratio, generator=rng)
+
+
+def picture(height, width, batch=1, channels=3):
+    return torch.rand(batch, height, width, channels, generator=torch.Generator().manual_seed(height))
+
+
+def decode(z, vae, tile):
+    before = z.clone()
+    image = TiledVAEDecode.execute({"samples": z}, vae, tile).result[0]
+    assert torch.equal(z, before), "an input was written to"
+    return image
+
+
+def encode(image, vae, tile):
+    before = image.clone()
+    z = TiledVAEEncode.execute(image, vae, tile).result[0]["samples"]
+    assert torch.equal(image, before), "an input was written to"
+    return z
+
+
+def errors(ours, whole):
+    """The largest difference, and by how much the mean of a channel of a picture is off."""
+    assert ours.shape == whole.shape and ours.dtype == whole.dtype and ours.device == whole.device
+    difference = ours - whole
+    return difference.abs().max().item(), difference.mean((1, 2)).abs().max().item()
+
+
+def latent_errors(ours, whole):
+    """In deviations of the whole picture's latent."""
+    return [error / whole.std().item() for error in errors(ours.movedim(1, -1), whole.movedim(1, -1))]
+
+
+@pytest.mark.parametrize("height, width, tile", [(320, 192, 128), (208, 272, 192)])
+def test_decoding_equals_the_whole_pictures(any_vae, height, width, tile):
+    z = latent(any_vae, height, width, batch=2 if tile == 192 else 1)
+    whole = any_vae.decode(z)
+    assert whole.std() > 0.1, "a flat picture proves nothing"
+    worst, shift = errors(decode(z, any_vae, tile), whole)
+    assert worst < ROUNDING / 20 < WORST and shift < SHIFT / 20
+
+
+@pytest.mark.parametrize("height, width, tile", [(320, 192, 128), (213, 278, 192)])
+def test_encoding_equals_the_whole_pictures(any_vae, height, width, tile):
+    image = picture(height, width, batch=2 if tile == 192 else 1)
+    whole = any_vae.encode(image)
+    worst, shift = latent_errors(encode(image, any_vae, tile), whole)
+    assert worst < ROUNDING < WORST and shift < SHIFT / 2
+
+
+def test_statistics_of_tiles_and_the_hosts_tiles_fail_both(vae, monkeypatch):
+    """The known wrong forms miss what is promised by far."""
+    z, image = latent(vae, 256, 136), picture(256, 136)
+    whole, encoded = vae.decode(z), vae.encode(image)
+    hosts = errors(vae.decode_tiled(z, tile_x=16, tile_y=16, overlap=4), whole)
+    hosts_latent = latent_errors(vae.encode_tiled(image, tile_x=128, tile_y=128, overlap=32), encoded)
+    monkeypatch.setattr(tiled_layers, "group_norm", lambda x, norm, moments: norm(x))
+    wrong = errors(decode(z, vae, 128), whole)
+    wrong_latent = latent_errors(encode(image, vae, 128), encoded)
+    for worst, shift in (hosts, hosts_latent, wrong, wrong_latent):
+        assert worst > 10 * WORST and shift > 2 * SHIFT
+
+
+def test_the_network_in_float64_gives_the_same(vae):
+    """What is left to vae.encode is not ours."""
+    z, image = latent(vae, 136, 192), picture(136, 192)
+    exact = copy.deepcopy(vae.first_stage_model).double()
+    pixels = exact.decode(z.double()).add(1).div(2).clamp(0, 1).movedim(1, -1).float()
+    assert errors(decode(z, vae, 128), pixels)[0] < 1e-5
+    encoded = exact.encode(2 * image.movedim(-1, 1).double() - 1).float()
+    assert latent_errors(encode(image, vae, 128), encoded)[0] < 1e-5
+
+
+def test_there_is_no_seam(vae):
+    """Across the tiles' borders a flat latent changes as it does in the whole picture."""
+    z = torch.full((1, 4, 32, 32), 0.7)
+    whole, ours = vae.decode(z), decode(z, vae, 128)
+    for axis, side in ((1, 256), (2, 256)):
+        borders = torch.tensor([end for _, end in tiled_layers.spans(side, side // 128)][:-1])
+        jumps = [image.index_select(axis, borders) - image.index_select(axis, borders - 1) for image in (ours, whole)]
+        assert (jumps[0] - jumps[1]).abs().max() < 1e-5
+
+
+def test_attention_in_other_levels_and_a_final_tanh():
+    """Which configurations of the host's classes have, though no known VAE."""
+    vae = thin("sd")
+    config = CONFIG | {"z_channels": 4, "ch_mult": (1, 2), "attn_resolutions": [256, 128]}
+    z, image = torch.randn(1, 4, 18, 14, generator=torch.Generator().manual_seed(0)), torch.rand(3, 36, 28)
+    decoder, encoder = fill(kl.Decoder(**config, tanh_out=True)), fill(kl.Encoder(**config))
+    layers = TiledLayers(3, 2, torch.device("cpu"), lambda share: None)
+    assert (layers.run(decoder_layers(decoder), z[0]).tanh() - decoder(z)[0]).abs().max() < ROUNDING
+    assert (layers.run(encoder_layers(encoder), image) - encoder(image[None])[0]).abs().max() < ROUNDING
+    vae.first_stage_model.decoder.tanh_out = True
+    z = latent(vae, 256, 128)
+    assert errors(decode(z, vae, 128), vae.decode(z))[0] < ROUNDING
+
+
+def test_bfloat16_is_as_near_to_float32_as_the_whole_picture_is():
+    """Rounding is all that there is between them; it is the same, in other places."""
+    exact, rounded = thin("sd"), thin("sd")
+    rounded.first_stage_model.to(torch.bfloat16)
+    rounded.vae_dtype = torch.bfloat16
+    z = latent(exact, 256, 192).bfloat16().float()
+    truth, whole, ours = exact.decode(z), rounded.decode(z), decode(z, rounded, 128)
+    assert errors(ours, truth)[0] < 1.3 * errors(whole, truth)[0]
+    assert errors(ours, whole)[1] < WORST / 10
+    image = picture(256, 192)
+    truth, whole, ours = exact.encode(image), rounded.encode(image), encode(image, rounded, 128)
+    assert latent_errors(ours, truth)[0] < 1.5 * latent_errors(whole, truth)[0]
+
+
+class Live(TorchDispatchMode):
+    """The most bytes of tensors that were alive at once, by device."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.live, self.peak = weakref.WeakSet(), {"cpu": 0, "cuda": 0}, {"cpu": 0, "cuda": 0}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self.seen:
+                storage, device = tensor.untyped_storage(), tensor.device.type
+                self.seen.add(storage)
+                self.live[device] += storage.nbytes()
+                self.peak[device] = max(self.peak[device], self.live[device])
+                weakref.finalize(storage, self.free, device, storage.nbytes())
+        return result
+
+    def free(self, device, count):
+        self.live[device] -= count
+
+
+def peaks(network, height, width, dtype, tile=512):
+    """Of a network of the real size on a graphics card, both without numbers: bytes in RAM, and on the card."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    config = CONFIG | {"ch": 128, "z_channels": 4, "ch_mult": (1, 2, 4, 4)}
+    try:
+        with torch.inference_mode(False), FakeTensorMode(), torch.no_grad():
+            with torch.device("cuda"):
+                net = network(**config)
+            layers = decoder_layers(net) if network is kl.Decoder else encoder_layers(net)
+            x = torch.empty(4, height // 8, width // 8) if network is kl.Decoder else torch.empty(3, height, width)
+            with Live() as memory:
+                TiledLayers(height // tile, width // tile, torch.device("cuda"), lambda share: None).run(layers, x)
+    finally:
+        torch.set_default_dtype(default)
+    return memory.peak["cpu"], memory.peak["cuda"]
+
+
+@pytest.mark.parametrize("network, ram, device", [(kl.Decoder, 384, 650), (kl.Encoder, 259, 390)])
+def test_the_tile_bounds_the_memory(network, ram, device):
+    """The help page's figures. On the device it is the tile that counts, and in RAM the picture."""
+    small, large = (peaks(network, 1024, width, torch.bfloat16) for width in (512, 1024))
+    assert large[1] < 1.02 * small[1]
+    assert small[1] < device * 2 * 512 * 512
+    assert large[0] == pytest.approx(ram * 2 * 1024 * 1024, rel=0.01)
+
+
+def test_the_host_is_asked_for_a_tiles_memory(vae, monkeypatch):
+    asked = []
+    load = model_management.load_models_gpu
+    monkeypatch.setattr(
+        model_management,
+        "load_models_gpu",
+        lambda models, memory_required, **kwargs: asked.append(memory_required) or load(models, memory_required),
+    )
+    decode(latent(vae, 136, 128), vae, 128)
+    encode(picture(136, 128), vae, 128)
+    shape = (1, 4, 16, 16)
+    assert asked == [
+        vae.memory_used_decode(shape, torch.float32),
+        vae.memory_used_encode((1, 3, 128, 128), torch.float32),
+    ]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 20), st.integers(2, 20), st.integers(1, 4), st.integers(1, 4), st.sampled_from([1, 2, 0.5]))
+def test_each_layer_sees_its_neighbours(height, width, rows, columns, scale):
+    """Odd sizes as well, of which the host's VAEs have none."""
+    layer = {
+        1: torch.nn.Conv2d(3, 3, 3, padding=1),
+        2: kl.Upsample(3, True),
+        0.5: kl.Downsample(3, True),
+    }[scale]
+    for weight in layer.parameters():
+        weight.data.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+    x = torch.randn(3, height, width, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        whole = layer(x[None])[0]
+        layers = TiledLayers(
+            min(rows, whole.shape[1]), min(columns, whole.shape[2]), torch.device("cpu"), lambda share: None
+        )
+        swept = layers.sweep(x, torch.full_like(whole, torch.nan), layer, lambda part: None, scale)
+    assert (swept.x - whole).abs().max() < 1e-5
+    variance, mean = torch.var_mean(whole.double(), (1, 2), correction=0)
+    found_mean, found = swept.moments.of_groups(3)
+    assert (found_mean - mean).abs().max() < 1e-5 and (found - variance).abs().max() < 1e-5 * (1 + variance.max())
+
+
+def test_moments_are_those_of_the_whole():
+    """Where tiles differ much and lie far from zero, too."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 8, 30, 40, generator=rng) * torch.rand(8, 1, 1, generator=rng) + 100
+    x[..., :13] += 50
+    moments = Moments(8)
+    for tile in (x[..., :13], x[..., :1, 13:], x[..., 1:, 13:]):
+        moments.add(tile)
+    variance, mean = torch.var_mean(x.double().unflatten(1, (2, 4)), (0, 2, 3, 4), correction=0)
+    found_mean, found = moments.of_groups(2)
+    assert torch.allclose(found_mean.double(), mean.repeat_interleave(4), rtol=1e-6)
+    assert torch.allclose(found.double(), variance.repeat_interleave(4), rtol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 30, 31, 64])
+def test_attention_in_portions_is_all_of_it(chunk):
+    rng = torch.Generator().manual_seed(0)
+    q, k, v = (4 * torch.randn(8, 31, generator=rng) for _ in range(3))
+    whole = torch.nn.functional.scaled_dot_product_attention(*(part.t()[None].double() for part in (q, k, v)))
+    shares = []
+    attend(q, k, v, chunk, torch.device("cpu"), shares.append)
+    assert (q.t() - whole[0]).abs().max() < 1e-5
+    assert sum(shares) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", ["kl", "taesd"])
+def test_a_picture_within_one_tile_is_the_hosts(vae, taesd, kind):
+    vae = vae if kind == "kl" else taesd
+    z, image = latent(vae, 128, 64), picture(133, 70)
+    assert torch.equal(decode(z, vae, 128), vae.decode(z))
+    assert torch.equal(encode(image, vae, 128), vae.encode(image))
+
+
+def test_taesds_tiles_are_the_whole_pictures(taesd, monkeypatch):
+    """And not without the latent pixels around them."""
+    z, image = latent(taesd, 64, 456, batch=2), picture(66, 456, batch=2)
+    whole, encoded = taesd.decode(z), taesd.encode(image)
+    assert errors(decode(z, taesd, 128), whole)[0] < 1e-5
+    assert latent_errors(encode(image, taesd, 128), encoded)[0] < 1e-5
+    monkeypatch.setattr(tiled_vae, "TINY_REACH", 2)
+    assert errors(decode(z, taesd, 128), whole)[0] > 1e-4
+    assert latent_errors(encode(image, taesd, 128), encoded)[0] > 1e-4
+
+
+def test_other_pictures_and_latents(vae):
+    """One frame of five dimensions, alpha, and grey."""
+    z, image = latent(vae, 136, 128), picture(144, 128, channels=4)
+    assert torch.equal(decode(z[:, :, None], vae, 128), decode(z, vae, 128))
+    assert torch.equal(encode(image, vae, 128), encode(image[..., :3], vae, 128))
+    grey = image[..., :1]
+    assert torch.equal(encode(grey, vae, 128), encode(grey.repeat(1, 1, 1, 3), vae, 128))
+
+
+def test_nothing_is_written_to_and_the_bar_is_filled(vae, monkeypatch):
+    before = copy.deepcopy(vae.first_stage_model.state_dict())
+    state = torch.get_rng_state()
+    seen = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *args, **kwargs: seen.append(value))
+    decode(latent(vae, 136, 128, batch=2), vae, 128)
+    assert seen == sorted(seen) and seen[-1] == 2 * tiled_vae.STEPS
+    encode(picture(136, 128), vae, 128)
+    assert seen[-1] == tiled_vae.STEPS
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, weight in vae.first_stage_model.state_dict().items():
+        assert torch.equal(weight, before[name])
+
+
+def test_an_interrupt_stops_it_and_leaves_nothing(vae):
+    z = latent(vae, 136, 192)
+    first, calls = decode(z, vae, 128), []
+
+    def stop(module, args, output):
+        calls.append(weakref.ref(output))
+        if len(calls) == 2:
+            model_management.interrupt_current_processing()
+
+    upsample = vae.first_stage_model.decoder.up[2].upsample.register_forward_hook(stop)
+    try:
+        with pytest.raises(model_management.InterruptProcessingException):
+            decode(z, vae, 128)
+    finally:
+        upsample.remove()
+        model_management.interrupt_current_processing(False)
+    assert len(calls) == 2 and all(call() is None for call in calls)
+    assert torch.equal(decode(z, vae, 128), first)
+
+
+def other(vae, model):
+    told = copy.copy(vae)
+    told.first_stage_model = model
+    return told
+
+
+def test_other_vaes_are_refused_by_name(vae, taesd):
+    with torch.device("meta"):
+        config = CONFIG | {"z_channels": 4, "ch_mult": (1, 2), "double_z": True}
+        video = copy.copy(vae.first_stage_model)
+        video._modules = dict(video._modules, decoder=VideoDecoder(**config, video_kernel_size=[3, 1, 1], alpha=0.0))
+        volume = AutoencoderKL(ddconfig=config | {"conv3d": True, "time_compress": 2}, embed_dim=4)
+        normed = TAESD()
+        normed.taesd_decoder.append(torch.nn.GroupNorm(1, 3))
+        cascade = StageA()
+    for model, words in (
+        (video, "temporal_ae.VideoDecoder"),
+        (volume, "AutoencoderKL of videos, with 3-D convolutions"),
+        (normed, "TAESD with group norms"),
+        (cascade, "stage_a.StageA"),
+    ):
+        with pytest.raises(ValueError, match=rf"Tiled VAE Decode got in vae a .*{words}.*VAE Decode \(Tiled\)"):
+            decode(latent(vae, 64, 64), other(vae, model), 128)
+        with pytest.raises(ValueError, match=rf"Tiled VAE Encode got in vae a .*{words}.*VAE Encode \(Tiled\)"):
+            encode(picture(64, 64), other(vae, model), 128)
+
+
+def test_wrong_inputs_are_told(vae):
+    with pytest.raises(ValueError, match=r"got in latent a tensor of the shape \(1, 16, 8, 8\).*\(batch, 4, height"):
+        decode(torch.zeros(1, 16, 8, 8), vae, 128)
+    with pytest.raises(ValueError, match="got in latent a tensor"):
+        decode(torch.zeros(1, 4, 8), vae, 128)
+    with pytest.raises(ValueError, match="got in image 200 x 7 pixels.*takes 8 x 8"):
+        encode(picture(7, 200), vae, 128)
+    with pytest.raises(RuntimeError, match="VAE is invalid"):
+        decode(latent(vae, 64, 64), other(vae, None), 128)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..pixels.masks import Box
+from ..pixels.boxes import Box
 
 EXAMPLE = '{"x": 10, "y": 20, "width": 100, "height": 50}'
 

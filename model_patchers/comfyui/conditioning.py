@@ -1,70 +1,260 @@
-"""What a conditioning feeds to the model beside the text, where the host's own way there would alter it.
+"""What a conditioning carries to the sampler beside its text: checks of the model, and tensors for it.
 
-The host's model classes make the global vector and the concatenated channels themselves, from keys of the conditioning
-and with noise of their own: seeded with the sampler's seed, the same for every picture, drawn after setting the global
-random state. `supplying` hands over finished ones instead, in a conditioning's `model_conds`, which travel with it
-through every node and every area; they take the place of the host's as sampling starts.
+A node of conditionings does not see the model that will sample with them. `needs` has a conditioning say which models
+fit it, and `feed` has it hand finished tensors to the model. Both travel as a ControlNet without a network:
+
+- Every node that changes, combines or copies conditionings passes a ControlNet on, also one that is applied after it.
+- ComfyUI collects the hooks of all ControlNets as sampling starts (`sampler_helpers.prepare_model_patcher`), so that a
+  conditioning can ask for wrappers around the sampling although no patch is on the model.
+- ComfyUI runs two prompts in one batch only if their ControlNets are one object, and looks ControlNets up by equality.
+  So two links that ask the same are equal.
+
+The first wrapper, `run_model_checks`, makes the checks before anything is computed or loaded, and takes the links out
+of the conditionings. So they change neither the result nor which prompts are batched.
 """
 
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from comfy.conds import CONDRegular
 from comfy.controlnet import ControlBase
-from comfy.hooks import TransformerOptionsHook
+from comfy.hooks import HookGroup, TransformerOptionsHook
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
+from comfy.samplers import CFGGuider
+from node_helpers import conditioning_set_values
 
-from .kinds import Check, Conditioning, Terms, expecting
+from .kinds import require
 
-KEY = "pentimento_supply"
-# (the condition, the model that samples, its device) -> {"y" or "c_concat": the tensor as the host's sampler takes it}
-Supply = Callable[[dict, ModelPatcher, torch.device], dict[str, CONDRegular]]
+Conditioning = list[list]  # what nodes pass: [[text, {name: value}], ...]
+Cond = dict[str, Any]  # one of them as ComfyUI's samplers have it, after process_conds
+Latent = dict[str, Any]  # what nodes pass: {"samples": a tensor, ...}
+# (the condition, the model that samples, its device) -> {"y" or "c_concat": the tensor as ComfyUI's sampler takes it}
+ModelInputs = Callable[[Cond, ModelPatcher, torch.device], dict[str, CONDRegular]]
+
+FEED = "pentimento_feed"  # of a conditioning's ModelInputs in its model_conds
 
 
-def supplying(
-    conditioning: Conditioning, supply: Supply, names: Collection[str], node: str, **terms: Any
-) -> Conditioning:
-    """A conditioning that feeds the model what `supply` returns, and is checked as by `model_kinds.expecting`.
+def both(prompts: Sequence[Conditioning], values: dict[str, Any]) -> list[Conditioning]:
+    """Copies of the positive and the negative conditioning with the same values."""
+    return [conditioning_set_values(prompt, values) for prompt in prompts]
+
+
+# Checks of the model
+
+
+class Needs(NamedTuple):
+    """What a conditioning needs of the model and the latent that are sampled with it.
+
+    Attributes:
+        kinds: Names of the kinds of model that fit, of kinds.KINDS.
+        node: The display name of the node that asks, for messages.
+        size: (height, width) in latent pixels of what is concatenated to the latent. ComfyUI would resample it silently
+            for a latent of another size.
+        also: Another check of the model, which raises ValueError. The same function for both prompts: else they are not
+            batched.
+        pictures: How many pictures are concatenated: one for any number of latents, or one for each latent.
+    """
+
+    kinds: frozenset[str]
+    node: str
+    size: tuple[int, int] | None = None
+    also: Callable[[ModelPatcher], None] | None = None
+    pictures: int = 1
+
+    def check(self, model: ModelPatcher, latents: torch.Size) -> None:
+        """
+        Args:
+            latents: The shape of the latents that are sampled.
+
+        Raises:
+            ValueError: The model or the latents do not fit.
+        """
+        require(model, self.kinds, self.node)
+        if self.also is not None:
+            self.also(model)
+        if self.size is not None and self.size != latents[-2:]:
+            needed, got = (f"{w} x {h}" for h, w in (self.size, latents[-2:]))
+            raise ValueError(
+                f"{self.node} prepared a picture for a latent of {needed} (width x height), and the latent that is "
+                f"sampled has {got}. Connect a latent of {needed}, or give {self.node} a picture of the other size."
+            )
+        if self.pictures not in (1, latents[0]):
+            raise ValueError(
+                f"{self.node} prepared {self.pictures} pictures, and {latents[0]} latents are sampled. Connect "
+                f"{self.node}'s latent, or give it one picture for all."
+            )
+
+
+def needs(conditioning: Conditioning, needs: Needs) -> Conditioning:
+    """A conditioning that is checked against whichever model samples with it, before anything is computed or loaded."""
+    return [[text, {**values, "control": ModelCheck(needs, values.get("control"))}] for text, values in conditioning]
+
+
+def check_now(model: ModelPatcher, conditioning: Conditioning, latents: torch.Size) -> None:
+    """Makes a conditioning's checks before sampling starts, where the model and the size are known.
 
     Args:
-        supply: Called each time that sampling starts. It may raise.
-        names, node, terms: See `model_kinds.expecting`.
+        latents: The shape of the latents that will be sampled.
+
+    Raises:
+        ValueError: As Needs.check.
     """
-    supplied = []
-    for text, values in expecting(conditioning, names, node, **terms):
-        check = values["control"]
-        model_conds = {**values.get("model_conds", {}), KEY: supply}
-        control = Supplying(check.terms, check.previous_controlnet)
-        supplied.append([text, {**values, "model_conds": model_conds, "control": control}])
-    return supplied
+    for _, values in conditioning:
+        for link in _chain(values.get("control")):
+            if isinstance(link, ModelCheck):
+                link.needs.check(model, latents)
 
 
-class Supplying(Check):
-    """A check that also asks for `supplied` around the sampler."""
+# Tensors for the model
 
-    def __init__(self, terms: Terms, previous: ControlBase | None = None) -> None:
-        super().__init__(terms, previous)
-        wrappers = {WrappersMP.SAMPLER_SAMPLE: {"pentimento": [supplied]}}
+
+def feed(conditioning: Conditioning, inputs: ModelInputs) -> Conditioning:
+    """A conditioning that hands finished tensors to the model, in the place of those that ComfyUI would make.
+
+    ComfyUI's model classes make the global vector and the concatenated channels from keys of the conditioning and with
+    noise of their own: seeded with the sampler's seed, the same for every picture, drawn after setting the global
+    random state. These travel in `model_conds`, through every node and every area.
+
+    Args:
+        inputs: Called each time that sampling starts; it may raise ValueError. It replaces earlier ones.
+    """
+    return [
+        [
+            text,
+            {
+                **values,
+                "model_conds": {**values.get("model_conds", {}), FEED: inputs},
+                "control": InputFeed(values.get("control")),
+            },
+        ]
+        for text, values in conditioning
+    ]
+
+
+def feeds(values: Cond) -> ModelInputs | None:
+    """The ModelInputs that a conditioning has from `feed`."""
+    return values.get("model_conds", {}).get(FEED)
+
+
+# The links in the chain of ControlNets
+
+
+class Link(ControlBase):
+    """A ControlNet that adds nothing to the model's results and asks for wrappers around the sampling."""
+
+    def __init__(self, previous: ControlBase | None) -> None:
+        super().__init__()
+        self.previous_controlnet = previous
+        self.cond_hint_original = torch.zeros(1, 3, 1, 1)  # samplers in tiles crop every ControlNet's picture
+        self.extra_hooks = HookGroup()
+        wrappers = {kind: {"pentimento": [wrapper]} for kind, wrapper in self.asks().items()}
         self.extra_hooks.add(TransformerOptionsHook({"wrappers": wrappers}))
 
-    def copy(self) -> "Supplying":
-        return Supplying(self.terms, self.previous_controlnet)
+    def asks(self) -> dict[str, Callable]:
+        """The wrappers around the sampling, by WrappersMP."""
+        return {WrappersMP.OUTER_SAMPLE: run_model_checks}
+
+    def get_extra_hooks(self) -> list[HookGroup]:
+        # Without its own: a conditioning that is said to have hooks makes ComfyUI load models a second time where they
+        # are loaded piece by piece (dynamic VRAM).
+        return self.previous_controlnet.get_extra_hooks() if self.previous_controlnet else []
+
+    def get_control(self, *args: Any) -> dict | None:
+        return self.previous_controlnet.get_control(*args) if self.previous_controlnet else None
 
 
-def supplied(executor: WrapperExecutor, guider: Any, sigmas: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Around the sampler: puts what the conditionings supply in the place of what the host made."""
+class ModelCheck(Link):
+    """The link of `needs`."""
+
+    def __init__(self, needs: Needs, previous: ControlBase | None = None) -> None:
+        super().__init__(previous)
+        self.needs = needs
+
+    def copy(self) -> "ModelCheck":
+        return ModelCheck(self.needs, self.previous_controlnet)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, ModelCheck)
+            and self.needs == other.needs
+            and self.previous_controlnet is other.previous_controlnet
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.needs)
+
+
+class InputFeed(Link):
+    """The link of `feed`. It holds no tensors: those differ from prompt to prompt."""
+
+    def asks(self) -> dict[str, Callable]:
+        return super().asks() | {WrappersMP.SAMPLER_SAMPLE: apply_feeds}
+
+    def copy(self) -> "InputFeed":
+        return InputFeed(self.previous_controlnet)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, InputFeed) and self.previous_controlnet == other.previous_controlnet
+
+    def __hash__(self) -> int:
+        return hash((InputFeed, self.previous_controlnet))
+
+
+def run_model_checks(executor: WrapperExecutor, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Around `CFGGuider.outer_sample`: makes the conditionings' checks, then samples without the links."""
+    guider = executor.class_obj
+    controls = [cond.get("control") for conds in guider.conds.values() for cond in conds]
+    checks = [link.needs for control in controls for link in _chain(control) if isinstance(link, ModelCheck)]
+    for check in dict.fromkeys(checks):
+        check.check(guider.model_patcher, noise.shape)
+    without: dict[ControlBase, ControlBase | None] = {}
+    guider.conds = {name: [_without_links(cond, without) for cond in conds] for name, conds in guider.conds.items()}
+    return executor(noise, *args, **kwargs)
+
+
+def apply_feeds(executor: WrapperExecutor, guider: CFGGuider, sigmas: torch.Tensor, *args: Any) -> torch.Tensor:
+    """Around the sampler: puts the tensors of `feed` in the place of what ComfyUI made."""
     guider.conds = {
-        name: [_with_supply(condition, guider.model_patcher, sigmas.device) for condition in conditions]
-        for name, conditions in guider.conds.items()
+        name: [_with_feed(cond, guider.model_patcher, sigmas.device) for cond in conds]
+        for name, conds in guider.conds.items()
     }
-    return executor(guider, sigmas, *args, **kwargs)
+    return executor(guider, sigmas, *args)
 
 
-def _with_supply(condition: dict, model: ModelPatcher, device: torch.device) -> dict:
-    model_conds = dict(condition["model_conds"])
-    supply = model_conds.pop(KEY, None)
-    if supply is None:
-        return condition
-    return {**condition, "model_conds": model_conds | supply(condition, model, device)}
+def _with_feed(cond: Cond, model: ModelPatcher, device: torch.device) -> Cond:
+    model_conds = dict(cond["model_conds"])
+    inputs = model_conds.pop(FEED, None)
+    return cond if inputs is None else {**cond, "model_conds": model_conds | inputs(cond, model, device)}
+
+
+def _chain(control: ControlBase | None) -> list[ControlBase]:
+    return [control, *_chain(control.previous_controlnet)] if control else []
+
+
+def _without_links(cond: Cond, without: dict[ControlBase, ControlBase | None]) -> Cond:
+    control = without_model_checks(cond.get("control"), without)
+    rest = {key: value for key, value in cond.items() if key != "control"}
+    return {**rest, "control": control} if control else rest
+
+
+def without_model_checks(
+    control: ControlBase | None, without: dict[ControlBase, ControlBase | None]
+) -> ControlBase | None:
+    """A chain of ControlNets without links. ControlNets that come after a link are copied.
+
+    Args:
+        without: The chains made so far, so that each ControlNet is copied once.
+    """
+    if control is None:
+        return None
+    if control not in without:
+        rest = without_model_checks(control.previous_controlnet, without)
+        if isinstance(control, Link):
+            without[control] = rest
+        elif rest is control.previous_controlnet:
+            without[control] = control
+        else:
+            without[control] = control.copy().set_previous_controlnet(rest)
+    return without[control]

@@ -11,7 +11,7 @@ import comfy.sd
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..comfyui.weights import describe, mean_norm, read_state_dict
+from ..comfyui.weights import are_offsets, below, describe, read_state_dict
 
 NODE = "Load Diffusers UNet"
 # diffusers' name of a module -> Stability's
@@ -99,21 +99,24 @@ def unet_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
     Raises:
         ValueError: It holds no whole UNet.
     """
-    for first, last, time in (
-        ("input_blocks.0.0.weight", "out.2.weight", "time_embed.0.weight"),
-        ("conv_in.weight", "conv_out.weight", "time_embedding.linear_1.weight"),
-    ):
-        for prefix in (key.removesuffix(first) for key in weights if key.endswith(first)):
-            if {prefix + last, prefix + time} <= weights.keys():
-                found = {key.removeprefix(prefix): weights[key] for key in weights if key.startswith(prefix)}
-                found = found if first.startswith("input") else to_stability(found)
-                _refuse_offsets(found, file)
-                return {key: weights[key] for key in SAMPLING if key in weights} | found
+    for telling_key, convert, others in STYLES:
+        unet = below(weights, telling_key)
+        if unet.keys() >= others:
+            unet = convert(unet)
+            _refuse_offsets(unet, file)
+            return {key: weights[key] for key in SAMPLING if key in weights} | unet
     raise ValueError(f"'{file}' holds no UNet: it is {_other(weights)}")
 
 
+# A key that a UNet has and no ControlNet or VAE, what brings its names to Stability's, and more keys of every UNet.
+STYLES = (
+    ("out.2.weight", dict, {"input_blocks.0.0.weight", "time_embed.0.weight"}),
+    ("time_embedding.linear_1.weight", to_stability, {"conv_in.weight", "conv_out.weight"}),
+)
+
+
 def _refuse_offsets(weights: dict[str, Tensor], file: str) -> None:
-    if mean_norm(weights) <= 0.25:
+    if are_offsets(weights):
         raise ValueError(
             f"'{file}' holds offsets to a UNet's weights, as IC-Light's files do, and no UNet of its own. "
             "Load Stable Diffusion 1.5, and add the file to it with the node IC-Light."

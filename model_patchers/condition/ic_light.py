@@ -5,28 +5,28 @@ zeros. With the noisy latent go 0.18215 times the VAE's mean of the foreground, 
 in the prompt's branch and in the negative one's alike.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from comfy.latent_formats import SD15
 from comfy.lora import calculate_shape
-from comfy.model_management import intermediate_device, intermediate_dtype
+from comfy.model_management import intermediate_dtype
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from comfy.sd import VAE
 from comfy.utils import unet_to_diffusers
-from node_helpers import conditioning_set_values
-from PIL import Image
 from torch import Tensor
 
-from ..comfyui.kinds import FIRST, Conditioning, expecting, identify, require
-from ..comfyui.weights import describe, mean_norm, read_state_dict
+from ..comfyui.conditioning import Conditioning, Needs, both, needs
+from ..comfyui.kinds import FIRST, fitting, identify, require
+from ..comfyui.patching import attach, detach
+from ..comfyui.weights import are_offsets, below, describe, read_state_dict
 from ..pixels.images import to_rgb
 from ..pixels.masks import pair
+from ..pixels.resample import cover
 
+KEY = "pentimento_ic_light"
 MODEL_NODE, CONDITIONING_NODE = "IC-Light", "IC-Light Conditioning"
 FILES = "iclight_sd15_fc, iclight_sd15_fcon or iclight_sd15_fbc"
 FIRST_CONVOLUTION = FIRST.removeprefix("diffusion_model.")
@@ -61,28 +61,6 @@ def on_grey(foreground: Tensor, mask: Tensor | None) -> Tensor:
     return signed(foreground) * matte[..., None]
 
 
-def cover(picture: Tensor, height: int, width: int) -> Tensor:
-    """Scales pictures until they cover height x width (Lanczos) and cuts out their middle, as the reference does.
-
-    Args:
-        picture: (B, H, W, 3), of `signed`. It comes back itself when it has the size.
-    """
-    h, w = picture.shape[1:3]
-    if (h, w) == (height, width):
-        return picture
-    scale = max(width / w, height / h)
-    size = round(w * scale), round(h * scale)
-    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-    planes = [_lanczos(plane, size) for plane in picture.movedim(-1, 1).flatten(0, 1).cpu().numpy()]  # B * 3
-    resized = torch.from_numpy(np.stack(planes)).unflatten(0, (-1, 3)).movedim(1, -1).to(picture)
-    return resized[:, top : top + height, left : left + width].clamp(-1, FULL_SCALE - 1)
-
-
-def _lanczos(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Pillow's filter on floats: without its usual rounding to 8 bits, and grey, as 0, stays exactly grey."""
-    return np.asarray(Image.fromarray(plane.astype(np.float32)).resize(size, Image.Resampling.LANCZOS))
-
-
 def offsets(weights: dict[str, Tensor], own: dict[str, Tensor], names: dict[str, str], file: str) -> dict[str, Tensor]:
     """The offsets in a file, under the model's names for the weights that they belong to.
 
@@ -99,7 +77,7 @@ def offsets(weights: dict[str, Tensor], own: dict[str, Tensor], names: dict[str,
     if not {FIRST_CONVOLUTION, "time_embed.0.weight"} <= found.keys():
         raise ValueError(f"'{file}' is no IC-Light model: it holds {describe(weights)}. Choose {FILES}.")
     channels = found[FIRST_CONVOLUTION].shape[1]
-    if channels not in (8, 12) or mean_norm(found) > 0.25:
+    if channels not in (8, 12) or not are_offsets(found):
         raise ValueError(
             f"'{file}' is a whole UNet ({channels} channels in). {MODEL_NODE} adds offsets to an SD 1.5 model: choose "
             f"{FILES}. A whole UNet is loaded with Load Diffusion Model or Load Diffusers UNet."
@@ -116,42 +94,63 @@ def offsets(weights: dict[str, Tensor], own: dict[str, Tensor], names: dict[str,
 
 
 def _renamed(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
-    """A file's weights without a prefix, and with diffusers' names replaced; nothing if it has no first convolution."""
-    for first in (FIRST_CONVOLUTION, "conv_in.weight"):
-        for key in weights:
-            if key.endswith(first):
-                found = {name.removeprefix(key.removesuffix(first)): weight for name, weight in weights.items()}
-                return {names.get(name, name): weight for name, weight in found.items()}
-    return {}
+    """A file's weights without a prefix, and with diffusers' names replaced; {} if it has no first convolution."""
+    unet = below(weights, FIRST_CONVOLUTION) or below(weights, "conv_in.weight")
+    return {names.get(name, name): weight for name, weight in unet.items()}
 
 
 def patch(model: ModelPatcher, path: str | Path) -> ModelPatcher:
-    """A clone of an SD 1.5 model with IC-Light's offsets on its weights.
+    """A clone of an SD 1.5 model with IC-Light's offsets on its weights, in the place of any that it had.
 
-    They are patches as a LoRA's are: the host adds them when it loads the model and takes them away after, and other
+    They are patches as a LoRA's are: ComfyUI adds them when it loads the model and takes them away after, and other
     patches on the same weights are added to the same sum. They stay in the file's dtype until then.
 
     Raises:
         ValueError: The model is of another kind, or the file is no IC-Light.
     """
-    require(model, {"sd15"}, MODEL_NODE)
+    for earlier in model.get_wrappers(WrappersMP.PREPARE_SAMPLING, KEY):
+        model = earlier.taken_off(model)
+    require(model, fitting(MODEL_NODE), MODEL_NODE)
     unet, config = model.model.diffusion_model.state_dict(), model.model.model_config.unet_config
-    found = offsets(read_state_dict(path), unet, unet_to_diffusers(config), Path(path).name)
-    model = model.clone()
-    model.add_patches(
-        {f"diffusion_model.{name}": ("diff", [offset, {"pad_weight": True}]) for name, offset in found.items()}
-    )
-    model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "pentimento_ic_light", _checked)
+    diff = offsets(read_state_dict(path), unet, unet_to_diffusers(config), Path(path).name)
+    relight = Relight({f"diffusion_model.{name}": ("diff", [x, {"pad_weight": True}]) for name, x in diff.items()})
+    model = attach(model, KEY, {WrappersMP.PREPARE_SAMPLING: relight})
+    model.add_patches(relight.patches)
     return model
 
 
-def _checked(executor: Callable, model: ModelPatcher, shape: tuple[int, ...], conds: dict, *args: Any, **kwargs: Any):
-    """Around the loading of the model for sampling: refuses what cannot be sampled before anything is computed."""
-    for branch, conditions in conds.items():
-        for condition in conditions:
-            _check_pictures(condition.get("noise_concat"), branch, shape[0])
-    _check_later_patches(model)
-    return executor(model, shape, conds, *args, **kwargs)
+class Relight(NamedTuple):
+    """What `patch` puts on a model: a wrapper of PREPARE_SAMPLING that knows the patches on the weights.
+
+    Attributes:
+        patches: As ModelPatcher.add_patches takes them.
+    """
+
+    patches: dict[str, tuple]
+
+    def __call__(
+        self,
+        executor: WrapperExecutor,
+        model: ModelPatcher,
+        shape: tuple[int, ...],
+        conds: dict,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Refuses what cannot be sampled before anything is loaded or computed."""
+        for branch, conditions in conds.items():
+            for condition in conditions:
+                _check_pictures(condition.get("noise_concat"), branch, shape[0])
+        _check_later_patches(model)
+        return executor(model, shape, conds, *args, **kwargs)
+
+    def taken_off(self, model: ModelPatcher) -> ModelPatcher:
+        """A clone of the model without these patches."""
+        model = detach(model, KEY)
+        for name, patch in self.patches.items():
+            model.patches[name] = [entry for entry in model.patches[name] if entry[1] is not patch]
+        model.patches = {name: entries for name, entries in model.patches.items() if entries}
+        return model
 
 
 def _check_pictures(concat: Tensor | None, branch: str, latents: int) -> None:
@@ -205,15 +204,14 @@ def condition(
             "Connect one of them alone for all of the other, or equally many."
         )
     height, width = (max((side + MULTIPLE // 2) // MULTIPLE, 1) * MULTIPLE for side in foreground.shape[1:3])
-    latents = [_encode(vae, cover(picture, height, width)).expand(max(counts), -1, -1, -1) for picture in pictures]
+    covering = [cover(picture, height, width).clamp(-1, FULL_SCALE - 1) for picture in pictures]
+    latents = [_encode(vae, picture).expand(max(counts), -1, -1, -1) for picture in covering]
     size = height // 8, width // 8
     fits = _takes_foreground if background is None else _takes_background
-    values = {"noise_concat": SD15().process_in(torch.cat(latents, dim=1))}
-    positive, negative = (
-        expecting(conditioning_set_values(prompt, values), {"ic-light"}, CONDITIONING_NODE, size, fits)
-        for prompt in (positive, negative)
-    )
-    empty = torch.zeros(max(counts), 4, *size, device=intermediate_device(), dtype=intermediate_dtype())
+    prompts = both((positive, negative), {"noise_concat": SD15().process_in(torch.cat(latents, dim=1))})
+    wants = Needs(fitting(CONDITIONING_NODE), CONDITIONING_NODE, size, fits)
+    positive, negative = (needs(prompt, wants) for prompt in prompts)
+    empty = latents[0].new_zeros(max(counts), 4, *size, dtype=intermediate_dtype())
     return positive, negative, {"samples": empty, "downscale_ratio_spacial": 8}
 
 

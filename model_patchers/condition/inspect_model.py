@@ -6,25 +6,6 @@ from comfy.model_patcher import ModelPatcher
 
 from ..comfyui.kinds import Kind, identify
 
-EDIT = {"instruct-pix2pix", "instruct-pix2pix-sdxl", "cosxl-edit"}
-# display name of a node of the family -> the kinds it works with
-NODES = {
-    "InstructPix2Pix Conditioning": EDIT,
-    "InstructPix2Pix Guider": EDIT,
-    "InstructPix2Pix for Any Sampler": EDIT,
-    "unCLIP Encode": {"unclip-l", "unclip-h"},
-    "unCLIP-L Statistics": {"unclip-l"},
-    "SD x4 Conditioning": {"sd-x4"},
-    "SD2 Depth Conditioning": {"sd2-depth"},
-    "IC-Light": {"sd15"},
-    "IC-Light Conditioning": {"ic-light"},
-    "ComfyUI's own InpaintModelConditioning": {"sd15-inpaint", "sd2-inpaint", "sdxl-inpaint"},
-}
-ALIKE = {
-    "instruct-pix2pix": "An IC-Light that was merged into a full model looks the same from here.",
-    "cosxl-edit": "Told from InstructPix2Pix (SDXL) by its noise levels, which not every file of it states.",
-}
-
 
 def report(model: ModelPatcher) -> tuple[str, Kind]:
     """What the model is, a line for each fact, and its kind."""
@@ -40,9 +21,8 @@ def report(model: ModelPatcher) -> tuple[str, Kind]:
         "Noise levels": f"sigma {float(sampling.sigma_min):.4g} to {float(sampling.sigma_max):.4g}",
         "Latent": f"{latent.latent_channels} channels, x {latent.scale_factor:.6g} inside the model",
         "Patches": _patches(model),
-        "Nodes for it": ", ".join(node for node, kinds in NODES.items() if kind.name in kinds)
-        or "none in Pentimento/condition",
-        "Note": ALIKE.get(kind.name, ""),
+        "Nodes for it": ", ".join(kind.nodes) or "none in Pentimento/condition",
+        "Note": kind.note,
     }
     return "\n".join(f"{name}: {fact}" for name, fact in facts.items() if fact), kind
 

@@ -1,54 +1,44 @@
 """InstructPix2Pix: its picture, its guider, and its patch for every other sampler."""
 
-import math
 from typing import Any
 
 import comfy.samplers
-import numpy as np
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
-from PIL import Image
+from comfy.sd import VAE
 from torch import Tensor
 
+from ..comfyui.conditioning import Conditioning, Needs, both, needs
+from ..comfyui.kinds import fitting, require
+from ..comfyui.patching import attach, detach
+from ..comfyui.schedule import Interval
+from ..pixels import resample
 from ..pixels.images import to_rgb
 from .instruct_pix2pix_step import ID, Conds, Options, Step
 
-KINDS = ("instruct-pix2pix", "instruct-pix2pix-sdxl", "cosxl-edit")
 FITS = {"multiple of 8": 8, "multiple of 64": 64}
 CONDITIONING, GUIDER = "InstructPix2Pix Conditioning", "InstructPix2Pix Guider"
 PATCH = "InstructPix2Pix for Any Sampler"
 
 
-def fit(image: Tensor, multiple: int) -> Tensor:
-    """Resizes pictures so that both sides become the nearest multiples. Nothing is cut off.
-
-    Lanczos, as in the reference's edit_cli.py; by Pillow, in float32. A picture that fits comes back itself.
-
-    Args:
-        image: (B, H, W, C) in [0, 1].
-        multiple: Of pixels; also the least that a side gets.
-    """
-    height, width = (max(math.floor(side / multiple + 0.5), 1) * multiple for side in image.shape[1:3])
-    if image.shape[1:3] == (height, width):
-        return image
-    planes = image.movedim(-1, 1).flatten(0, 1).float().cpu().numpy()  # (B C, H, W)
-    resized = [np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.LANCZOS)) for plane in planes]
-    return torch.from_numpy(np.stack(resized)).clamp(0, 1).unflatten(0, (len(image), -1)).movedim(1, -1).to(image)
-
-
-def encode(vae: Any, image: Tensor, multiple: int) -> Tensor:
-    """The VAE's mean of the pictures, without a scale: the host's model classes scale it as each was trained.
+def condition(
+    positive: Conditioning, negative: Conditioning, vae: VAE, image: Tensor, multiple: int
+) -> tuple[Conditioning, Conditioning, Tensor]:
+    """Both prompts with the picture to edit.
 
     Args:
-        vae: The host's VAE.
+        vae: ComfyUI's VAE. ComfyUI's model classes scale its mean as each was trained.
         image: (B, H, W, C) in [0, 1]; an alpha channel is dropped.
-        multiple: See `fit`.
+        multiple: Of the sides' pixels. See `resample.to_multiple`; the reference's edit_cli.py resizes by Lanczos too.
 
     Returns:
-        (B, 4, H / 8, W / 8).
+        Both conditionings, and zeros like the picture's latent, (B, 4, H / 8, W / 8).
     """
-    return vae.encode(fit(to_rgb(image), multiple))
+    latent = vae.encode(resample.to_multiple(to_rgb(image), multiple))
+    wants = Needs(fitting(CONDITIONING), CONDITIONING, tuple(latent.shape[-2:]), pictures=len(latent))
+    prompts = both((positive, negative), {"concat_latent_image": latent})
+    return *(needs(prompt, wants) for prompt in prompts), torch.zeros_like(latent)
 
 
 def check(conds: dict[str, Conds], noise: Tensor, node: str) -> None:
@@ -87,36 +77,51 @@ def check(conds: dict[str, Conds], noise: Tensor, node: str) -> None:
 
 
 class IP2PGuider(comfy.samplers.CFGGuider):
-    """Samples by equation 3 from `start_percent` to `end_percent`, and by e(I, T) alone outside."""
+    """Samples by equation 3 within `interval`, and by e(I, T) alone outside."""
 
-    def set_guidance(
-        self, text_scale: float, image_scale: float, phi: float, start_percent: float, end_percent: float
-    ) -> None:
+    def set_guidance(self, text_scale: float, image_scale: float, phi: float, interval: Interval) -> None:
         self.set_cfg(text_scale)
-        self.image_scale, self.phi, self.percents = image_scale, phi, (start_percent, end_percent)
+        self.image_scale, self.phi, self.interval = image_scale, phi, interval
 
     def outer_sample(self, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         check(self.conds, noise, GUIDER)
         return super().outer_sample(noise, *args, **kwargs)
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: Options, seed: int | None = None) -> Tensor:
-        start, end = (self.inner_model.model_sampling.percent_to_sigma(percent) for percent in self.percents)
-        text, image, phi = (self.cfg, self.image_scale, self.phi) if end <= timestep[0] <= start else (1.0, 1.0, 0.0)
+        guided = self.interval.holds(self.inner_model.model_sampling, timestep[0])
+        text, image, phi = (self.cfg, self.image_scale, self.phi) if guided else (1.0, 1.0, 0.0)
         options = Step(model_options, image, text, phi).options()
         negative, positive = self.conds["negative"], self.conds["positive"]
         return comfy.samplers.sampling_function(self.inner_model, x, timestep, negative, positive, text, options, seed)
 
 
-def unpatched(model: ModelPatcher) -> ModelPatcher:
-    """A clone without the patch: what brings the picture's term itself must not get it twice."""
-    model = model.clone()
-    model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, ID)
-    model.remove_wrappers_with_key(WrappersMP.PREDICT_NOISE, ID)
-    return model
+def guider(
+    model: ModelPatcher,
+    positive: Conditioning,
+    negative: Conditioning,
+    text_scale: float,
+    image_scale: float,
+    phi: float,
+    interval: Interval,
+) -> IP2PGuider:
+    """A guider by equation 3 for the model, of which a patch of this module's is taken off: it would guide twice.
+
+    Raises:
+        ValueError: The model is of another kind.
+    """
+    require(model, fitting(GUIDER), GUIDER)
+    guider = IP2PGuider(detach(model, ID))
+    guider.set_conds(positive, negative)
+    guider.set_guidance(text_scale, image_scale, phi, interval)
+    return guider
 
 
 def patch(model: ModelPatcher, image_scale: float) -> ModelPatcher:
-    """A clone with which any sampler of one CFG scale follows equation 3; its scale is s_T."""
+    """A clone with which any sampler of one CFG scale follows equation 3; its scale is s_T.
+
+    Raises:
+        ValueError: The model is of another kind.
+    """
 
     def outer_sample(executor: WrapperExecutor, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         check(executor.class_obj.conds, noise, PATCH)
@@ -134,7 +139,5 @@ def patch(model: ModelPatcher, image_scale: float) -> ModelPatcher:
             )
         return denoised
 
-    model = unpatched(model)
-    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, ID, outer_sample)
-    model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, ID, predict_noise)
-    return model
+    require(model, fitting(PATCH), PATCH)
+    return attach(model, ID, {WrappersMP.OUTER_SAMPLE: outer_sample, WrappersMP.PREDICT_NOISE: predict_noise})

@@ -1,11 +1,11 @@
 """Stable Diffusion 2 depth: the depth map is the fifth channel that the denoiser sees, next to the latent."""
 
 import torch.nn.functional as F
-from node_helpers import conditioning_set_values
 from torch import Tensor
 
-from ..comfyui.kinds import Conditioning, expecting
-from ..pixels.images import LUMA, to_rgb
+from ..comfyui.conditioning import Conditioning, Needs, both, needs
+from ..comfyui.kinds import fitting
+from ..pixels.images import luma
 
 NODE = "SD2 Depth Conditioning"
 FLAT = 1e-5  # of the largest depth: resampling a constant picture leaves no more than this
@@ -26,8 +26,7 @@ def depth_channel(depth: Tensor, height: int, width: int, invert: bool = False) 
     Returns:
         (B, 1, height, width), float32.
     """
-    rgb = to_rgb(depth).float()
-    d = (rgb * rgb.new_tensor(LUMA)).sum(-1)[:, None]  # (B, 1, H, W)
+    d = luma(depth.float())[:, None]  # (B, 1, H, W)
     d = F.interpolate(d, (height, width), mode="bicubic", align_corners=False)
     low, high = d.amin((1, 2, 3), keepdim=True), d.amax((1, 2, 3), keepdim=True)
     span = high - low
@@ -61,6 +60,6 @@ def condition(
             "Connect one depth picture for all, or one for each picture of the latent."
         )
     size = tuple(samples.shape[2:])
-    values = {"noise_concat": depth_channel(depth, *size, invert)}
-    prompts = (conditioning_set_values(prompt, values) for prompt in (positive, negative))
-    return tuple(expecting(prompt, ("sd2-depth",), NODE, size, pictures=len(depth)) for prompt in prompts)
+    prompts = both((positive, negative), {"noise_concat": depth_channel(depth, *size, invert)})
+    wants = Needs(fitting(NODE), NODE, size, pictures=len(depth))
+    return tuple(needs(prompt, wants) for prompt in prompts)

@@ -7,17 +7,18 @@ import torch
 from comfy import model_management
 from comfy.conds import CONDNoiseShape, CONDRegular
 from comfy.ldm.modules.diffusionmodules.model import Decoder, normal_attention
+from comfy.ldm.modules.diffusionmodules.util import make_beta_schedule
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import VAE
 from torch import Tensor
 
-from ..comfyui.conditioning import supplying
-from ..comfyui.kinds import Conditioning
+from ..comfyui.conditioning import Conditioning, Needs, feed, needs
+from ..comfyui.kinds import X4_PIXELS, fitting
+from ..comfyui.schedule import seeded
 from ..pixels.images import to_rgb
 
 NODE = "SD x4 Conditioning"
 MAX_LEVEL = 350  # max_noise_level in x4-upscaling.yaml; the schedule has 1000
-FACTOR = 4  # pixels to a latent pixel, in each direction: the VAE has levels of ch, 2 ch and 4 ch channels
 WORKSPACE = 1.2  # beside the tensors: what convolutions take to work in, and the allocator's rounding
 AMD = 2.73  # the host's VAE_KL_MEM_RATIO: so much more is taken there
 
@@ -27,7 +28,7 @@ def alphas_cumprod() -> Tensor:
 
     configs/stable-diffusion/x4-upscaling.yaml and ldm's make_beta_schedule. (1000,), float64.
     """
-    return torch.cumprod(1 - torch.linspace(1e-4**0.5, 2e-2**0.5, 1000, dtype=torch.float64) ** 2, 0)
+    return torch.cumprod(1 - make_beta_schedule("linear", 1000, 1e-4, 2e-2), 0)
 
 
 def q_sample(x: Tensor, level: int, noise: Tensor) -> Tensor:
@@ -54,14 +55,14 @@ def condition(
         Both conditionings, and zeros (B, 4, H, W).
     """
     x = 2 * to_rgb(image).movedim(-1, 1).float() - 1  # (B, 3, H, W)
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(noise_seed)).to(x.device)
-    given = partial(supply, q_sample(x, noise_level, noise), noise_level)
-    terms = {"names": ("sd-x4",), "node": NODE, "size": tuple(x.shape[2:]), "pictures": len(x)}
-    positive, negative = (supplying(prompt, given, **terms) for prompt in (positive, negative))
-    return positive, negative, torch.zeros(len(x), 4, *x.shape[2:], device=model_management.intermediate_device())
+    noise = seeded(noise_seed, x.shape).to(x.device)
+    inputs = partial(model_inputs, q_sample(x, noise_level, noise), noise_level)
+    wants = Needs(fitting(NODE), NODE, tuple(x.shape[2:]), pictures=len(x))
+    positive, negative = (feed(needs(prompt, wants), inputs) for prompt in (positive, negative))
+    return positive, negative, x.new_zeros(len(x), 4, *x.shape[2:])
 
 
-def supply(
+def model_inputs(
     noised: Tensor, level: int, condition: dict, model: ModelPatcher, device: torch.device
 ) -> dict[str, CONDRegular]:
     """What the denoiser sees beside latent and text: the noised picture (B, 3, H, W) and its level."""
@@ -91,14 +92,14 @@ def decode_memory(
         workspace: Factor for what is no tensor.
     """
     n = shape[-2] * shape[-1]
-    elements = 5.25 * ch * FACTOR**2 * n
+    elements = 5.25 * ch * X4_PIXELS**2 * n
     if split:
         parts = min(n & -n, 128)
         elements = max(elements, 2 * n * n / parts + 6 * 4 * ch * n)
     return elements * dtype.itemsize * workspace
 
 
-def honest(vae: VAE) -> VAE:
+def with_decode_estimate(vae: VAE) -> VAE:
     """The same VAE with `decode_memory` for the host's estimate; the given one stays as it is.
 
     Raises:
@@ -107,11 +108,11 @@ def honest(vae: VAE) -> VAE:
     vae.throw_exception_if_invalid()
     decoder = getattr(vae.first_stage_model, "decoder", None)
     factor = vae.spacial_compression_decode()
-    if not isinstance(decoder, Decoder) or factor != FACTOR:
+    if not isinstance(decoder, Decoder) or factor != X4_PIXELS:
         raise ValueError(
             f"{NODE} got in vae a {type(vae.first_stage_model).__name__} that makes {factor} x {factor} pixels of a "
-            f"latent pixel, and needs the x4 upscaler's own VAE, an AutoencoderKL that makes {FACTOR} x {FACTOR}. "
-            "Connect the VAE that comes with x4-upscaler-ema.safetensors, or leave vae empty."
+            f"latent pixel, and needs the x4 upscaler's own VAE, an AutoencoderKL that makes {X4_PIXELS} x {X4_PIXELS}."
+            " Connect the VAE that comes with x4-upscaler-ema.safetensors, or leave vae empty."
         )
     told = copy.copy(vae)
     told.memory_used_decode = partial(

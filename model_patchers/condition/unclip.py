@@ -12,16 +12,18 @@ from typing import Any, NamedTuple
 
 import torch
 from comfy.conds import CONDRegular
+from comfy.ldm.modules.diffusionmodules.util import make_beta_schedule, timestep_embedding
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..comfyui.conditioning import KEY, supplying
-from ..comfyui.kinds import Conditioning, require
+from ..comfyui.conditioning import Conditioning, Needs, feed, feeds, needs
+from ..comfyui.kinds import ROWS, fitting, require
+from ..comfyui.schedule import seeded
 from ..comfyui.weights import read_state_dict
 from ..pixels.images import to_rgb
 
 ENCODE, STATS = "unCLIP Encode", "unCLIP-L Statistics"
-KINDS = {768: "unclip-l", 1024: "unclip-h"}  # by the width of the picture's embedding
+KINDS = {kind.pictures: kind.name for kind in ROWS if kind.pictures}  # by the width of the picture's embedding
 CROPS = ["center", "none"]
 MAX_LEVEL = 999
 HOW_TO_WEIGH = "Give one number for each picture, such as '1, 0.5', or leave it empty for equal weights."
@@ -33,9 +35,7 @@ def alphas_cumprod() -> Tensor:
 
     "squaredcos_cap_v2" in Stability's and diffusers' configurations. (1000,), float64.
     """
-    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
-    f = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
-    return torch.cumprod(1 - (1 - f[1:] / f[:-1]).clamp(max=0.999), 0)
+    return torch.cumprod(1 - torch.as_tensor(make_beta_schedule("squaredcos_cap_v2", 1000), dtype=torch.float64), 0)
 
 
 def augment(x: Tensor, level: int, noise: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -46,12 +46,6 @@ def augment(x: Tensor, level: int, noise: Tensor, mean: Tensor, std: Tensor) -> 
     """
     abar = float(alphas_cumprod()[level])
     return (abar**0.5 * (x - mean) / std + (1 - abar) ** 0.5 * noise) * std + mean
-
-
-def level_embedding(level: int, dim: int) -> Tensor:
-    """[cos(level f), sin(level f)], f_k = 10000^(-k / (dim / 2)): the sinusoids of Vaswani et al. 2017. (1, dim)."""
-    f = torch.exp(-math.log(10000) / (dim // 2) * torch.arange(dim // 2, dtype=torch.float32))
-    return torch.cat((torch.cos(level * f), torch.sin(level * f)))[None]
 
 
 class Pictures(NamedTuple):
@@ -82,13 +76,13 @@ def adm(groups: Sequence[Pictures], mean: Tensor, std: Tensor) -> Tensor:
     vectors = []
     for group in groups:
         noised = augment(group.embeds, group.level, group.noise, mean, std)
-        vectors.append(torch.cat((noised, level_embedding(group.level, dim).expand_as(noised)), 1))
+        vectors.append(torch.cat((noised, timestep_embedding(torch.tensor([group.level]), dim).expand_as(noised)), 1))
     weights = torch.cat([group.weights for group in groups])
     vector = ((weights * torch.cat(vectors)).sum(0, keepdim=True) / weights.sum()).float()
     if len(weights) == 1 or last.merge_level < 0:
         return vector
     merged = augment(vector[:, :dim], last.merge_level, last.merge_noise, mean, std)
-    return torch.cat((merged, level_embedding(last.merge_level, dim)), 1)
+    return torch.cat((merged, timestep_embedding(torch.tensor([last.merge_level]), dim)), 1)
 
 
 class Mixture(NamedTuple):
@@ -168,20 +162,19 @@ def encode(
             f"{ENCODE}: clip_vision makes embeddings of {dim} numbers, but Stable unCLIP knows those of CLIP ViT-L/14 "
             "(768) or OpenCLIP ViT-H/14 (1024). Take the one in the model's own file, by unCLIPCheckpointLoader."
         )
-    generator = torch.Generator().manual_seed(noise_seed)
-    *noise, merge_noise = (torch.randn(1, dim, generator=generator) for _ in range(len(image) + 1))
-    weighed = torch.tensor(numbers, dtype=torch.float64)[:, None]
-    pictures = Pictures(embeds, weighed, torch.cat(noise), noise_level, merge_noise, merge_noise_level)
-    supplied = []
-    for text, values in conditioning:
+    noise = seeded(noise_seed, (len(image) + 1, dim))
+    column = torch.tensor(numbers, dtype=torch.float64)[:, None]
+    pictures = Pictures(embeds, column, noise[:-1], noise_level, noise[-1:], merge_noise_level)
+    fed = []
+    for text, values in needs(conditioning, Needs(frozenset({KINDS[dim]}), ENCODE)):
         refuse_others(values)
-        supplied += supplying([[text, values]], Mixture((*_groups(values, dim), pictures)), (KINDS[dim],), ENCODE)
-    return supplied
+        fed += feed([[text, values]], Mixture((*_groups(values, dim), pictures)))
+    return fed
 
 
 def _groups(values: dict, dim: int) -> tuple[Pictures, ...]:
     """The pictures that a conditioning has already."""
-    before = values.get("model_conds", {}).get(KEY)
+    before = feeds(values)
     if not isinstance(before, Mixture):
         return ()
     if (other := before.groups[-1].embeds.shape[-1]) != dim:
@@ -203,7 +196,7 @@ def with_statistics(model: ModelPatcher, path: str | Path) -> ModelPatcher:
     Raises:
         ValueError: The model is no unCLIP-L, or the file is no such file.
     """
-    require(model, ("unclip-l",), STATS)
+    require(model, fitting(STATS), STATS)
     mean, std = read_statistics(path)
     model = model.clone()
     model.add_object_patch(MEAN, mean)

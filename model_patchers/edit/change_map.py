@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..comfyui.progress import ignore
+from ..pixels import blur
 from ..pixels.images import luma
-from ..pixels.masks import blur
 
 
 def check_levels(black: float, white: float) -> None:
@@ -34,7 +35,7 @@ def change_map(
     gamma: float,
     blur_by: int,
     invert: bool,
-    callback: Callable[[], None],
+    progress: Callable[[], None] = ignore,
 ) -> Tensor:
     """Levels, blur and inversion, in this order.
 
@@ -42,9 +43,9 @@ def change_map(
         source: Pictures (B, H, W, C), of which the luma counts and alpha does not, or masks (B, H, W) or (H, W).
         black, white: These values and what lies beyond them become 0 and 1.
         gamma: Above 1 brightens what lies between, below 1 darkens it.
-        blur_by: Radius of the blur in pixels. See `masks.blur`.
+        blur_by: Radius of the blur in pixels. See `blur.opencv`.
         invert: Swap 0 and 1 in the end.
-        callback: Called after each map.
+        progress: Called after each map.
 
     Returns:
         float32 (B, H, W) in [0, 1], 1 = change most.
@@ -61,7 +62,7 @@ def change_map(
     maps = []
     for picture in pictures:
         value = luma(picture) if source.ndim == 4 else picture
-        value = blur(levels(value, black, white, gamma), blur_by)
+        value = blur.opencv(levels(value, black, white, gamma), blur_by)
         maps.append(1 - value if invert else value)
-        callback()
+        progress()
     return torch.stack(maps)

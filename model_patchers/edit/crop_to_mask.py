@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..comfyui.progress import Progress
+from ..pixels.boxes import Box
 from ..pixels.images import to_rgb
-from ..pixels.masks import Box, bounds, join, pair
+from ..pixels.masks import pair
+from ..pixels.regions import bounds, join
 from ..pixels.resample import resize
 
 REGIONS = ["one", "each hole"]

@@ -15,22 +15,16 @@ from comfy.samplers import KSAMPLER, KSamplerX0Inpaint, Sampler
 from comfy.sd import VAE
 from torch import Tensor
 
+from ..comfyui import schedule
+from ..comfyui.patching import attach, chain
 from ..pixels.images import to_rgb
 from ..pixels.masks import pair
 
+KEY, SLOT = "pentimento_differential_img2img", "denoise_mask_function"
 ROUNDING = 1e-6  # a grey level of an 8-bit map and the fraction of a step differ by more, or are one
 WHITE = 1 - 1 / 255 - ROUNDING  # from the last grey level on, a map counts as white
-SAME = 1 + 1e-5  # sigmas this close are one
 
 Function = Callable[..., Tensor]  # the host's denoise_mask_function: (sigma, denoise_mask, extra_options) -> mask
-
-
-def step_of(sigma: Tensor, sigmas: Tensor) -> Tensor:
-    """The step that an evaluation at `sigma` (B,) belongs to, 0 ... T - 1, in the schedule `sigmas` (T + 1,).
-
-    Where a sampler evaluates between two of the schedule's sigmas, it is still in the step that began at the first.
-    """
-    return (sigma[:, None] <= sigmas[1:-1] * SAME).sum(-1)
 
 
 def paper(sigma: Tensor, change: Tensor, sigmas: Tensor) -> Tensor:
@@ -48,7 +42,7 @@ def paper(sigma: Tensor, change: Tensor, sigmas: Tensor) -> Tensor:
     Returns:
         1 where the pixel is free, 0 where it is held, in the shape and dtype of `change`.
     """
-    threshold = 1 - (step_of(sigma, sigmas) + 1) / (len(sigmas) - 1) - ROUNDING
+    threshold = 1 - (schedule.step(sigma, sigmas) + 1) / (len(sigmas) - 1) - ROUNDING
     threshold = threshold.clamp(max=WHITE).view(-1, *[1] * (change.ndim - 1))
     return ((change >= threshold) & (change > 0)).to(change.dtype)
 
@@ -75,20 +69,19 @@ RULES: dict[str, Function] = {"paper": by_step, "timestep": by_timestep}
 def patch(model: ModelPatcher, rule: str) -> ModelPatcher:
     """A clone of the model that frees each pixel of the denoise mask in its own step.
 
-    The host keeps a single denoise_mask_function. One that is there already sees the mask first, and the rule reads
-    what it returns.
+    ComfyUI keeps a single denoise_mask_function. One that is there already sees the mask first, and the rule reads what
+    it returns. This patch on a model that has it replaces the rule.
     """
-    patched, function = model.clone(), RULES[rule]
-    if earlier := model.model_options.get("denoise_mask_function"):
-        function = partial(_after, earlier, function)
-    patched.set_model_denoise_mask_function(function)
-    if rule == "paper":
-        patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "pentimento_differential_img2img", _start_held)
-    return patched
+    wrappers = {WrappersMP.OUTER_SAMPLE: _start_held} if rule == "paper" else {}
+    return chain(attach(model, KEY, wrappers), SLOT, KEY, partial(_after, RULES[rule]))
 
 
-def _after(earlier: Function, function: Function, sigma: Tensor, denoise_mask: Tensor, extra_options: dict) -> Tensor:
-    return function(sigma, earlier(sigma, denoise_mask, extra_options=extra_options), extra_options=extra_options)
+def _after(
+    rule: Function, earlier: Function | None, sigma: Tensor, denoise_mask: Tensor, extra_options: dict
+) -> Tensor:
+    """The rule on what an earlier function makes of the mask."""
+    mask = earlier(sigma, denoise_mask, extra_options=extra_options) if earlier else denoise_mask
+    return rule(sigma, mask, extra_options=extra_options)
 
 
 def _start_held(executor: Callable, noise: Tensor, latent: Tensor, sampler: Sampler, *args: object, **kwargs) -> Tensor:

@@ -5,6 +5,9 @@ the picture and 50 on the new area and the 50 px of the picture beside it, then 
 kernel of 501. The mask of the new area is that of core's ImagePadForOutpaint.
 """
 
+import contextlib
+import math
+import mmap
 from typing import NamedTuple
 
 import torch
@@ -12,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..fill.fill_without_model import fill
-from ..pixels.images import empty
-from ..pixels.masks import blur
+from ..pixels import blur
 
 PREFILLS = ["harmonic", "patchmatch", "edge", "grey"]
 GREY = 0.5
@@ -94,7 +96,7 @@ def kept(before: int, length: int, after: int, overlap: int, blur_by: int) -> Te
     line = torch.zeros(before + length + after)
     first, end = before + overlap * (before > 0), before + length - overlap * (after > 0)
     line[first : max(first, end)] = 1
-    return blur(line, blur_by)
+    return blur.opencv(line, blur_by)
 
 
 def new_area(height: int, width: int, sides: Sides, overlap: int) -> Tensor:
@@ -120,3 +122,16 @@ def feather(before: int, length: int, after: int, overlap: int) -> Tensor:
         d = torch.minimum(d, length - x)
     v = (overlap - d) / max(overlap, 1)
     return F.pad((v * v).float(), (before, after), value=1)
+
+
+def empty(*shape: int) -> Tensor:
+    """Room for a large picture or mask, float32 with any values, in huge pages where the system has them.
+
+    The canvas of a 2048 px picture takes 130 MB. In pages of 4 kB their first touch is two thirds of the node's time.
+    """
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(shape)
+    memory = mmap.mmap(-1, math.prod(shape) * torch.float32.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.float32).view(shape)

@@ -9,8 +9,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..comfyui.progress import Progress
+from ..pixels.boxes import Box
 from ..pixels.images import put_rgb, to_rgb
-from ..pixels.masks import EIGHT, Box
+from ..pixels.regions import EIGHT
 from ..pixels.resample import reach, resize_back
 from .crop_to_mask import Crops, placement
 

@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ..comfyui.progress import Progress
+from ..comfyui.progress import Progress, ignore
 from ..pixels.images import put_rgb, to_rgb
-from ..pixels.masks import hole_boxes, pair
+from ..pixels.masks import pair
+from ..pixels.regions import depths, hole_boxes
 from .harmonic import harmonic
-from .patchmatch import depths, patchmatch
+from .patchmatch import patchmatch
 
 METHODS = ["patchmatch", "harmonic"]
 CONTEXT = 4  # how far around a hole pieces may come from, in radii of the largest disc inside the hole ...
@@ -42,12 +43,12 @@ def fill(image: Tensor, mask: Tensor, method: str, seed: int) -> Tensor:
 
 
 def fill_crop(
-    picture: Tensor, hole: Tensor, method: str, seed: int, callback: Callable[[int], None] | None = None
+    picture: Tensor, hole: Tensor, method: str, seed: int, progress: Callable[[int], None] = ignore
 ) -> Tensor:
     """One picture (H, W, 3) with its hole, bool (H, W), filled by one of METHODS."""
     if method == "harmonic":
-        return harmonic(picture, hole, callback)
-    return patchmatch(picture, hole, seed, callback)
+        return harmonic(picture, hole, progress)
+    return patchmatch(picture, hole, seed, progress)
 
 
 def _context(hole: Tensor, method: str) -> int:

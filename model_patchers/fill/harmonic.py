@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..comfyui.progress import ignore
+
 GREY = 0.5  # of a picture without a single known pixel
 TOLERANCE = 1e-6  # what is left of the equations' right-hand side, as a share
 MAX_STEPS = 100  # a hole of a megapixel takes about 20
@@ -95,7 +97,7 @@ def v_cycle(levels: list[Grid], r: Tensor) -> Tensor:
     return u
 
 
-def solve(levels: list[Grid], b: Tensor, callback: Callable[[int], None] | None = None) -> Tensor:
+def solve(levels: list[Grid], b: Tensor, progress: Callable[[int], None] = ignore) -> Tensor:
     """A u = b by preconditioned conjugate gradients, the channels of b (C, H, W) side by side."""
 
     def dot(x: Tensor, y: Tensor) -> Tensor:  # (C, 1, 1)
@@ -109,8 +111,7 @@ def solve(levels: list[Grid], b: Tensor, callback: Callable[[int], None] | None 
     for step in range(MAX_STEPS):
         if (dot(r, r) <= enough).all():
             break
-        if callback:
-            callback(0)
+        progress(0)
         z = v_cycle(levels, r)
         rho, last = dot(r, z), rho
         p = z + (rho / last.clamp_min(tiny) if step else 0) * p
@@ -121,13 +122,13 @@ def solve(levels: list[Grid], b: Tensor, callback: Callable[[int], None] | None 
     return u
 
 
-def harmonic(picture: Tensor, hole: Tensor, callback: Callable[[int], None] | None = None) -> Tensor:
+def harmonic(picture: Tensor, hole: Tensor, progress: Callable[[int], None] = ignore) -> Tensor:
     """Fills a hole with the solution of Laplace's equation.
 
     Args:
         picture: (H, W, C); what it holds inside the hole is not read.
         hole: bool (H, W). It may touch the borders, and cover everything: then the result is mid grey.
-        callback: Called with 0 before every step of the solver, at the end with the number of pixels filled.
+        progress: Called with 0 before every step of the solver, at the end with the number of pixels filled.
 
     Returns:
         (H, W, C), equal to `picture` outside the hole.
@@ -136,7 +137,6 @@ def harmonic(picture: Tensor, hole: Tensor, callback: Callable[[int], None] | No
         return torch.full_like(picture, GREY)
     u = picture.movedim(-1, 0).float().masked_fill(hole, 0)  # (C, H, W)
     b = -everywhere(hole).apply(u) * hole
-    filled = solve(grids(hole), b, callback).movedim(0, -1)
-    if callback:
-        callback(int(hole.sum()))
+    filled = solve(grids(hole), b, progress).movedim(0, -1)
+    progress(int(hole.sum()))
     return torch.where(hole[..., None], filled.to(picture), picture)

@@ -7,17 +7,19 @@ is used inside the hole alone.
 from collections.abc import Callable
 from pathlib import Path
 
-import comfy.model_patcher
 import comfy.ops
 import torch
 from comfy import model_management
 from torch import Tensor
 
 from ..arch.lama import INPUT_KEY, Config, Generator
-from ..comfyui.progress import Progress
-from ..comfyui.weights import describe, read_state_dict
+from ..comfyui.managed import Managed
+from ..comfyui.progress import Progress, ignore
+from ..comfyui.weights import below, describe, read_state_dict
+from ..pixels.boxes import Box
 from ..pixels.images import put_rgb, to_rgb
-from ..pixels.masks import Box, hole_boxes, pair
+from ..pixels.masks import pair
+from ..pixels.regions import hole_boxes
 from .lama_refinement import refine, scales
 
 AREAS = ["each hole", "whole picture"]
@@ -36,13 +38,13 @@ def symmetric_pad(x: Tensor, height: int, width: int) -> Tensor:
     return x if (h, w) == (height, width) else x[..., mirror(h, height)[:, None], mirror(w, width)]
 
 
-def predict(generator: Generator, image: Tensor, mask: Tensor, step: Callable[[], None] = lambda: None) -> Tensor:
+def predict(generator: Generator, image: Tensor, mask: Tensor, progress: Callable[[], None] = ignore) -> Tensor:
     """What the network sees in the hole, at any size: it is padded as by the official predictor, and cropped back.
 
     Args:
         image: (B, 3, H, W) in [0, 1].
         mask: (B, 1, H, W), 1 in the hole and 0 elsewhere.
-        step: Called after every layer.
+        progress: Called after every layer.
 
     Returns:
         (B, 3, H, W) in [0, 1]. Only the hole's pixels mean anything.
@@ -51,7 +53,7 @@ def predict(generator: Generator, image: Tensor, mask: Tensor, step: Callable[[]
     # The blocks reflect by one pixel at the lowest resolution, so two pixels are the least they work on.
     size = [max(2, -(-n // generator.multiple)) * generator.multiple for n in (height, width)]
     x = torch.cat((image * (1 - mask), mask), dim=1)  # (B, 4, H, W)
-    return generator(symmetric_pad(x, *size), step)[..., :height, :width]
+    return generator(symmetric_pad(x, *size), progress)[..., :height, :width]
 
 
 def generator_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
@@ -64,8 +66,8 @@ def generator_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor
     Raises:
         ValueError: This is another network.
     """
-    prefixes = [key.removesuffix(INPUT_KEY) for key in weights if f".{key}".endswith(f".{INPUT_KEY}")]
-    if not prefixes:
+    generator = below(weights, INPUT_KEY)
+    if not generator:
         raise ValueError(
             f"'{file}' holds {describe(weights)}, but Load LaMa needs a LaMa generator with Fourier convolutions "
             f"(a key that ends in '{INPUT_KEY}'), such as big-lama.pt. Choose that file."
@@ -75,18 +77,16 @@ def generator_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor
             f"'{file}' holds LaMa-MPE, whose generator is also fed position encodings. Load LaMa needs the LaMa that "
             "is fed a masked picture and its mask alone, such as big-lama.pt or lama_large_512px.ckpt."
         )
-    prefix = min(prefixes, key=len)
-    weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-    if (channels := weights[INPUT_KEY].shape[1]) != 4:
+    if (channels := generator[INPUT_KEY].shape[1]) != 4:
         raise ValueError(
             f"'{file}' holds a LaMa generator with {channels} input channels. Load LaMa needs one with 4: a masked "
             "picture and its mask, such as big-lama.pt."
         )
-    return weights
+    return generator
 
 
-class LaMa:
-    """A generator under the host's memory management.
+class LaMa(Managed):
+    """A generator under ComfyUI's memory management.
 
     Args:
         weights: Of the generator, as from generator_weights. They keep their type; the network computes in float32.
@@ -94,17 +94,10 @@ class LaMa:
     """
 
     def __init__(self, weights: dict[str, Tensor], file: str) -> None:
-        load_device, offload_device = model_management.get_torch_device(), model_management.unet_offload_device()
-        dtype = weights[INPUT_KEY].dtype
-        self.generator = Generator(Config.of(weights), comfy.ops.manual_cast, offload_device, dtype).eval()
-        self.patcher = comfy.model_patcher.CoreModelPatcher(self.generator, load_device, offload_device)
-        missing, _ = self.generator.model.load_state_dict(weights, strict=False, assign=self.patcher.is_dynamic())
-        # A counter of training steps, which some converters drop and nothing reads.
-        if missing := [key for key in missing if not key.endswith("num_batches_tracked")]:
-            raise ValueError(
-                f"'{file}' is an incomplete LaMa: it lacks {len(missing)} tensors such as '{missing[0]}'. "
-                "Download it again."
-            )
+        offload_device, dtype = model_management.unet_offload_device(), weights[INPUT_KEY].dtype
+        self.generator = Generator(Config.of(weights), comfy.ops.manual_cast, offload_device, dtype)
+        named = {f"model.{key}": value for key, value in weights.items()}
+        super().__init__(self.generator, named, file, "LaMa", unused=".*")
 
     def fill(self, image: Tensor, mask: Tensor, area: str, context: int, refine_steps: int) -> Tensor:
         """Fills what is masked.
@@ -125,7 +118,7 @@ class LaMa:
         if not jobs:
             return image
         pixels = max(box.width * box.height for _, box in jobs)
-        model_management.load_models_gpu([self.patcher], memory_required=self._memory(pixels, refine_steps))
+        self.load(self._memory(pixels, refine_steps))
         progress = Progress(sum(self._steps(box, refine_steps) for _, box in jobs))
         result = image.clone()
         for i, box in jobs:
@@ -134,14 +127,14 @@ class LaMa:
             result[at] = put_rgb(image[at], rgb.to(image.device), hole[at])
         return result
 
-    def _fill_crop(self, image: Tensor, hole: Tensor, refine_steps: int, step: Callable[[], None]) -> Tensor:
+    def _fill_crop(self, image: Tensor, hole: Tensor, refine_steps: int, progress: Callable[[], None]) -> Tensor:
         """(1, H, W, 3), (1, H, W) -> (1, H, W, 3)"""
-        x = image.movedim(-1, 1).to(self.patcher.load_device, torch.float32)
+        x = image.movedim(-1, 1).to(self.device, torch.float32)
         m = hole[:, None].to(x)
         if refine_steps and scales(*x.shape[-2:]) > 1:
-            y = refine(self.generator, x, m, refine_steps, step)
+            y = refine(self.generator, x, m, refine_steps, progress)
         else:
-            y = predict(self.generator, x, m, step)
+            y = predict(self.generator, x, m, progress)
         return y.movedim(1, -1)
 
     def _memory(self, pixels: int, refine_steps: int) -> int:

@@ -15,6 +15,8 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from ..arch.lama import Generator
+from ..comfyui.progress import ignore
+from ..pixels import blur
 
 MIN_SIDE = 512  # pixels: about what the network was trained on
 MAX_SCALES = 3
@@ -35,7 +37,7 @@ def _affordable(height: int, width: int) -> tuple[int, int]:
 
 
 def refine(
-    generator: Generator, image: Tensor, mask: Tensor, steps: int, step: Callable[[], None] = lambda: None
+    generator: Generator, image: Tensor, mask: Tensor, steps: int, progress: Callable[[], None] = ignore
 ) -> Tensor:
     """The paper's algorithm 1.
 
@@ -46,7 +48,7 @@ def refine(
         image: (1, 3, H, W) in [0, 1].
         mask: (1, 1, H, W), 1 in the hole and 0 elsewhere.
         steps: Evaluations of the network at each scale but the lowest, the last of which changes nothing more.
-        step: Called after every layer.
+        progress: Called after every layer.
 
     Returns:
         The filled picture (1, 3, H, W). One above BUDGET is refined at that size and enlarged again.
@@ -57,10 +59,10 @@ def refine(
         if (affordable := _affordable(*size)) != tuple(size):
             image = F.interpolate(image, affordable, mode="bilinear")
             mask = (F.interpolate(mask, affordable, mode="bilinear") > EPS).to(image)
-        rear = _Rear(generator, image.device, step)
+        rear = _Rear(generator, image.device, progress)
         filled = None
         for x, m in _pyramid(image, mask):
-            filled = _refine_scale(generator, rear, x, m, filled, steps, step)
+            filled = _refine_scale(generator, rear, x, m, filled, steps, progress)
         return F.interpolate(filled, size, mode="bilinear") if affordable != tuple(size) else filled
 
 
@@ -75,11 +77,7 @@ def _pyramid(image: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 def pyramid_down(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C, H // 2, W // 2): a 5 x 5 Gaussian of sigma 1, then bilinear."""
-    weight = torch.exp(-0.5 * torch.arange(-2.0, 3.0, device=x.device, dtype=x.dtype) ** 2)
-    weight = (weight / weight.sum()).expand(x.shape[1], 1, 1, 5)
-    y = F.pad(x, (2, 2, 2, 2), mode="reflect")
-    y = F.conv2d(F.conv2d(y, weight, groups=x.shape[1]), weight.mT, groups=x.shape[1])
-    return _halve(y)
+    return _halve(blur.gaussian(x, sigma=1.0, radius=2, border="reflect"))
 
 
 def _halve(x: Tensor) -> Tensor:
@@ -99,15 +97,15 @@ def inner_mask(mask: Tensor) -> Tensor:
 class _Rear:
     """The network from the first block on, computed with copies of its weights and again in the backward pass."""
 
-    def __init__(self, generator: Generator, device: torch.device, step: Callable[[], None]) -> None:
+    def __init__(self, generator: Generator, device: torch.device, progress: Callable[[], None]) -> None:
         self.stages = [(stage, _copies(stage, device)) for stage in generator.stages()]
-        self.step = step
+        self.progress = progress
 
     def __call__(self, z: tuple[Tensor, Tensor]) -> Tensor:
         for stage, weights in self.stages:
             z = checkpoint(functional_call, stage, weights, (z,), use_reentrant=False, preserve_rng_state=False)
             for _ in stage:
-                self.step()
+                self.progress()
         return z
 
 
@@ -122,7 +120,7 @@ def _refine_scale(
     mask: Tensor,
     lower: Tensor | None,
     steps: int,
-    step: Callable[[], None],
+    progress: Callable[[], None],
 ) -> Tensor:
     """One scale, with the filled picture of the scale below. (1, 3, H, W), (1, 1, H, W) -> (1, 3, H, W)"""
     height, width = image.shape[-2:]
@@ -133,7 +131,7 @@ def _refine_scale(
         z = torch.cat((image * (1 - mask), mask), dim=1)
         for layer in generator.model[: generator.front]:
             z = layer(z)
-            step()
+            progress()
     if lower is not None:
         z = [part.requires_grad_() for part in z]
         outside, inside = mask.expand_as(image) < EPS, inner_mask(hole).expand_as(lower)

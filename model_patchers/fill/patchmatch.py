@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from torch import Tensor
 
-from ..pixels.images import LUMA
+from ..comfyui.progress import Shares, ignore
+from ..pixels.images import luma
+from ..pixels.regions import depths, nearest
 from .harmonic import harmonic
 from .patchmatch_offsets import likeness, repeats, snap
 from .patchmatch_seams import heal
@@ -72,23 +73,12 @@ class Scale(NamedTuple):
         return self.hole.shape[1]
 
 
-def depths(hole: Tensor) -> Tensor:
-    """(H, W): how far each pixel of a hole is from the nearest known one; there must be one."""
-    return torch.from_numpy(ndimage.distance_transform_edt(hole.cpu().numpy())).float().to(hole.device)
-
-
-def nearest(chosen: Tensor) -> Tensor:
-    """(H, W): the number of the chosen pixel nearest to each pixel."""
-    y, x = ndimage.distance_transform_edt(~chosen.cpu().numpy(), return_distances=False, return_indices=True)
-    return torch.from_numpy(y.astype("int64") * chosen.shape[1] + x).to(chosen.device)
-
-
 def texture(rgb: Tensor, hole: Tensor, window: int) -> Tensor:
     """Mean absolute gradients of the known pixels across and down, in a window: (H, W, 3) -> (H, W, 2)."""
-    luma = (rgb * rgb.new_tensor(LUMA)).sum(-1)
+    brightness = luma(rgb)
     known = (~hole).float()
     across, down = known[:, 1:] * known[:, :-1], known[1:] * known[:-1]
-    sums = (luma[:, 1:] - luma[:, :-1]).abs() * across, (luma[1:] - luma[:-1]).abs() * down
+    sums = (brightness[:, 1:] - brightness[:, :-1]).abs() * across, (brightness[1:] - brightness[:-1]).abs() * down
     maps = torch.stack(
         [F.pad(m, (0, 1)) for m in (sums[0], across)] + [F.pad(m, (0, 0, 0, 1)) for m in (sums[1], down)]
     )
@@ -250,16 +240,16 @@ def rounds(level: int) -> int:
     return min(MANY, 2 + 10 * level)
 
 
-def refine(field: Field, pixels: Tensor, count: int, reach: int, step: Callable[[], None]) -> None:
+def refine(field: Field, pixels: Tensor, count: int, reach: int, progress: Callable[[], None]) -> None:
     """Wexler's loop at one scale: `count` rounds of matching and voting from `pixels` (H, W, 5), and a last match."""
     for _ in range(count):
-        step()
+        progress()
         field.improve(pixels, reach, (1, 2))
         pixels = field.vote()
     field.improve(pixels, reach, (1,))
 
 
-def begin(scale: Scale, generator: torch.Generator, step: Callable[[float], None]) -> Field:
+def begin(scale: Scale, generator: torch.Generator, progress: Callable[[float], None]) -> Field:
     """The coarsest scale, from several beginnings; the one whose patches are most like patches of the picture stays.
 
     A speck needs fewer rounds. A hole that is long and thin is large at its coarsest scale too, and gets by with fewer.
@@ -274,13 +264,13 @@ def begin(scale: Scale, generator: torch.Generator, step: Callable[[float], None
         field = Field(scale, matches(scale, offset.expand(len(scale.target), 2)), generator)
         starts.append((field, field.vote()))
     for field, pixels in starts:
-        refine(field, pixels, count, max(scale.hole.shape), lambda: step(1 / count / len(starts)))
+        refine(field, pixels, count, max(scale.hole.shape), lambda: progress(1 / count / len(starts)))
     distances = [float(field.distance.mean()) for field, _ in starts]
     distances[0] *= SMOOTH
     return starts[distances.index(min(distances))][0]
 
 
-def patchmatch(picture: Tensor, hole: Tensor, seed: int, callback: Callable[[int], None] | None = None) -> Tensor:
+def patchmatch(picture: Tensor, hole: Tensor, seed: int, progress: Callable[[int], None] = ignore) -> Tensor:
     """Fills a hole with pieces of its surroundings.
 
     Args:
@@ -288,7 +278,7 @@ def patchmatch(picture: Tensor, hole: Tensor, seed: int, callback: Callable[[int
         hole: bool (H, W). It may touch the borders. Where it leaves no whole patch of 7 x 7 known pixels, there are no
             pieces to take, and the harmonic fill is what comes back.
         seed: Of the random search.
-        callback: Called at every step with the number of pixels it was worth; they add up to the hole's.
+        progress: Called at every step with the number of pixels it was worth; they add up to the hole's.
 
     Returns:
         (H, W, 3), equal to `picture` outside the hole.
@@ -297,29 +287,17 @@ def patchmatch(picture: Tensor, hole: Tensor, seed: int, callback: Callable[[int
     known = picture.float().masked_fill(hole[..., None], 0)
     pyramid = [] if hole.all() or not hole.any() else scales(known, hole, generator)
     if not pyramid:
-        return harmonic(picture, hole, callback)
+        return harmonic(picture, hole, progress)
     levels = range(len(pyramid) - 1)
-    step = in_pixels(callback, int(hole.sum()), 2 + sum(rounds(level) * 4.0**-level for level in levels))
-    field = begin(pyramid[-1], generator, step)
+    work = 2 + sum(rounds(level) * 4.0**-level for level in levels)
+    shares = Shares(progress, int(hole.sum()))
+    field = begin(pyramid[-1], generator, lambda part: shares(part / work))
     for level in reversed(levels):
         scale = pyramid[level]
         offset = snap(finer(field, scale), likeness(scale.pixels[..., :3], scale.hole))
         field = Field(scale, matches(scale, offset), generator)
         reach = max(scale.hole.shape) if level >= 2 else NEARBY
-        refine(field, field.vote(), rounds(level), reach, lambda level=level: step(4.0**-level))
-    step(1)
+        refine(field, field.vote(), rounds(level), reach, lambda level=level: shares(4.0**-level / work))
+    shares(1 / work)
     rgb = heal(known, hole, field.best())
     return torch.where(hole[..., None], rgb.to(picture), picture)
-
-
-def in_pixels(callback: Callable[[int], None] | None, pixels: int, work: float) -> Callable[[float], None]:
-    """A function that takes parts of `work` and passes on as many of `pixels`."""
-    done = 0.0
-
-    def step(part: float) -> None:
-        nonlocal done
-        before, done = done, done + part
-        if callback:
-            callback(round(pixels * done / work) - round(pixels * before / work))
-
-    return step

@@ -1,27 +1,10 @@
-"""Pictures as the host passes them: float tensors (B, H, W, C) in [0, 1], C = 1, 3 or 4."""
+"""Colours of pictures."""
 
-import contextlib
-import math
-import mmap
-
+import numpy as np
 import torch
 from torch import Tensor
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-
-
-def empty(*shape: int) -> Tensor:
-    """Room for a large picture or mask: float32, with anything in it.
-
-    A system that has huge pages hands them out six times as fast as the small ones that torch asks for. That takes
-    longer than to pad a picture.
-    """
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(shape)
-    memory = mmap.mmap(-1, math.prod(shape) * torch.float32.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.float32).view(shape)
 
 
 def to_rgb(image: Tensor) -> Tensor:
@@ -33,6 +16,11 @@ def luma(image: Tensor) -> Tensor:
     """The brightness of a grey, RGB or RGBA picture: (..., C) -> (...). Of equal channels, their value to the bit."""
     red, green, blue = to_rgb(image).unbind(-1)
     return green + LUMA[0] * (red - green) + LUMA[2] * (blue - green)
+
+
+def to_levels(image: Tensor) -> np.ndarray:
+    """(H, W, C) in [0, 1], C = 1, 3 or 4 -> uint8 (H, W, 3) on the CPU, as a picture file has it."""
+    return (to_rgb(image).float() * 255).round().clamp(0, 255).to("cpu", torch.uint8).contiguous().numpy()
 
 
 def put_rgb(image: Tensor, rgb: Tensor, hole: Tensor) -> Tensor:

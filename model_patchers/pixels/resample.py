@@ -1,4 +1,4 @@
-"""Lanczos resampling in float32 by Pillow's rule, and so without its rounding to 8 bits after each direction.
+"""Lanczos resampling in float32 by Pillow's rule, without its rounding to 8 bits after each direction.
 
 A pixel of the result is the mean of the source under sinc(x) sinc(x / 3), |x| < 3, centred on it, where x counts source
 pixels when the picture grows and pixels of the result when it shrinks (Duchon, "Lanczos filtering in one and two
@@ -6,10 +6,12 @@ dimensions", J. Appl. Meteor. 18, 1979).
 """
 
 from collections.abc import Callable
-from math import ceil
+from math import ceil, floor
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 LOBES = 3
@@ -87,3 +89,37 @@ def _sums(x: Tensor, index: Tensor, weight: Tensor | None = None) -> Tensor:
     """(n, m) -> (size, m): sums of the rows that `taps` names."""
     weight = None if weight is None else weight.to(x.device)
     return F.embedding_bag(index.to(x.device), x, mode="sum", per_sample_weights=weight)
+
+
+def to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Resizes pictures so that both sides become the nearest multiples. Nothing is cut off.
+
+    An image of such a size comes back itself.
+
+    Args:
+        image: (B, H, W, C) in [0, 1].
+        multiple: Of pixels; also the least that a side gets.
+    """
+    height, width = (max(floor(side / multiple + 0.5), 1) * multiple for side in image.shape[1:3])
+    return image if image.shape[1:3] == (height, width) else pillow(image, height, width).clamp(0, 1)
+
+
+def cover(image: Tensor, height: int, width: int) -> Tensor:
+    """Scales pictures until they cover height x width, and cuts out their middle: (B, H, W, C) in any range.
+
+    An image of this size comes back itself.
+    """
+    h, w = image.shape[1:3]
+    if (h, w) == (height, width):
+        return image
+    scale = max(width / w, height / h)
+    rows, columns = round(h * scale), round(w * scale)
+    top, left = round((rows - height) / 2), round((columns - width) / 2)
+    return pillow(image, rows, columns)[:, top : top + height, left : left + width]
+
+
+def pillow(image: Tensor, height: int, width: int) -> Tensor:
+    """Pillow's own Lanczos filter on floats: (B, H, W, C) in any range -> (B, height, width, C)."""
+    planes = image.movedim(-1, 1).flatten(0, 1).float().cpu().numpy()  # (B C, H, W)
+    resized = [np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.LANCZOS)) for plane in planes]
+    return torch.from_numpy(np.stack(resized)).unflatten(0, (len(image), -1)).movedim(1, -1).to(image)

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import comfy.conds
-import comfy.model_patcher
 import comfy.ops
 import torch
 from comfy import model_management
+from comfy.model_patcher import ModelPatcher
 from comfy.model_sampling import ModelSamplingDiscrete
-from comfy.patcher_extension import CallbacksMP, WrapperExecutor, WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ..arch.ella import CONFIG_KEYS, LATENTS_KEY, Config, Connector, split_projections
-from ..comfyui.weights import describe, read_state_dict
+from ..comfyui.conditioning import Cond
+from ..comfyui.managed import Managed
+from ..comfyui.patching import Call, attach
+from ..comfyui.weights import below, describe, read_state_dict
 
 KEY = "pentimento_ella"  # of the text in model_conds, and of what is attached to a model
 LAST = 999  # the noisiest timestep, at which sampling begins
@@ -32,8 +35,8 @@ NEEDED = "Load ELLA needs the connector that ELLA's authors published, ella-sd1.
 # The model
 
 
-class ELLA:
-    """The connector under the host's memory management.
+class ELLA(Managed):
+    """The connector under ComfyUI's memory management. A model that it is applied to loads it when it is sampled.
 
     Args:
         weights: As from ella_weights.
@@ -42,27 +45,13 @@ class ELLA:
     """
 
     def __init__(self, weights: dict[str, Tensor], file: str, heads: int = 8) -> None:
-        device, offload_device = model_management.get_torch_device(), model_management.unet_offload_device()
-        # It computes in float32. Converting its weights at each step costs a GPU nothing and a CPU a third of the time.
-        dtype = torch.float32 if model_management.is_device_cpu(device) else weights[LATENTS_KEY].dtype
-        self.network = Connector(Config.of(weights, heads), comfy.ops.manual_cast, offload_device, dtype).eval()
-        self.config = self.network.config
-        self.patcher = comfy.model_patcher.CoreModelPatcher(self.network, device, offload_device)
-        weights = {key: value.to(dtype) for key, value in split_projections(weights).items()}
-        missing, extra = self.network.load_state_dict(weights, strict=False, assign=self.patcher.is_dynamic())
-        if missing:
-            raise ValueError(
-                f"'{file}' is an incomplete ELLA: it lacks {len(missing)} tensors such as '{missing[0]}'. "
-                "Download it again."
-            )
-        if extra:
-            raise ValueError(
-                f"'{file}' is an ELLA with {len(extra)} tensors that no ELLA here has, such as '{extra[0]}'. {NEEDED}"
-            )
-
-    def load(self) -> None:
-        """Has the host load the connector; a model that it is applied to brings it along when it is sampled."""
-        model_management.load_models_gpu([self.patcher])
+        # The network computes in float32. To convert its weights at each step costs a GPU nothing and a CPU a third of
+        # the time.
+        cpu = model_management.is_device_cpu(model_management.get_torch_device())
+        dtype = torch.float32 if cpu else weights[LATENTS_KEY].dtype
+        self.config = Config.of(weights, heads)
+        network = Connector(self.config, comfy.ops.manual_cast, model_management.unet_offload_device(), dtype)
+        super().__init__(network, split_projections(weights), file, "ELLA", NEEDED)
 
     def __call__(self, features: Tensor, t: Tensor) -> Tensor:
         """The denoiser's tokens, on the device where the connector is.
@@ -74,8 +63,7 @@ class ELLA:
         Returns:
             float32 (B, latents, width)
         """
-        device = self.patcher.load_device
-        return self.network(features.to(device, torch.float32), t.to(device))
+        return self.network(features.to(self.device, torch.float32), t.to(self.device))
 
 
 def ella_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
@@ -88,11 +76,10 @@ def ella_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
     Raises:
         ValueError: This is another network.
     """
-    prefix = next((key.removesuffix(LATENTS_KEY) for key in weights if f".{key}".endswith(f".{LATENTS_KEY}")), "")
-    found = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-    if not found.keys() >= CONFIG_KEYS:
+    connector = below(weights, LATENTS_KEY)
+    if not connector.keys() >= CONFIG_KEYS:
         raise ValueError(f"'{file}' holds {describe(weights)}. {NEEDED}")
-    return found
+    return connector
 
 
 def load(path: str | Path) -> ELLA:
@@ -147,7 +134,7 @@ def factor(tokens: Tensor, start: Tensor) -> float | None:
 # The patch
 
 
-def check_model(model: comfy.model_patcher.ModelPatcher, width: int) -> None:
+def check_model(model: ModelPatcher, width: int) -> None:
     """
     Raises:
         ValueError: The model takes other tokens than those of this width.
@@ -175,8 +162,8 @@ def check_sampling(sampling: torch.nn.Module) -> None:
     )
 
 
-def active(cond: dict[str, Any], sigma: float) -> bool:
-    """Whether the conditioning's range of timesteps, as the host has it in sigmas, holds this one."""
+def holds(cond: Cond, sigma: float) -> bool:
+    """Whether a conditioning's range of timesteps, which ComfyUI keeps in sigmas, holds this one."""
     return cond.get("timestep_end", sigma) <= sigma <= cond.get("timestep_start", sigma)
 
 
@@ -196,30 +183,23 @@ class Follower:
         self.tokens.clear()
         self.warned = False
 
-    def wrap(
-        self,
-        executor: WrapperExecutor,
-        model: torch.nn.Module,
-        conds: list[list[dict[str, Any]] | None],
-        x: Tensor,
-        sigma: Tensor,
-        model_options: dict[str, Any],
-    ) -> list[Tensor]:
+    def wrap(self, *args: Any) -> list[Tensor]:
         """A wrapper of CALC_COND_BATCH. Areas, masks, ControlNets, windows and batching come after it."""
-        first = sigma[0].item()
-        now = [cond for part in conds for cond in part or () if KEY in cond["model_conds"] and active(cond, first)]
-        if not now:
-            return executor(model, conds, x, sigma, model_options)
-        check_sampling(model.model_sampling)
-        timesteps = model.model_sampling.timestep(sigma).tolist()
+        call = Call(*args)
+        sigma = call.sigma[0].item()
+        conds = [cond for prompt in call.conds for cond in prompt or ()]
+        active = [cond for cond in conds if KEY in cond["model_conds"] and holds(cond, sigma)]
+        if not active:
+            return call.run()
+        check_sampling(call.model.model_sampling)
+        timesteps = call.model.model_sampling.timestep(call.sigma).tolist()
         timesteps = timesteps[:1] if len(set(timesteps)) == 1 else timesteps
-        self.prepare({text.key: text for text in (cond["model_conds"][KEY] for cond in now)}, timesteps)
-        longest = max(cond["model_conds"]["c_crossattn"].cond.shape[1] for cond in now)
-        told = {id(cond): self.tell(cond, timesteps, longest, x.device) for cond in now}
+        self.prepare({text.key: text for text in (cond["model_conds"][KEY] for cond in active)}, timesteps)
+        longest = max(cond["model_conds"]["c_crossattn"].cond.shape[1] for cond in active)
+        changed = {id(cond): self.with_tokens(cond, timesteps, longest, call.x.device) for cond in active}
         while len(self.tokens) > KEEP:
             del self.tokens[next(iter(self.tokens))]
-        conds = [part and [told.get(id(cond), cond) for cond in part] for part in conds]
-        return executor(model, conds, x, sigma, model_options)
+        return call.run(conds=[prompt and [changed.get(id(cond), cond) for cond in prompt] for prompt in call.conds])
 
     def prepare(self, texts: dict[bytes, Text], timesteps: list[float]) -> None:
         """Makes the tokens that are not there yet; texts of one length in one call."""
@@ -229,7 +209,7 @@ class Follower:
             tokens = self.ella(torch.cat([text.features for text, _ in batch]), torch.tensor([t for _, t in batch]))
             self.tokens |= {(text.key, t): found for (text, t), found in zip(batch, tokens, strict=True)}
 
-    def tell(self, cond: dict[str, Any], timesteps: list[float], longest: int, device: torch.device) -> dict[str, Any]:
+    def with_tokens(self, cond: Cond, timesteps: list[float], longest: int, device: torch.device) -> Cond:
         """A copy of the conditioning with the tokens of the timesteps, of one for all samples or of one for each.
 
         It gets empty chunks of CLIP up to the number of tokens of the longest, so that the host batches them.
@@ -262,7 +242,7 @@ class Follower:
         self.warned = True
 
 
-def apply(model: comfy.model_patcher.ModelPatcher, ella: ELLA) -> comfy.model_patcher.ModelPatcher:
+def apply(model: ModelPatcher, ella: ELLA) -> ModelPatcher:
     """The model, with ELLA telling it its texts at each timestep. A second one on the same model takes its place.
 
     Raises:
@@ -270,10 +250,11 @@ def apply(model: comfy.model_patcher.ModelPatcher, ella: ELLA) -> comfy.model_pa
     """
     check_model(model, ella.config.width)
     check_sampling(model.get_model_object("model_sampling"))
-    model, follower = model.clone(), Follower(ella)
-    model.set_additional_models(KEY, [ella.patcher])
-    model.remove_wrappers_with_key(WrappersMP.CALC_COND_BATCH, KEY)
-    model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, follower.wrap)
-    model.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, KEY)
-    model.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, follower.forget)
-    return model
+    follower = Follower(ella)
+    return attach(
+        model,
+        KEY,
+        wrappers={WrappersMP.CALC_COND_BATCH: follower.wrap},
+        callbacks={CallbacksMP.ON_CLEANUP: follower.forget},
+        models=[ella.patcher],
+    )

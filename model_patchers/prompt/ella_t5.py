@@ -19,7 +19,7 @@ from comfy.text_encoders import t5
 from torch import Tensor
 
 from ..arch.t5_fp16 import T5, arithmetic
-from ..comfyui.weights import describe, read_state_dict
+from ..comfyui.weights import below, describe, read_state_dict
 
 PRECISIONS = {"fp16 (as trained)": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}
 TOKENIZER = Path(t5.__file__).parent / "t5_tokenizer"
@@ -128,12 +128,10 @@ def encoder_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
     Raises:
         ValueError: This is another network.
     """
-    bias = BIAS_KEY.format(0)
-    prefix = next((key.removesuffix(bias) for key in weights if f".{key}".endswith(f".{bias}")), None)
-    if prefix is None:
+    named = below(weights, BIAS_KEY.format(0))
+    if not named:
         kind = next((kind for part, kind in KINDS.items() if any(part in key for key in weights)), None)
         raise ValueError(f"'{file}' holds {kind or describe(weights)}. {NEEDED}")
-    named = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     if BIAS_KEY.format(1) in named:
         raise ValueError(
             f"'{file}' holds a T5 with position biases in every block (UMT5, or the Pile-T5 of AuraFlow). {NEEDED}"

@@ -4,12 +4,11 @@ import comfy.sd
 import torch
 from torch import Tensor
 
+from ..comfyui.conditioning import Conditioning
 from .ella import ELLA, KEY, LAST, Text
 
 LENGTHS = {"128 tokens": 128, "flexible": None}
 T5_NEEDED = "t5 needs the encoder of flan-t5-xl from Load T5 for ELLA. Connect that node."
-
-Conditioning = list[list]
 
 
 def features(t5: comfy.sd.CLIP, text: str, length: str, width: int) -> Tensor:

@@ -7,7 +7,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..comfyui.points import Point
-from ..pixels.masks import EIGHT
+from ..comfyui.progress import ignore
+from ..pixels.regions import EIGHT
 
 ROUNDING = 1e-6  # float32 colours that stand for 8-bit ones lie this close to them; a step of 16 bits is 1.5e-5
 
@@ -47,7 +48,7 @@ def select(
     negative: list[Point],
     tolerance: float,
     contiguous: bool,
-    callback: Callable[[], None],
+    progress: Callable[[], None] = ignore,
 ) -> Tensor:
     """The regions of the positive points together, less those of the negative points.
 
@@ -55,7 +56,7 @@ def select(
         image: (B, H, W, C), C = 1, 3 or 4. Every picture is searched from the same points, by its own colours.
         positive, negative: Inside the picture.
         tolerance, contiguous: As for `region`.
-        callback: Called after each point of each picture.
+        progress: Called after each point of each picture.
 
     Returns:
         The mask, float32 (B, H, W) of 0 and 1, on the image's device.
@@ -65,5 +66,5 @@ def select(
         for points, value in ((positive, True), (negative, False)):
             for point in points:
                 selected[region(picture, point, tolerance, contiguous)] = value
-                callback()
+                progress()
     return mask.float()

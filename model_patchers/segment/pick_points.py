@@ -1,18 +1,10 @@
 """Points and boxes that the user picked on a picture, as the text of Pick Points' `picks`."""
 
-import hashlib
 import json
 from math import floor
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import folder_paths
-import torch
-from PIL import Image
-from torch import Tensor
-
-from ..pixels.images import to_rgb
-from ..pixels.masks import Box
+from ..pixels.boxes import Box
 
 EXAMPLE = '{"width": 640, "height": 480, "positive": [{"x": 120, "y": 80}], "negative": [], "boxes": []}'
 
@@ -111,21 +103,3 @@ def prompts(picks: Picks) -> tuple[str, str, list[dict[str, int]]]:
         json.dumps([{"x": x, "y": y} for x, y in points]) for points in (picks.positive, picks.negative)
     )
     return positive, negative, [box._asdict() for box in picks.boxes]
-
-
-def save_picture(image: Tensor) -> dict[str, Any]:
-    """Puts the first picture of a batch (B, H, W, C) into the host's temp folder, where its /view serves it.
-
-    The file is named by its content, so that a picture is written once however often it is picked on.
-
-    Returns:
-        The picture's reference, as /view takes it.
-    """
-    pixels = (to_rgb(image[0]).float() * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()  # (H, W, 3)
-    name = f"pentimento_{hashlib.sha256(pixels.tobytes() + str(pixels.shape).encode()).hexdigest()[:24]}.png"
-    folder = Path(folder_paths.get_temp_directory())
-    if not (folder / name).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(folder / f"{name}.part", format="PNG", compress_level=1)
-        (folder / f"{name}.part").replace(folder / name)
-    return {"filename": name, "subfolder": "", "type": "temp"}

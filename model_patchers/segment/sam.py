@@ -14,187 +14,29 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import comfy.model_patcher
 import comfy.ops
 import numpy as np
 import torch
-import torch.nn.functional as F
 from comfy import model_management
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
-from PIL import Image
 from torch import Tensor, nn
 
 from ..arch import sam_decoder, sam_vit, tiny_vit
-from ..arch.sam_decoder import BOTTOM_RIGHT, NEGATIVE, NOTHING, POSITIVE, TOP_LEFT, MaskDecoder, PromptEncoder, Prompts
+from ..arch.sam_decoder import MaskDecoder, PromptEncoder, Prompts
 from ..arch.sam_hq import HQMaskDecoder
+from ..comfyui.managed import Managed
 from ..comfyui.points import Point
-from ..comfyui.progress import Progress
-from ..comfyui.weights import describe, read_state_dict
-from ..pixels.images import to_rgb
-from ..pixels.masks import Box, pair
+from ..comfyui.progress import Progress, ignore
+from ..comfyui.weights import below, describe, read_state_dict
+from ..pixels.boxes import Box
+from ..pixels.images import to_levels
+from ..pixels.masks import pair
+from .sam_frame import mask_logits, postprocess, preprocess
+from .sam_prompts import answer, prompt_tokens, split_prompts
 
 PRECISIONS = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-CHOICES = ["auto", "best", "1", "2", "3", "all"]
-MEAN, SPREAD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, of levels from 0 to 255
-SURE = 10.0  # the logit of a mask prompt's 1
 KEEP = 256 * 2**20  # bytes of embeddings: 64 pictures, 21 of SAM-HQ's
-
-Step = Callable[..., None]
-
-
-def no_step(steps: int = 1) -> None:
-    """For callers who do not want to know how far it is."""
-
-
-# The frame: the square that the picture is resized to fit, at its top left.
-
-
-def frame_size(height: int, width: int, frame: int) -> tuple[int, int]:
-    """The picture's height and width when its longer side is `frame`, rounded as segment-anything does."""
-    scale = frame / max(height, width)
-    return int(height * scale + 0.5), int(width * scale + 0.5)
-
-
-def to_levels(image: Tensor) -> np.ndarray:
-    """(H, W, C) in [0, 1], any C -> uint8 (H, W, 3) on the CPU, as a picture file has it."""
-    return (to_rgb(image) * 255).round().clamp(0, 255).to("cpu", torch.uint8).contiguous().numpy()
-
-
-def preprocess(levels: np.ndarray, frame: int) -> Tensor:
-    """What the image encoder is shown: resized by PIL as in segment-anything, normalised, and only then filled with 0.
-
-    Args:
-        levels: uint8 (H, W, 3).
-        frame: The frame's side.
-
-    Returns:
-        float32 (1, 3, frame, frame) on the CPU.
-    """
-    height, width = frame_size(*levels.shape[:2], frame)
-    resized = Image.fromarray(levels).resize((width, height), Image.Resampling.BILINEAR)
-    x = (torch.from_numpy(np.array(resized)).float() - torch.tensor(MEAN)) / torch.tensor(SPREAD)
-    return F.pad(x.movedim(-1, 0)[None], (0, frame - width, 0, frame - height))
-
-
-def postprocess(logits: Tensor, height: int, width: int, frame: int) -> Tensor:
-    """The decoder's logits at the picture's size: to the frame, cut, to the picture.
-
-    Args:
-        logits: (P, n, h, w).
-        height, width: The picture's.
-        frame: The frame's side.
-
-    Returns:
-        (P, n, height, width). A mask is what lies above 0.
-    """
-    rows, columns = frame_size(height, width, frame)
-    logits = F.interpolate(logits, (frame, frame), mode="bilinear", align_corners=False)[..., :rows, :columns]
-    return F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
-
-
-def mask_logits(mask: Tensor, frame: int, cells: int) -> Tensor:
-    """A mask prompt as the decoder's logits: -10 where the mask is 0, 10 where it is 1, linear between.
-
-    The reference feeds back its own logits and knows no masks; this is SAM 2's scale for given masks. The geometry is
-    postprocess's in reverse: resized into the frame, the frame filled with 0, each cell the mean of its pixels.
-
-    Args:
-        mask: (H, W) in [0, 1], of the picture's size.
-        frame: The frame's side.
-        cells: The side of the decoder's masks.
-
-    Returns:
-        (1, 1, cells, cells)
-    """
-    rows, columns = frame_size(*mask.shape, frame)
-    x = F.interpolate(mask[None, None].float(), (rows, columns), mode="bilinear", antialias=True)
-    x = F.pad(x, (0, frame - columns, 0, frame - rows))
-    return F.avg_pool2d(x, frame // cells) * (2 * SURE) - SURE
-
-
-# Prompts and answers
-
-
-def split_prompts(positive: list[Point], boxes: list[Box]) -> list[tuple[list[Point], Box | None]]:
-    """The prompts for one picture, as positive points and a box, whose answers together are its mask.
-
-    The decoder takes one box at a time. With several, each makes a prompt of its own with the points inside it, and
-    the points that lie in no box make one more.
-    """
-    if len(boxes) < 2:
-        return [(positive, boxes[0] if boxes else None)]
-    prompts = [([point for point in positive if _holds(box, point)], box) for box in boxes]
-    free = [point for point in positive if not any(_holds(box, point) for box in boxes)]
-    return prompts + ([(free, None)] if free else [])
-
-
-def _holds(box: Box, point: Point) -> bool:
-    return box.x <= point[0] <= box.x + box.width and box.y <= point[1] <= box.y + box.height
-
-
-def prompt_tokens(
-    positive: list[Point], negative: list[Point], box: Box | None, height: int, width: int, frame: int
-) -> tuple[Tensor, Tensor]:
-    """One prompt in the frame: coordinates (1, N, 2) and labels (1, N), in segment-anything's order.
-
-    Points without a box are followed by one that stands for nothing; a mask alone has no tokens.
-    """
-    points, labels = [*positive, *negative], [POSITIVE] * len(positive) + [NEGATIVE] * len(negative)
-    if box is not None:
-        points += [(box.x, box.y), (box.x + box.width, box.y + box.height)]
-        labels += [TOP_LEFT, BOTTOM_RIGHT]
-    rows, columns = frame_size(height, width, frame)
-    scale = np.array([columns / width, rows / height])
-    coords = torch.from_numpy((np.array(points).reshape(-1, 2) * scale).astype(np.float32))
-    if points and box is None:
-        coords, labels = F.pad(coords, (0, 0, 0, 1)), [*labels, NOTHING]
-    return coords[None], torch.tensor([labels], dtype=torch.long)
-
-
-def choose(scores: Tensor, tokens: int, choice: str) -> Tensor:
-    """Which of the decoder's masks are the answer.
-
-    Args:
-        scores: (P, masks). Mask 0 is the answer to an unambiguous prompt, the others are those to an ambiguous one.
-        tokens: How many a prompt has, the one that stands for nothing included.
-        choice: One of CHOICES. auto is `select_masks` of segment-anything's ONNX model: up to two tokens (a click, or
-            a box) take the best of the three, more take mask 0. best is the best of the three. all is all three.
-
-    Returns:
-        Indices (P, 1), for all (P, 3).
-    """
-    if choice == "all":
-        return torch.arange(1, scores.shape[1], device=scores.device).expand(len(scores), -1)
-    if choice in ("1", "2", "3"):
-        return scores.new_full((len(scores), 1), int(choice), dtype=torch.long)
-    single = 1000 * (tokens - 2.5) if choice == "auto" else -torch.inf
-    bonus = torch.tensor([single] + [0.0] * (scores.shape[1] - 1), device=scores.device)
-    return (scores + bonus).argmax(1, keepdim=True)
-
-
-def answer(
-    decode: Callable[[Prompts], tuple[Tensor, Tensor]], prompt: Prompts, choice: str, refine_iterations: int
-) -> tuple[Tensor, Tensor]:
-    """The chosen masks for one prompt, each fed back `refine_iterations` times as the mask of the same prompt.
-
-    Args:
-        decode: P prompts -> logits (P, masks, h, w) and scores (P, masks).
-        prompt: P = 1.
-        choice: As for `choose`; in every pass alike.
-
-    Returns:
-        Logits (k, h, w) and scores (k,), k = 3 where the choice is all, else 1.
-    """
-    (logits,), (scores,) = decode(prompt)
-    chosen = choose(scores[None], prompt.labels.shape[1], choice)[0]  # (k,)
-    logits, scores, k = logits[chosen], scores[chosen], len(chosen)
-    again = torch.arange(k, device=chosen.device)
-    for _ in range(refine_iterations):
-        coords, labels = prompt.coords.expand(k, -1, -1), prompt.labels.expand(k, -1)
-        logits, scores = decode(Prompts(coords, labels, logits[:, None]))
-        chosen = chosen if choice == "all" else choose(scores, labels.shape[1], choice)[:, 0]
-        logits, scores = logits[again, chosen], scores[again, chosen]
-    return logits, scores
 
 
 # Embeddings
@@ -241,7 +83,7 @@ class EmbeddingCache:
         while self.nbytes > self.limit:
             self.kept.popitem(last=False)
 
-    def on_detach(self, patcher: comfy.model_patcher.ModelPatcher, unpatch_all: bool) -> None:
+    def on_detach(self, patcher: ModelPatcher, unpatch_all: bool) -> None:
         """Follows the model out of memory. The host also detaches a model to load it, and then unpatches nothing."""
         if unpatch_all:
             self.kept.clear()
@@ -279,8 +121,8 @@ class Network(nn.Module):
             self.mask_decoder = MaskDecoder(config, ops, device, torch.float32)
 
 
-class SAM:
-    """A SAM under the host's memory management, and the embeddings of the pictures it saw last.
+class SAM(Managed):
+    """A SAM under ComfyUI's memory management, and the embeddings of the pictures it saw last.
 
     The embeddings go when the host unloads the model, or with this object.
 
@@ -296,37 +138,19 @@ class SAM:
         self.dtype = PRECISIONS[precision] or (
             torch.bfloat16 if model_management.should_use_bf16(device) else torch.float32
         )
-        self.network = Network(weights, offload_device, self.dtype).eval()
+        super().__init__(Network(weights, offload_device, self.dtype), weights, file, "SAM", NEEDED, UNUSED)
         encoder = self.network.image_encoder
         self.frame, self.grid, self.steps = encoder.frame, encoder.grid, encoder.steps
-        self.patcher = comfy.model_patcher.CoreModelPatcher(self.network, device, offload_device)
-        self.cache = EmbeddingCache(keep)
-        self.patcher.add_callback(CallbacksMP.ON_DETACH, self.cache.on_detach)
-        self._fill(weights, file)
-
-    def _fill(self, weights: dict[str, Tensor], file: str) -> None:
-        weights = {k: v.to(self.dtype if k.startswith("image_encoder.") else torch.float32) for k, v in weights.items()}
-        missing, extra = self.network.load_state_dict(weights, strict=False, assign=self.patcher.is_dynamic())
-        missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-        extra = [key for key in extra if not re.match(UNUSED, key)]
-        if missing:
-            raise ValueError(
-                f"'{file}' is an incomplete SAM: it lacks {len(missing)} tensors such as '{missing[0]}'. "
-                "Download it again."
-            )
-        if extra:
-            raise ValueError(
-                f"'{file}' is a SAM with {len(extra)} tensors that no SAM here has, such as '{extra[0]}'. {NEEDED}"
-            )
-        if self.dtype == torch.float16 and self.network.image_encoder.early_width >= 1280:
+        if self.dtype == torch.float16 and encoder.early_width >= 1280:
             logging.warning(
                 "'%s' is a ViT-H, which gives garbage in fp16 (segment-anything#540). Choose bf16 or fp32.", file
             )
+        self.cache = EmbeddingCache(keep)
+        self.patcher.add_callback(CallbacksMP.ON_DETACH, self.cache.on_detach)
 
     def load(self, prompts: int = 1) -> None:
-        """Has the host load the model, with room for so many prompts at once; `embed` and `decode` need it there."""
-        memory = max(self._encoder_memory(), prompts * self._prompt_memory())
-        model_management.load_models_gpu([self.patcher], memory_required=memory)
+        """Has ComfyUI load the model, with room for so many prompts at once; `embed` and `decode` need it there."""
+        super().load(max(self._encoder_memory(), prompts * self._prompt_memory()))
 
     def _prompt_memory(self) -> int:
         """Bytes that the decoder needs for a prompt: each has embeddings of its own. Five at a time were seen."""
@@ -339,29 +163,29 @@ class SAM:
         activations = 16 * self.grid**2 * self.network.image_encoder.early_width
         return self.dtype.itemsize * (2 * sam_vit.BIG_PIECE + activations)
 
-    def embed(self, levels: np.ndarray, step: Step = no_step) -> Embedding:
+    def embed(self, levels: np.ndarray, progress: Callable[[int], None] = ignore) -> Embedding:
         """The embedding of a picture, from the cache if it was seen before.
 
         Args:
             levels: uint8 (H, W, 3), as from to_levels.
-            step: Called with a number of steps done; they add up to `steps`.
+            progress: Called with a number of steps done; they add up to `steps`.
         """
         key = content_key(levels)
         if embedding := self.cache.get(key):
-            step(self.steps)
+            progress(self.steps)
             return embedding
-        x = preprocess(levels, self.frame).to(self.patcher.load_device, self.dtype)
-        features, early = self.network.image_encoder(x, step)
+        x = preprocess(levels, self.frame).to(self.device, self.dtype)
+        features, early = self.network.image_encoder(x, progress)
         features = features.float()
         detail = self.network.mask_decoder.detail(features, early.float())
-        home = model_management.intermediate_device()
-        embedding = Embedding(features.to(home), None if detail is None else detail.to(home), *levels.shape[:2])
+        keep = model_management.intermediate_device()
+        embedding = Embedding(features.to(keep), None if detail is None else detail.to(keep), *levels.shape[:2])
         self.cache.put(key, embedding)
         return embedding
 
     def decode(self, embedding: Embedding, prompts: Prompts) -> tuple[Tensor, Tensor]:
         """Logits (P, masks, 4 * grid, 4 * grid) and scores (P, masks) for P prompts on one picture."""
-        device, network = self.patcher.load_device, self.network
+        device, network = self.device, self.network
         mask = None if prompts.mask is None else prompts.mask.to(device)
         tokens, dense = network.prompt_encoder(Prompts(prompts.coords.to(device), prompts.labels.to(device), mask))
         detail = None if embedding.detail is None else embedding.detail.to(device)
@@ -425,21 +249,26 @@ class SAM:
         ]
 
     def segment_one(
-        self, picture: Tensor, prompts: list[Prompts], choice: str, refine_iterations: int, step: Step
+        self,
+        picture: Tensor,
+        prompts: list[Prompts],
+        choice: str,
+        refine_iterations: int,
+        progress: Callable[[int], None],
     ) -> tuple[Tensor, Tensor]:
-        """(H, W, C) -> masks (k, H, W) and scores (k,). Needs `load` before; calls `step` as the work goes on."""
-        home, size = model_management.intermediate_device(), picture.shape[:2]
+        """(H, W, C) -> masks (k, H, W) and scores (k,). Needs `load` before; calls `progress` as the work goes on."""
+        size = picture.shape[:2]
         count = 3 if choice == "all" else 1
         if not prompts:
-            return torch.zeros(count, *size, device=home), torch.zeros(count)
-        embedding = self.embed(to_levels(picture), step)
-        selected, worst = torch.zeros(count, *size, dtype=torch.bool, device=self.patcher.load_device), []
+            return torch.zeros(count, *size, device=self.device), torch.zeros(count)
+        embedding = self.embed(to_levels(picture), progress)
+        selected, worst = torch.zeros(count, *size, dtype=torch.bool, device=self.device), []
         for prompt in prompts:
             logits, scores = answer(partial(self.decode, embedding), prompt, choice, refine_iterations)
             selected |= postprocess(logits[None], *size, self.frame)[0] > 0
             worst.append(scores)
-            step(1 + refine_iterations)
-        return selected.float().to(home), torch.stack(worst).amin(0)
+            progress(1 + refine_iterations)
+        return selected.float(), torch.stack(worst).amin(0)
 
 
 # Files
@@ -473,8 +302,7 @@ def sam_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
     Raises:
         ValueError: This is another network.
     """
-    prefix = next((key.removesuffix(MARK) for key in weights if f".{key}".endswith(f".{MARK}")), "")
-    weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)} or weights
+    weights = below(weights, MARK) or weights
     known = "image_encoder.patch_embed.seq.0.c.weight", "image_encoder.blocks.0.attn.rel_pos_h"
     if MARK in weights and any(key in weights for key in known):
         return weights

@@ -7,7 +7,7 @@ only where there is something of it, and what is kept is bits inside its box.
 
 import colorsys
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil, inf
@@ -15,15 +15,15 @@ from math import ceil, inf
 import numpy as np
 import torch
 import torch.nn.functional as F
-from comfy import model_management
-from scipy import ndimage
 from torch import Tensor
 
 from ..arch.sam_decoder import NOTHING, POSITIVE, Prompts
 from ..comfyui.progress import Progress
-from ..pixels.images import to_rgb
-from ..pixels.masks import EIGHT, Box
-from .sam import SAM, Embedding, Step, frame_size, to_levels
+from ..pixels.boxes import Box
+from ..pixels.images import to_levels, to_rgb
+from ..pixels.regions import small_regions
+from .sam import SAM, Embedding
+from .sam_frame import frame_size
 
 BATCH = 64  # points asked at once
 OVERLAP = 512 / 1500  # of neighbouring crops, in the picture's shorter side
@@ -230,21 +230,13 @@ def mend(mask: np.ndarray, area: int) -> tuple[np.ndarray, bool]:
     Returns:
         The mask, and whether there was anything small.
     """
-    gaps, small_gaps = _small(~mask, area)
+    gaps, small_gaps = small_regions(~mask, area - 1)
     mask = mask | small_gaps[gaps]
-    pieces, small_pieces = _small(mask, area)
+    pieces, small_pieces = small_regions(mask, area - 1)
     found = small_gaps.any() or small_pieces.any()
     if small_pieces[1:].all() and len(small_pieces) > 1:
         small_pieces[1 + np.bincount(pieces.ravel())[1:].argmax()] = False
     return mask & ~small_pieces[pieces], bool(found)
-
-
-def _small(mask: np.ndarray, area: int) -> tuple[np.ndarray, np.ndarray]:
-    """The mask's pieces as labels (H, W) from 1, and which labels have fewer pixels than `area`."""
-    labels, _ = ndimage.label(mask, structure=EIGHT)
-    small = np.bincount(labels.ravel()) < area
-    small[0] = False
-    return labels, small
 
 
 def mend_segment(segment: Segment, area: int, width: int, height: int) -> tuple[Segment, bool]:
@@ -260,13 +252,15 @@ def mend_segment(segment: Segment, area: int, width: int, height: int) -> tuple[
 # All of it
 
 
-def segments_of(sam: SAM, embedding: Embedding, crop: Box, settings: Settings, step: Step) -> Iterator[Segment]:
+def segments_of(
+    sam: SAM, embedding: Embedding, crop: Box, settings: Settings, progress: Callable[[int], None]
+) -> Iterator[Segment]:
     """The good answers in the crop (or whole picture) of which this is the embedding, in its pixels.
 
     Args:
-        step: Called after every BATCH points.
+        progress: Called after every BATCH points.
     """
-    points, device = point_grid(settings.points_per_side), sam.patcher.load_device
+    points, device = point_grid(settings.points_per_side), sam.device
     enlarge = Enlarger(crop.height, crop.width, sam.frame, 4 * sam.grid, device)
     least = settings.pred_iou_thresh or -inf
     for batch in (points[i : i + BATCH] for i in range(0, len(points), BATCH)):
@@ -278,23 +272,23 @@ def segments_of(sam: SAM, embedding: Embedding, crop: Box, settings: Settings, s
                 segment = Segment.of((pixels > 0).cpu().numpy(), x, y, score)
                 if segment:
                     yield segment
-        step(1)
+        progress(1)
 
 
-def segment_picture(sam: SAM, levels: np.ndarray, settings: Settings, step: Step) -> list[Segment]:
+def segment_picture(sam: SAM, levels: np.ndarray, settings: Settings, progress: Callable[[int], None]) -> list[Segment]:
     """Everything in a picture, largest first.
 
     Args:
         sam: Loaded.
         levels: uint8 (H, W, 3).
-        step: Called with numbers of steps done, which add up to `steps`; some are 0.
+        progress: Called with numbers of steps done, which add up to `steps`; some are 0.
     """
     height, width = levels.shape[:2]
     crops = crop_boxes(height, width, settings.crop_layers)
     found, priority = [], []
     for crop in crops:
-        embedding = sam.embed(levels[crop.slices], step)
-        answers = (s.moved(crop.x, crop.y) for s in segments_of(sam, embedding, crop, settings, step))
+        embedding = sam.embed(levels[crop.slices], progress)
+        answers = (s.moved(crop.x, crop.y) for s in segments_of(sam, embedding, crop, settings, progress))
         whole = [segment for segment in answers if not cut_off(segment.corners, crop, width, height)]
         kept = distinct(whole, [segment.score for segment in whole])
         found += kept
@@ -302,14 +296,16 @@ def segment_picture(sam: SAM, levels: np.ndarray, settings: Settings, step: Step
     if len(crops) > 1:
         found = distinct(found, priority)
     if settings.min_area:
-        found = _mend_all(found, settings.min_area, width, height, step)
+        found = _mend_all(found, settings.min_area, width, height, progress)
     return sorted(found, key=lambda segment: -segment.area)
 
 
-def _mend_all(segments: list[Segment], area: int, width: int, height: int, step: Step) -> list[Segment]:
+def _mend_all(
+    segments: list[Segment], area: int, width: int, height: int, progress: Callable[[int], None]
+) -> list[Segment]:
     mended = []
     for segment in segments:
-        step(0)
+        progress(0)
         mended.append(mend_segment(segment, area, width, height))
     return distinct([segment for segment, _ in mended], [float(not altered) for _, altered in mended])
 
@@ -344,11 +340,10 @@ def segment_everything(
                 "SAM Segment Everything found nothing in picture %d. Lower pred_iou_thresh or stability_score_thresh.",
                 number,
             )
-    home = model_management.intermediate_device()
     masks = masks_of([segment for segments in found for segment in segments], height, width)
     boxes = [[segment.box._asdict() | {"score": segment.score} for segment in segments] for segments in found]
     previews = [preview(picture, segments) for picture, segments in zip(image, found, strict=True)]
-    return masks.to(home), boxes, torch.stack(previews).to(home)
+    return masks, boxes, torch.stack(previews)
 
 
 def masks_of(segments: list[Segment], height: int, width: int) -> Tensor:

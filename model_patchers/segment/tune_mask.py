@@ -7,18 +7,11 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from ..pixels.masks import EIGHT, grow
+from ..comfyui.progress import ignore
+from ..pixels.masks import grow
+from ..pixels.regions import EIGHT, FOUR, small_regions
 
-FOUR = ndimage.generate_binary_structure(2, 1)  # what a line that is closed by corners alone keeps apart
 FAINT = 0.05  # soft values up to this far from 0 or 1 neither make a region nor join two
-
-
-def small_regions(value: np.ndarray, area: int, structure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Connected regions above FAINT of at most `area` pixels: labels (H, W), 0 = none, and which labels are small."""
-    labels, _ = ndimage.label(value > FAINT, structure=structure)
-    small = np.bincount(labels.ravel()) <= area
-    small[0] = False
-    return labels, small
 
 
 def with_fringe(value: np.ndarray, regions: np.ndarray, structure: np.ndarray) -> np.ndarray:
@@ -36,7 +29,7 @@ def fill_holes(mask: np.ndarray, area: int) -> np.ndarray:
     A gap hangs together over edges of pixels and does not touch the picture's border.
     """
     value = 1 - mask
-    labels, small = small_regions(value, area, FOUR)
+    labels, small = small_regions(value > FAINT, area, FOUR)
     for border in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         small[border] = False
     return np.where(with_fringe(value, small[labels], FOUR), 1, mask)
@@ -47,7 +40,7 @@ def remove_specks(mask: np.ndarray, area: int) -> np.ndarray:
 
     A region hangs together over edges or corners of pixels.
     """
-    labels, small = small_regions(mask, area, EIGHT)
+    labels, small = small_regions(mask > FAINT, area, EIGHT)
     return np.where(with_fringe(mask, small[labels], EIGHT), 0, mask)
 
 
@@ -60,7 +53,13 @@ def feather(mask: np.ndarray, pixels: int) -> np.ndarray:
 
 
 def tune(
-    mask: Tensor, grow_by: int, holes: int, specks: int, feather_by: int, invert: bool, callback: Callable[[], None]
+    mask: Tensor,
+    grow_by: int,
+    holes: int,
+    specks: int,
+    feather_by: int,
+    invert: bool,
+    progress: Callable[[], None] = ignore,
 ) -> Tensor:
     """Fills holes, removes specks, grows or shrinks, feathers and inverts, in this order.
 
@@ -72,7 +71,7 @@ def tune(
         holes, specks: Areas in pixels; 0 = none.
         feather_by: How far the soft edge reaches to either side, in pixels.
         invert: Swap 0 and 1 in the end.
-        callback: Called after each mask.
+        progress: Called after each mask.
 
     Returns:
         A new mask (B, H, W), on the mask's device.
@@ -88,5 +87,5 @@ def tune(
         if feather_by:
             picture = torch.from_numpy(feather(picture.float().cpu().numpy(), feather_by)).to(mask)
         tuned.append(1 - picture if invert else picture)
-        callback()
+        progress()
     return torch.stack(tuned)

@@ -7,11 +7,10 @@ Each phase is a run of the host's own sampling, which encodes sizes, areas, mask
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import comfy.sample
 import comfy.utils
-import latent_preview
 import torch
 from comfy import model_management
 from comfy.model_patcher import ModelPatcher
@@ -19,18 +18,19 @@ from comfy.samplers import Sampler
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..comfyui.kinds import check
+from ..comfyui import schedule
+from ..comfyui.conditioning import Conditioning, Latent, check_now
+from ..comfyui.progress import Preview
+from ..comfyui.schedule import Interval
 from .demofusion_denoiser import NODE, Denoiser, Moments, moments, renormalised
-from .iterative_mixing import IterativeMixing, iterative_mixing, progress_left
-from .windows import attach, in_latent, too_much
+from .iterative_mixing import IterativeMixing, iterative_mixing
+from .windows import Plan, in_latent, overlap_error, put_on
 
 LADDERS: dict[str, Callable[[float], list[float]]] = {
     "every multiple": lambda scale: [float(k) for k in range(2, math.ceil(scale))],
     "doubling": lambda scale: [2.0**k for k in range(1, math.ceil(math.log2(scale)))],
     "one": lambda scale: [],
 }
-Conditioning = list[tuple[Tensor, dict[str, Any]]]
-Latent = dict[str, Any]
 
 
 class Settings(NamedTuple):
@@ -58,14 +58,14 @@ class Settings(NamedTuple):
         steps = len(sigmas) - 1
         return sigmas[min(round(steps * (1 - self.start)), steps - 1) :]
 
-    def fault(self) -> str | None:
+    def problem(self) -> str | None:
         """What is wrong with them, as a sentence."""
         if self.scale < 1:
             return (
                 f"scale is {self.scale:g}. {NODE} makes pictures larger, and needs a scale of 1 or more: 2 makes them "
                 "twice as wide and high."
             )
-        return too_much(self.window, self.overlap) if self.overlap >= self.window else None
+        return overlap_error(self.window, self.overlap) if self.overlap >= self.window else None
 
     def denoiser(self, model: ModelPatcher, scale: float, seed: int) -> Denoiser:
         """
@@ -74,7 +74,7 @@ class Settings(NamedTuple):
         """
         size, shared = in_latent(model, self.window, self.overlap)
         mix = {"dilated": self.dilated, "blur": self.blur, "sigma": self.sigma, "skip_below": self.skip_below}
-        return Denoiser("average", size, shared, self.jitter, seed, 0, s=math.ceil(scale), **mix)
+        return Denoiser(plan=Plan("average", size, shared, self.jitter, seed), s=math.ceil(scale), **mix)
 
 
 class Phase(NamedTuple):
@@ -90,33 +90,6 @@ class Phase(NamedTuple):
     seed: int
     size: tuple[int, int]
     work: list[int]
-
-
-class Preview:
-    """The node's progress bar, which moves as much in a step as the step takes, and pictures of where it is.
-
-    Args:
-        size: (H, W) of the largest latent to decode for a picture, which is done at every step.
-    """
-
-    def __init__(self, model: ModelPatcher, total: int, size: tuple[int, int]) -> None:
-        self.previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
-        self.bar, self.done, self.size = comfy.utils.ProgressBar(total), 0, size
-
-    def phase(self, work: list[int]) -> Callable[[int, Tensor, Tensor, int], None]:
-        """A sampler's callback for the next phase."""
-        before = self.done
-        self.done += sum(work)
-
-        def report(step: int, x0: Tensor, x: Tensor, total_steps: int) -> None:
-            model_management.throw_exception_if_processing_interrupted()
-            self.bar.update_absolute(before + sum(work[: step + 1]), preview=self.picture(x0))
-
-        return report
-
-    def picture(self, x0: Tensor) -> tuple | None:
-        small = x0[:1] if x0.shape[-2:] == self.size else resized(x0[:1], self.size, "area")
-        return self.previewer and self.previewer.decode_latent_to_preview_image("JPEG", small)
 
 
 def resized(x: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
@@ -153,7 +126,7 @@ class Run:
             self.negative,
             x,
             noise_mask=self.mask,
-            callback=self.preview.phase(phase.work),
+            callback=self.preview.run(phase.work),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=phase.seed,
         )
@@ -196,14 +169,14 @@ def plan(
     Raises:
         ValueError: As Settings.denoiser and iterative_mixing.
     """
-    held = iterative_mixing(sampler, settings.residual, 0, 1, NODE)
+    held = iterative_mixing(sampler, settings.residual, Interval(0, 1), NODE)
     size, empty = tuple(given.shape[-2:]), not given.any()
     phases = []
     if empty:
         free = sampler.base if isinstance(sampler, IterativeMixing) else sampler
         phases.append(Phase(model, free, sigmas, noise_seed, size, [math.prod(size)] * (len(sigmas) - 1)))
     later, sampling = settings.later(sigmas), model.get_model_object("model_sampling")
-    lefts = [progress_left(sampling, sigma[None]) for sigma in later[:-1]]
+    lefts = [schedule.left(sampling, sigma[None]) for sigma in later[:-1]]
     for index, scale in enumerate(settings.ladder, 1):
         if scale == 1 and empty:
             continue
@@ -211,7 +184,7 @@ def plan(
         denoiser = settings.denoiser(model, scale, seed)
         larger = tuple(math.floor(side * scale + 0.5) for side in size)
         work = [denoiser.work(*larger, left) for left in lefts]
-        phases.append(Phase(attach(model, denoiser), held, later, seed, larger, work))
+        phases.append(Phase(put_on(model, denoiser), held, later, seed, larger, work))
     return phases
 
 
@@ -237,15 +210,15 @@ def demofusion(
         ValueError: The settings, the sampler or the latent cannot be used, there are no steps, or a conditioning holds
             a picture for one size alone.
     """
-    if fault := settings.fault():
-        raise ValueError(fault)
+    if problem := settings.problem():
+        raise ValueError(problem)
     if len(sigmas) < 2:
         raise ValueError(f"sigmas has no steps. {NODE} needs a schedule of one or more, such as BasicScheduler's.")
     given = pictures(model, latent).to(model_management.intermediate_device())  # where sampling leaves its results
     phases = plan(model, sampler, sigmas, noise_seed, settings, given)
     for phase in phases:
         for prompt in (positive, negative):
-            check(model, prompt, torch.Size((*given.shape[:-2], *phase.size)))
+            check_now(model, prompt, torch.Size((*given.shape[:-2], *phase.size)))
     preview = Preview(model, sum(sum(phase.work) for phase in phases), tuple(given.shape[-2:]))
     run = Run(positive, negative, cfg, given, latent.get("batch_index"), latent.get("noise_mask"), preview)
     found = [given if given.any() else run.sample(phases.pop(0), given)]
@@ -253,5 +226,4 @@ def demofusion(
     for phase in phases:
         found.append(run.enlarge(phase, found[-1], anchor))
     rest = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio_")}
-    place = {"device": model_management.intermediate_device(), "dtype": model_management.intermediate_dtype()}
-    return [{**rest, "samples": x.to(**place)} for x in found]
+    return [{**rest, "samples": x.to(model_management.intermediate_dtype())} for x in found]

@@ -2,23 +2,22 @@
 High-Resolution Image Generation With No $$$", CVPR 2024, arXiv 2311.16973.
 
 Here is the denoiser of a phase: windows see the picture's details, dilated views all of it, and their results are mixed
-by the timestep. What lies around it, the ladder of phases and the residual, is in phases.py.
+by the timestep. What lies around it, the ladder of phases and the residual, is in demofusion.py.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrapperExecutor
 from torch import Tensor
-from torch.nn import functional as F
 
+from ..comfyui import schedule
+from ..comfyui.patching import Call
+from ..pixels.blur import gaussian
 from . import tiles
-from .iterative_mixing import cosine, progress_left
-from .window_conditioning import Cond
-from .windows import Windowed, evaluate, refuse_easycache
+from .iterative_mixing import cosine
+from .windows import Kept, Plan, evaluate, refuse_easycache
 
 NODE = "DemoFusion Upscale"
 
@@ -37,20 +36,15 @@ def renormalised(x: Tensor, to: Moments) -> Tensor:
     return (x - mean) / std * wanted_std + wanted_mean
 
 
-def blurred(x: Tensor, s: int, std: float) -> Tensor:
+def blurred(x: Tensor, s: int, sigma: float) -> Tensor:
     """x through a gaussian filter as wide as its dilated views are apart, with the moments that x has (section 3.3).
 
     Args:
         x: (B, ..., H, W).
         s: The views' step. The kernel is 2 s - 1 wide; beyond the border are zeros.
-        std: Of the filter, in latent pixels, above 0.
+        sigma: Of the filter, in latent pixels, above 0.
     """
-    d = torch.arange(1 - s, s, device=x.device)
-    kernel = torch.exp(-(d**2) / (2 * std**2))
-    kernel = (kernel / kernel.sum()).to(x)
-    y = F.conv2d(x.reshape(-1, 1, *x.shape[-2:]), kernel.view(1, 1, -1, 1), padding=(s - 1, 0))
-    y = F.conv2d(y, kernel.view(1, 1, 1, -1), padding=(0, s - 1))
-    return renormalised(y.reshape(x.shape), moments(x))
+    return renormalised(gaussian(x, sigma, s - 1, "constant"), moments(x))
 
 
 def needed(c2: float, skip_below: float) -> tuple[bool, bool]:
@@ -59,84 +53,65 @@ def needed(c2: float, skip_below: float) -> tuple[bool, bool]:
 
 
 @dataclass(kw_only=True)
-class Denoiser(Windowed):
+class Denoiser:
     """The denoiser of a phase, on a model.
 
     Attributes:
+        plan: Of the windows.
         s: The step of the dilated views: the phase's scale, rounded up, so that no view is larger than the base.
         dilated: Exponent of the views' weight c2 = f^dilated.
         blur: Exponent of the filter's width, `sigma` (0.99 f^blur + 0.01) latent pixels.
         skip_below: What weighs less is not computed; at most 0.5.
+        kept: For the run alone.
     """
 
+    plan: Plan
     s: int
     dilated: float
     blur: float
     sigma: float
     skip_below: float
+    batch: int = 0  # windows in a call: as many as memory allows
+    kept: Kept = field(default_factory=Kept)
 
-    def wrap(
-        self,
-        executor: WrapperExecutor,
-        model: torch.nn.Module,
-        conds: list[list[Cond] | None],
-        x: Tensor,
-        sigma: Tensor,
-        model_options: dict[str, Any],
-    ) -> list[Tensor]:
-        """A wrapper of CALC_COND_BATCH."""
-        f = cosine(progress_left(model.model_sampling, sigma[:1]))
+    def wrap(self, *args: Any) -> list[Tensor]:
+        """A wrapper of CALC_COND_BATCH: x' = (1 - c2) windows + c2 views (section 3.4)."""
+        call = Call(*args)
+        f = cosine(schedule.left(call.model.model_sampling, call.sigma[:1]))
         c2 = f**self.dilated
         local, views = needed(c2, self.skip_below)
-        args = executor, model, conds, x, sigma, model_options
         if not views:
-            return self.windows(*args)
+            return self.windows(call)
         if not local:
-            return self.views(f, *args)
-        return [torch.lerp(a, b, c2) for a, b in zip(self.windows(*args), self.views(f, *args), strict=True)]
+            return self.views(call, f)
+        return [torch.lerp(a, b, c2) for a, b in zip(self.windows(call), self.views(call, f), strict=True)]
 
-    def windows(
-        self, executor: WrapperExecutor, model: torch.nn.Module, conds: list, x: Tensor, sigma: Tensor, options: dict
-    ) -> list[Tensor]:
+    def windows(self, call: Call) -> list[Tensor]:
         """The mean of overlapping windows, as in MultiDiffusion."""
-        plan = self.plan(*x.shape[-2:], sigma[0].item())
-        if len(plan) > 1 and self.jitter:
-            refuse_easycache(options, NODE, "Turn jitter off")
-        weight = tiles.uniform(*plan[0].size)
-        return evaluate(executor, model, conds, x, sigma, options, plan, weight, kept=self.kept)
+        windows = self.plan.windows(*call.x.shape[-2:], call.sigma[0].item())
+        if len(windows) > 1 and self.plan.moves:
+            refuse_easycache(call.options, NODE, "Turn jitter off")
+        return evaluate(call, windows, tiles.uniform(*windows[0].size), self.batch, self.kept)
 
-    def views(
-        self,
-        f: float,
-        executor: WrapperExecutor,
-        model: torch.nn.Module,
-        conds: list,
-        x: Tensor,
-        sigma: Tensor,
-        options: dict,
-    ) -> list[Tensor]:
+    def views(self, call: Call, f: float) -> list[Tensor]:
         """What the views of the blurred picture say of the picture itself.
 
         The authors' views of the blurred x yield the noise that they take from x: x - noise = D + x - blurred x, for
         eps, v and flow models alike.
         """
-        smooth = blurred(x, self.s, self.sigma * (0.99 * f**self.blur + 0.01))
-        plan = tiles.dilated(*x.shape[-2:], self.s)
-        weight = tiles.uniform(*plan[0].size)
-        found = evaluate(executor, model, conds, smooth, sigma, options, plan, weight, kept=self.kept)
-        return [D + (x - smooth) for D in found]
+        smooth = blurred(call.x, self.s, self.sigma * (0.99 * f**self.blur + 0.01))
+        views = tiles.dilated(*call.x.shape[-2:], self.s)
+        denoised = evaluate(call._replace(x=smooth), views, tiles.uniform(*views[0].size), self.batch, self.kept)
+        return [D + (call.x - smooth) for D in denoised]
 
-    def prepare(
-        self, executor: WrapperExecutor, model: ModelPatcher, noise_shape: Any, *args: Any, **kwargs: Any
-    ) -> Any:
-        """A wrapper of PREPARE_SAMPLING: memory is made free for a window or a view, and not for all of x."""
-        *rest, height, width = noise_shape
-        size = (max(min(side, self.size), math.ceil(side / self.s)) for side in (height, width))
-        return executor(model, [*rest, *size], *args, **kwargs)
+    def shown(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the larger of a window and a view: what the model is shown of a latent."""
+        return tuple(max(min(side, self.plan.size), math.ceil(side / self.s)) for side in (height, width))
 
     def work(self, height: int, width: int, left: float) -> int:
         """How many latent pixels the model is shown for one prompt, of a picture (H, W) with t/T = left to go."""
         local, views = needed(cosine(left) ** self.dilated, self.skip_below)
-        plans = [tiles.grid(height, width, (self.size, self.size), self.overlap)] * local
+        size = self.plan.size, self.plan.size
+        plans = [tiles.grid(height, width, size, self.plan.overlap)] * local
         plans += [tiles.dilated(height, width, self.s)] * views
         return sum(len(plan) * math.prod(plan[0].size) for plan in plans)

@@ -8,11 +8,11 @@ import math
 from collections.abc import Callable
 from functools import wraps
 
-from comfy.model_sampling import CONST, ModelSamplingContinuousEDM, ModelSamplingDiscrete, StableCascadeSampling
 from comfy.samplers import KSAMPLER, CFGGuider, KSamplerX0Inpaint, Sampler
 from torch import Tensor
 
-ModelSampling = ModelSamplingDiscrete | ModelSamplingContinuousEDM | CONST
+from ..comfyui import schedule
+from ..comfyui.schedule import Interval, ModelSampling
 
 NODE = "Iterative Mixing Sampler"
 REFUSED = {  # by the name of the function that samples
@@ -24,24 +24,6 @@ REFUSED = {  # by the name of the function that samples
     "sample_lcm_upscale": "SamplerLCMUpscale changes the latent's size between the steps",
 }
 NO_NOISE = {"sample_res_multistep", "sample_res_multistep_cfg_pp"}  # take a noise_sampler and use none of its noise
-
-
-def progress_left(model_sampling: ModelSampling, sigma: Tensor) -> float:
-    """The part t / T of the way from picture to noise, 0 ... 1, that an evaluation at `sigma` (of one element) is at.
-
-    The timestep over their number where a model has timesteps; a flow model's sigma is t / T as it is; on a continuous
-    schedule of sigmas the host counts by their logarithm (percent_to_sigma), so it is where log sigma lies.
-    """
-    if isinstance(model_sampling, CONST):
-        left = float(sigma)
-    elif isinstance(model_sampling, StableCascadeSampling):
-        left = float(model_sampling.timestep(sigma))
-    elif isinstance(model_sampling, ModelSamplingDiscrete):
-        left = float(ModelSamplingDiscrete.timestep(model_sampling, sigma)) / len(model_sampling.sigmas)
-    else:
-        low, high = float(model_sampling.sigma_min), float(model_sampling.sigma_max)
-        left = math.log(max(float(sigma), low) / low) / math.log(high / low)
-    return min(max(left, 0.0), 1.0)
 
 
 def cosine(left: float) -> float:
@@ -100,12 +82,12 @@ class IterativeMixing(KSAMPLER):
     """A sampler of the host that is held to the noised latent: x <- (1 - c) x + c z' before every call of the model.
 
     z' is the latent with the run's own noise at the noise level that the model is told, whatever the kind of model, and
-    c = f^exponent by the timestep there (`cosine`), while a part of start_percent ... end_percent of the way is gone.
+    c = f^exponent by the timestep there (`cosine`), within `interval`.
     """
 
-    def __init__(self, base: KSAMPLER, exponent: float, start_percent: float, end_percent: float):
+    def __init__(self, base: KSAMPLER, exponent: float, interval: Interval):
         super().__init__(base.sampler_function, base.extra_options, base.inpaint_options)
-        self.base, self.exponent, self.start_percent, self.end_percent = base, exponent, start_percent, end_percent
+        self.base, self.exponent, self.interval = base, exponent, interval
 
     def sample(
         self,
@@ -128,7 +110,7 @@ class IterativeMixing(KSAMPLER):
                 f"{NODE} mixes in the latent with the run's own noise, but this run has none. Turn "
                 "add_noise on (SamplerCustom), or give SamplerCustomAdvanced a RandomNoise instead of DisableNoise."
             )
-        mix_in = self._mix_in(model_wrap.inner_model.model_sampling, noise, latent_image)
+        mix_in = self._mixer(model_wrap.inner_model.model_sampling, noise, latent_image)
         run, sample = copy.copy(self.base), self.sampler_function
 
         @wraps(sample)
@@ -138,32 +120,31 @@ class IterativeMixing(KSAMPLER):
         run.sampler_function = mixed
         return run.sample(model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
 
-    def _mix_in(self, sampling: ModelSampling, noise: Tensor, latent: Tensor) -> Callable[[Tensor, Tensor], None]:
-        start, end = (sampling.percent_to_sigma(percent) for percent in (self.start_percent, self.end_percent))
-        fresh, silence = draws_noise(self.base), noise.new_zeros(())
+    def _mixer(self, sampling: ModelSampling, noise: Tensor, latent: Tensor) -> Callable[[Tensor, Tensor], None]:
+        """A function of x and sigma that mixes the noised latent into x."""
+        draws, silence = draws_noise(self.base), noise.new_zeros(())
 
         def mix_in(x: Tensor, sigma: Tensor) -> None:
             level = sigma.flatten()[:1]
-            if end < level <= start:
-                c = cosine(progress_left(sampling, level)) ** self.exponent
-                noised = sampling.noise_scaling(level, noise, latent)
-                if fresh:
-                    x.copy_(mix(x, sampling.noise_scaling(level, silence.expand_as(noise), latent), noised, c))
-                else:
-                    x.lerp_(noised, c)
+            if not self.interval.holds(sampling, level):
+                return
+            c = cosine(schedule.left(sampling, level)) ** self.exponent
+            noised = sampling.noise_scaling(level, noise, latent)
+            if draws:
+                x.copy_(mix(x, sampling.noise_scaling(level, silence.expand_as(noise), latent), noised, c))
+            else:
+                x.lerp_(noised, c)
 
         return mix_in
 
 
-def iterative_mixing(
-    sampler: Sampler, exponent: float, start_percent: float, end_percent: float, node: str = NODE
-) -> IterativeMixing:
+def iterative_mixing(sampler: Sampler, exponent: float, interval: Interval, node: str = NODE) -> IterativeMixing:
     """The sampler, held to the noised latent while it samples. One that is so already gets these settings instead.
 
     Args:
         sampler: Not changed.
         exponent: Of f, 0 ...: the larger, the sooner the sampler is free.
-        start_percent, end_percent: The part of the way, 0 ... 1, on which it is held.
+        interval: The part of the run in which it is held.
         node: The node's display name, for messages.
 
     Raises:
@@ -181,4 +162,4 @@ def iterative_mixing(
             f"{node} cannot hold this sampler to the noised latent: {reason}. Choose another, such "
             "as euler, dpmpp_2m or dpmpp_2m_sde."
         )
-    return IterativeMixing(sampler, exponent, start_percent, end_percent)
+    return IterativeMixing(sampler, exponent, interval)

@@ -12,11 +12,11 @@ from comfy.taesd.taesd import TAESD
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..comfyui.progress import Progress
+from ..comfyui.progress import Progress, Shares
 from ..pixels.images import to_rgb
 from .tiled_layers import TiledLayers, decoder_layers, encoder_layers, spans
 
-DECODE, ENCODE = "Tiled VAE Decode", "Tiled VAE Encode"
+DECODE, ENCODE = "Tiled VAE Decode, Seamless", "Tiled VAE Encode, Seamless"
 TINY_REACH = 19  # latent pixels: TAESD's convolutions reach 145 pixels, in both directions
 STEPS = 1000  # of the progress bar for one picture
 RAM = torch.device("cpu")
@@ -118,7 +118,7 @@ def _decode(z: Tensor, vae: VAE, tile: int) -> Tensor:
     pictures = pictures.to(vae.output_device)
     with model_management.cuda_device_context(vae.device):
         _load(vae, vae.memory_used_decode((1, z.shape[1], tile, tile), vae.vae_dtype))
-        layers = TiledLayers(rows, columns, vae.device, _shares(Progress(STEPS * len(z))))
+        layers = TiledLayers(rows, columns, vae.device, Shares(Progress(STEPS * len(z)), STEPS))
         for one, picture in zip(z, pictures, strict=True):
             out = layers.run(steps, _unpacked(model, one.to(RAM, vae.vae_dtype)))
             picture.copy_(out.tanh() if model.decoder.tanh_out else out)
@@ -135,7 +135,7 @@ def _encode(pixels: Tensor, vae: VAE, tile: int) -> Tensor:
     found = []
     with model_management.cuda_device_context(vae.device):
         _load(vae, vae.memory_used_encode((1, 3, tile, tile), vae.vae_dtype))
-        layers = TiledLayers(rows, columns, vae.device, _shares(Progress(STEPS * len(pixels))))
+        layers = TiledLayers(rows, columns, vae.device, Shares(Progress(STEPS * len(pixels)), STEPS))
         for one in pixels.movedim(-1, 1):
             out = layers.run(steps, vae.process_input(one).to(RAM, vae.vae_dtype))
             z, _ = model.regularization(out[None])
@@ -146,18 +146,6 @@ def _encode(pixels: Tensor, vae: VAE, tile: int) -> Tensor:
 def _load(vae: VAE, memory: float) -> None:
     """As in vae.decode and vae.encode, with the memory that a picture of the tile's size takes."""
     model_management.load_models_gpu([vae.patcher], memory_required=memory, force_full_load=vae.disable_offload)
-
-
-def _shares(progress: Progress) -> Callable[[float], None]:
-    """Takes shares of a picture's work, and moves the bar by whole steps."""
-    done = 0.0
-
-    def tick(share: float) -> None:
-        nonlocal done
-        before, done = done, done + share
-        progress(round(STEPS * done) - round(STEPS * before))
-
-    return tick
 
 
 def _unpacked(model: AutoencodingEngine, z: Tensor) -> Tensor:

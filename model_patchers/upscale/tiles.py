@@ -183,13 +183,3 @@ def gaussian(h: int, w: int) -> Tensor:
 def _bell(n: int) -> Tensor:
     d = (torch.arange(n) - (n - 1) / 2) / n
     return torch.exp(-(d**2) / (2 * VARIANCE))
-
-
-def feathered(h: int, w: int, overlap: int) -> Tensor:
-    """(h, w): 1, falling linearly to the sides within `overlap` pixels, but not to 0."""
-    return torch.outer(_ramp(h, overlap), _ramp(w, overlap))
-
-
-def _ramp(n: int, overlap: int) -> Tensor:
-    to_border = torch.minimum(torch.arange(1, n + 1), torch.arange(n, 0, -1))
-    return (to_border / (overlap + 1)).clamp(max=1)

@@ -19,9 +19,9 @@ from comfy.samplers import get_area_and_mult
 from comfy.utils import common_upscale, repeat_to_batch_size
 from torch import Tensor
 
+from ..comfyui.conditioning import Cond
 from .tiles import Line, Window, gather
 
-Cond = dict[str, Any]  # as the host's sampler has it after process_conds
 Hints = dict[tuple[ControlBase, tuple[int, int]], list[Tensor]]  # as whole_hint makes them, by its arguments
 
 POOLED, EMBEDDED = 1280, 256  # SDXL's vector: pooled text, then height, width, crop_h, crop_w and others, each so wide

@@ -11,20 +11,22 @@ import hashlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from comfy import model_management
-from comfy.latent_formats import SD_X4
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
-from ..condition import sd_x4
+from ..comfyui.conditioning import Cond
+from ..comfyui.kinds import pixels_per_latent
+from ..comfyui.patching import Call, attach
 from . import tiles
 from .tiles import Fusion, Window
-from .window_conditioning import Cond, Cutter, Hints, Part, parts, stack, with_mask
+from .window_conditioning import Cutter, Hints, Part, parts, stack, with_mask
 
 KEY = "pentimento_windows"
 NODE = "Windowed Diffusion"
@@ -51,44 +53,35 @@ class Kept:
 
 
 def evaluate(
-    executor: WrapperExecutor,
-    model: torch.nn.Module,
-    conds: list[list[Cond] | None],
-    x: Tensor,
-    sigma: Tensor,
-    model_options: dict[str, Any],
-    windows: list[Window],
-    weight: Tensor,
-    batch: int = 0,
-    kept: Kept | None = None,
+    call: Call, windows: list[Window], weight: Tensor, batch: int = 0, kept: Kept | None = None
 ) -> list[Tensor]:
-    """What a wrapper of CALC_COND_BATCH returns, computed window by window and fused.
+    """The mean of what the model makes of each window (MultiDiffusion, equation 5): a tensor like x for each prompt.
+
+    `D(x) = sum_i F_i^-1(w D(F_i x)) / sum_i F_i^-1(w)`, F_i x what window i shows of x.
 
     Args:
-        executor, model, conds, x, sigma, model_options: As the wrapper gets them. x is (B, C, H, W) or (B, C, T, H, W).
+        call: Of a wrapper of CALC_COND_BATCH.
         windows: All of one size, and together all of x.
-        weight: (h, w) of a window's pixels in the mean, above 0.
+        weight: w, (h, w) of a window's pixels in the mean, above 0.
         batch: Windows in a call; 0 = as many as memory allows.
         kept: Made once for a run, and cleared after it.
-
-    Returns:
-        As x, for each of conds.
     """
+    model, x = call.model, call.x
     if len(windows) == 1 and windows[0].size == tuple(x.shape[-2:]) and windows[0].origin == (0, 0):
-        return executor(model, conds, x, sigma, model_options)
+        return call.run()
     kept = kept or Kept()
-    conds = [some and [with_mask(cond, x, sigma) for cond in some] for some in conds]
+    conds = [prompt and [with_mask(cond, x, call.sigma) for cond in prompt] for prompt in call.conds]
     number = per_call(model, conds, x, windows[0].size, batch, kept.numbers)
     fusions = [Fusion(x) for _ in conds]
-    for group, found in grouped(conds, windows, number):
+    for group, group_parts in grouped(conds, windows, number):
         model_management.throw_exception_if_processing_interrupted()
         cutter = Cutter(model, x, group, kept.hints)
-        cut: list[list[Cond] | None] = [None if some is None else [] for some in conds]
-        for same in zip(*found, strict=True):
+        cut: list[list[Cond] | None] = [None if prompt is None else [] for prompt in conds]
+        for same in zip(*group_parts, strict=True):
             entry, index = same[0].entry, same[0].index
             cut[entry].append(cutter.cut(conds[entry][index], same))
-        options = model_options if is_unet(model) else shifted(model, model_options, group[0])
-        results = executor(model, cut, stack(x, group, len(x)), sigma.repeat(len(group)), options)
+        options = call.options if is_unet(model) else shifted(model, call.options, group[0])
+        results = call.run(conds=cut, x=stack(x, group, len(x)), sigma=call.sigma.repeat(len(group)), options=options)
         for fusion, result in zip(fusions, results, strict=True):
             for window, part in zip(group, result.chunk(len(group)), strict=True):
                 fusion.add(window, part, weight)
@@ -150,12 +143,6 @@ def shifted(model: torch.nn.Module, model_options: dict[str, Any], window: Windo
 # The patch
 
 
-def pixels_per_latent(model: ModelPatcher) -> int:
-    """How many pixels of a picture there are to a latent pixel, in each direction."""
-    form = model.get_model_object("latent_format")
-    return sd_x4.FACTOR if isinstance(form, SD_X4) else form.spacial_downscale_ratio
-
-
 def in_latent(model: ModelPatcher, window: int, overlap: int) -> tuple[int, int]:
     """A window and its overlap, given in pixels, in whole latent pixels.
 
@@ -165,18 +152,16 @@ def in_latent(model: ModelPatcher, window: int, overlap: int) -> tuple[int, int]
     pixels = pixels_per_latent(model)
     size, shared = max(1, round(window / pixels)), round(overlap / pixels)
     if shared >= size:
-        raise ValueError(too_much(window, overlap))
+        raise ValueError(overlap_error(window, overlap))
     return size, shared
 
 
-@dataclass
-class Windowed:
-    """Windows on a model. One for each Windowed Diffusion; it keeps things for the run alone.
+class Plan(NamedTuple):
+    """Where the windows lie.
 
     Attributes:
         size, overlap: In latent pixels.
         seed: Of jitter, and of spot's windows.
-        batch: Windows in a call; 0 = as many as memory allows.
     """
 
     method: str
@@ -184,16 +169,16 @@ class Windowed:
     overlap: int
     jitter: bool
     seed: int
-    batch: int
-    kept: Kept = field(default_factory=Kept)
 
     @property
     def moves(self) -> bool:
         return self.jitter or self.method == "spot"
 
-    def plan(self, height: int, width: int, sigma: float) -> list[Window]:
-        """The windows at a noise level. Where they move, they are drawn from the seed and the level, so that they are
-        the same in every run and, in every sampler, whenever it evaluates at that level.
+    def windows(self, height: int, width: int, sigma: float) -> list[Window]:
+        """The windows at a noise level.
+
+        Where they move, they are drawn from the seed and the level, so that they are the same in every run and, in
+        every sampler, whenever it evaluates at that level.
         """
         digest = hashlib.blake2b(struct.pack("<Qd", self.seed, sigma), digest_size=8).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
@@ -202,45 +187,72 @@ class Windowed:
             return tiles.rolled(height, width, size, generator)
         return tiles.grid(height, width, size, self.overlap, generator if self.jitter else None)
 
-    def wrap(
-        self,
-        executor: WrapperExecutor,
-        model: torch.nn.Module,
-        conds: list[list[Cond] | None],
-        x: Tensor,
-        sigma: Tensor,
-        model_options: dict[str, Any],
-    ) -> list[Tensor]:
+
+@dataclass
+class Windowed:
+    """The denoiser of Windowed Diffusion.
+
+    Attributes:
+        batch: Windows in a call; 0 = as many as memory allows.
+        kept: For the run alone.
+    """
+
+    plan: Plan
+    batch: int
+    kept: Kept = field(default_factory=Kept)
+
+    def wrap(self, *args: Any) -> list[Tensor]:
         """A wrapper of CALC_COND_BATCH."""
-        windows = self.plan(*x.shape[-2:], sigma[0].item())
-        if len(windows) > 1 and self.moves:
-            refuse_easycache(model_options, NODE, "Choose the method average or gaussian with jitter off")
-        weight = (tiles.gaussian if self.method == "gaussian" else tiles.uniform)(*windows[0].size)
-        return evaluate(executor, model, conds, x, sigma, model_options, windows, weight, self.batch, self.kept)
+        call = Call(*args)
+        windows = self.plan.windows(*call.x.shape[-2:], call.sigma[0].item())
+        if len(windows) > 1 and self.plan.moves:
+            refuse_easycache(call.options, NODE, "Choose the method average or gaussian with jitter off")
+        weight = (tiles.gaussian if self.plan.method == "gaussian" else tiles.uniform)(*windows[0].size)
+        return evaluate(call, windows, weight, self.batch, self.kept)
 
-    def prepare(
-        self, executor: WrapperExecutor, model: ModelPatcher, noise_shape: Any, *args: Any, **kwargs: Any
-    ) -> Any:
-        """A wrapper of PREPARE_SAMPLING: memory is made free for the windows of one call, and not for all of x."""
-        batch, *channels, height, width = noise_shape
-        shape = [batch * max(1, self.batch), *channels, min(height, self.size), min(width, self.size)]
-        return executor(model, shape, *args, **kwargs)
+    def shown(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of what the model is shown of a latent."""
+        return min(height, self.plan.size), min(width, self.plan.size)
 
-    def sample(self, executor: WrapperExecutor, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """A wrapper of OUTER_SAMPLE. The windows come after all other wrappers, so that a cache is asked once for all
-        windows of a step and what is computed for a step is computed once.
-        """
-        if noise.ndim not in (4, 5):
-            raise ValueError(
-                f"{NODE} got a latent of shape {tuple(noise.shape)}, and needs one of pictures or of a video: (batch, "
-                "channels, height, width) or (batch, channels, frames, height, width). Sample this latent without it."
-            )
-        wrappers = executor.class_obj.model_options["transformer_options"]["wrappers"][WrappersMP.CALC_COND_BATCH]
-        wrappers[KEY] = wrappers.pop(KEY)  # in the run's own copy of the options
-        try:
-            return executor(noise, *args, **kwargs)
-        finally:
-            self.kept.clear()
+
+def put_on(model: ModelPatcher, denoiser: Windowed) -> ModelPatcher:
+    """The model with a denoiser in windows, in the place of any that it had.
+
+    Args:
+        denoiser: With wrap, shown, batch and kept as Windowed has them.
+    """
+    wrappers = {
+        WrappersMP.CALC_COND_BATCH: denoiser.wrap,
+        WrappersMP.PREPARE_SAMPLING: partial(_prepare, denoiser),
+        WrappersMP.OUTER_SAMPLE: partial(_sample, denoiser.kept),
+    }
+    return attach(model, KEY, wrappers)
+
+
+def _prepare(
+    denoiser: Windowed, executor: WrapperExecutor, model: ModelPatcher, noise_shape: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """A wrapper of PREPARE_SAMPLING: memory is made free for the windows of one call, and not for all of x."""
+    batch, *channels, height, width = noise_shape
+    shape = [batch * max(1, denoiser.batch), *channels, *denoiser.shown(height, width)]
+    return executor(model, shape, *args, **kwargs)
+
+
+def _sample(kept: Kept, executor: WrapperExecutor, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """A wrapper of OUTER_SAMPLE. The windows come after all other wrappers, so that a cache is asked once for all
+    windows of a step and what is computed for a step is computed once.
+    """
+    if noise.ndim not in (4, 5):
+        raise ValueError(
+            f"{NODE} got a latent of shape {tuple(noise.shape)}, and needs one of pictures or of a video: (batch, "
+            "channels, height, width) or (batch, channels, frames, height, width). Sample this latent without it."
+        )
+    wrappers = executor.class_obj.model_options["transformer_options"]["wrappers"][WrappersMP.CALC_COND_BATCH]
+    wrappers[KEY] = wrappers.pop(KEY)  # in the run's own copy of the options
+    try:
+        return executor(noise, *args, **kwargs)
+    finally:
+        kept.clear()
 
 
 def refuse_easycache(model_options: dict[str, Any], node: str, advice: str) -> None:
@@ -273,23 +285,10 @@ def apply(
         ValueError: The overlap is not smaller than the window.
     """
     size, shared = in_latent(model, window, 0 if method == "spot" else overlap)
-    return attach(model, Windowed(method, size, shared, jitter, seed, batch))
+    return put_on(model, Windowed(Plan(method, size, shared, jitter, seed), batch))
 
 
-def attach(model: ModelPatcher, windowed: Windowed) -> ModelPatcher:
-    """The model with these windows, in the place of any that it had."""
-    model = model.clone()
-    for kind, wrapper in (
-        (WrappersMP.CALC_COND_BATCH, windowed.wrap),
-        (WrappersMP.PREPARE_SAMPLING, windowed.prepare),
-        (WrappersMP.OUTER_SAMPLE, windowed.sample),
-    ):
-        model.remove_wrappers_with_key(kind, KEY)
-        model.add_wrapper_with_key(kind, KEY, wrapper)
-    return model
-
-
-def too_much(window: int, overlap: int) -> str:
+def overlap_error(window: int, overlap: int) -> str:
     return (
         f"overlap is {overlap} px and window {window} px. The overlap must be smaller than the window: a quarter of it "
         "is usual, half of it the most that helps."

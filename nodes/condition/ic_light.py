@@ -5,8 +5,8 @@ from comfy.sd import VAE
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...model_patchers.comfyui.conditioning import Conditioning
 from ...model_patchers.comfyui.folders import filenames, full_path
-from ...model_patchers.comfyui.kinds import Conditioning
 from ...model_patchers.condition.ic_light import CONDITIONING_NODE, FILES, MODEL_NODE, condition, patch
 
 FOLDER = "diffusion_models"

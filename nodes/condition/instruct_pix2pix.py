@@ -1,24 +1,15 @@
 """InstructPix2Pix: pictures edited by instruction."""
 
-import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import VAE
 from comfy_api.latest import io
-from node_helpers import conditioning_set_values
 from torch import Tensor
 
-from ...model_patchers.comfyui.kinds import Conditioning, expecting, require
-from ...model_patchers.condition.instruct_pix2pix import (
-    CONDITIONING,
-    FITS,
-    GUIDER,
-    KINDS,
-    PATCH,
-    IP2PGuider,
-    encode,
-    patch,
-    unpatched,
-)
+from ...model_patchers.comfyui.conditioning import Conditioning
+from ...model_patchers.comfyui.results import home
+from ...model_patchers.comfyui.schedule import Interval
+from ...model_patchers.condition import instruct_pix2pix
+from ...model_patchers.condition.instruct_pix2pix import CONDITIONING, FITS, GUIDER, PATCH
 
 ALIASES = ["ip2p", "instruct-pix2pix", "pix2pix", "edit by instruction", "CosXL edit", "image cfg"]
 IMAGE_CFG = (
@@ -61,15 +52,8 @@ class IP2PConditioning(io.ComfyNode):
     def execute(
         cls, positive: Conditioning, negative: Conditioning, vae: VAE, image: Tensor, fit: str
     ) -> io.NodeOutput:
-        latent = encode(vae, image, FITS[fit])
-        prompts = (
-            conditioning_set_values(
-                expecting(prompt, KINDS, CONDITIONING, tuple(latent.shape[-2:]), pictures=len(latent)),
-                {"concat_latent_image": latent},
-            )
-            for prompt in (positive, negative)
-        )
-        return io.NodeOutput(*prompts, {"samples": torch.zeros_like(latent)})
+        *prompts, samples = instruct_pix2pix.condition(positive, negative, vae, image, FITS[fit])
+        return io.NodeOutput(*prompts, {"samples": home(samples)})
 
 
 class IP2PGuiderNode(io.ComfyNode):
@@ -140,11 +124,8 @@ class IP2PGuiderNode(io.ComfyNode):
         start_percent: float,
         end_percent: float,
     ) -> io.NodeOutput:
-        require(model, KINDS, GUIDER)
-        guider = IP2PGuider(unpatched(model))
-        guider.set_conds(positive, negative)
-        guider.set_guidance(text_cfg, image_cfg, rescale, start_percent, end_percent)
-        return io.NodeOutput(guider)
+        interval = Interval(start_percent, end_percent)
+        return io.NodeOutput(instruct_pix2pix.guider(model, positive, negative, text_cfg, image_cfg, rescale, interval))
 
 
 class IP2PPatch(io.ComfyNode):
@@ -166,8 +147,7 @@ class IP2PPatch(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: ModelPatcher, image_cfg: float) -> io.NodeOutput:
-        require(model, KINDS, PATCH)
-        return io.NodeOutput(patch(model, image_cfg))
+        return io.NodeOutput(instruct_pix2pix.patch(model, image_cfg))
 
 
 NODES = [IP2PConditioning, IP2PGuiderNode, IP2PPatch]

@@ -4,7 +4,7 @@ from comfy.sd import VAE
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...model_patchers.condition.sd_x4 import MAX_LEVEL, condition, honest
+from ...model_patchers.condition.sd_x4 import MAX_LEVEL, condition, with_decode_estimate
 
 
 class SDx4Conditioning(io.ComfyNode):
@@ -60,7 +60,7 @@ class SDx4Conditioning(io.ComfyNode):
     def execute(
         cls, positive: list, negative: list, image: Tensor, noise_level: int, noise_seed: int, vae: VAE | None = None
     ) -> io.NodeOutput:
-        told = None if vae is None else honest(vae)
+        told = None if vae is None else with_decode_estimate(vae)
         *prompts, samples = condition(positive, negative, image, noise_level, noise_seed)
         return io.NodeOutput(*prompts, {"samples": samples}, told)
 

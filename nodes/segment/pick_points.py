@@ -3,7 +3,8 @@
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...model_patchers.segment.pick_points import fit, parse_picks, prompts, save_picture
+from ...model_patchers.comfyui.temp import save_picture
+from ...model_patchers.segment.pick_points import fit, parse_picks, prompts
 
 
 class PickPoints(io.ComfyNode):

@@ -5,7 +5,8 @@ from comfy.samplers import Sampler
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...model_patchers.upscale.demofusion import LADDERS, Conditioning, Latent, Settings, demofusion
+from ...model_patchers.comfyui.conditioning import Conditioning, Latent
+from ...model_patchers.upscale.demofusion import LADDERS, Settings, demofusion
 
 
 class DemoFusion(io.ComfyNode):
@@ -166,7 +167,7 @@ class DemoFusion(io.ComfyNode):
         if window is None or overlap is None:  # they come over links
             given = {"scale": scale}
         known = {name: value for name, value in given.items() if value is not None}
-        return Settings(**known).fault() or True
+        return Settings(**known).problem() or True
 
     @classmethod
     def execute(

@@ -3,6 +3,7 @@
 from comfy.samplers import Sampler
 from comfy_api.latest import io
 
+from ...model_patchers.comfyui.schedule import Interval
 from ...model_patchers.upscale.iterative_mixing import iterative_mixing
 
 
@@ -66,7 +67,7 @@ class SkipResidual(io.ComfyNode):
 
     @classmethod
     def execute(cls, sampler: Sampler, exponent: float, start_percent: float, end_percent: float) -> io.NodeOutput:
-        return io.NodeOutput(iterative_mixing(sampler, exponent, start_percent, end_percent))
+        return io.NodeOutput(iterative_mixing(sampler, exponent, Interval(start_percent, end_percent)))
 
 
 NODES = [SkipResidual]

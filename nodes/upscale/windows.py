@@ -3,7 +3,7 @@
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ...model_patchers.upscale.windows import METHODS, apply, too_much
+from ...model_patchers.upscale.windows import METHODS, apply, overlap_error
 
 
 class Windows(io.ComfyNode):
@@ -82,7 +82,7 @@ class Windows(io.ComfyNode):
         cls, method: str | None = None, window: int | None = None, overlap: int | None = None
     ) -> bool | str:
         known = window is not None and overlap is not None  # they do not come over links
-        return too_much(window, overlap) if known and method != "spot" and overlap >= window else True
+        return overlap_error(window, overlap) if known and method != "spot" and overlap >= window else True
 
     @classmethod
     def execute(

@@ -18,9 +18,10 @@ from node_helpers import conditioning_set_values
 import nodes as host_nodes
 from kit import kinds as all_kinds
 from kit import thin as thin_models
+from kit.run import links
 from pentimento.model_patchers.comfyui import kinds
-from pentimento.model_patchers.comfyui.kinds import FIRST, TITLES, expecting, identify, require
-from pentimento.model_patchers.condition.inspect_model import NODES
+from pentimento.model_patchers.comfyui.conditioning import ModelCheck, Needs, needs
+from pentimento.model_patchers.comfyui.kinds import FIRST, KINDS, identify, require
 from pentimento_host.standins import diffusion
 
 IP2P = {"instruct-pix2pix"}
@@ -69,15 +70,17 @@ def test_a_model_is_told_from_its_shapes(models, name):
     kind = identify(models[name])
 
     assert kind.name == EXPECTED[name]
-    assert kind.title == TITLES[kind.name] if kind.name in TITLES else type(models[name].model).__name__ in kind.title
+    assert (
+        kind.title == KINDS[kind.name].title if kind.name in KINDS else type(models[name].model).__name__ in kind.title
+    )
     assert kind.in_channels == (
         all_kinds.SHAPES[name].in_channels if name in all_kinds.SHAPES else {"flux": 0}.get(name, 8)
     )
 
 
 def test_kinds_are_complete():
-    assert set(TITLES) == set(EXPECTED.values()) - {"other"} == set(kinds.NAMES.values()) | {"cosxl-edit"}
-    assert {kind for kinds in NODES.values() for kind in kinds} <= set(TITLES)
+    assert set(KINDS) == set(EXPECTED.values()) - {"other"}
+    assert len(KINDS) == len(kinds.ROWS)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +169,7 @@ def latent(height=8, width=8):
 
 
 def checked(conditioning, size=(8, 8)):
-    return expecting(conditioning, IP2P, "Some Node", size)
+    return needs(conditioning, Needs(frozenset(IP2P), "Some Node", size))
 
 
 def k_sampler(model, positive, negative, latent, _null):
@@ -269,7 +272,7 @@ def test_nothing_says_that_there_are_hooks():
 
 def test_also_asks_the_model_that_samples(thin):
     asked = []
-    positive, negative = (expecting(prompt(i), IP2P, "Some Node", also=asked.append) for i in (1, 2))
+    positive, negative = (needs(prompt(i), Needs(frozenset(IP2P), "Some Node", also=asked.append)) for i in (1, 2))
     spy = Spy(thin["ip2p"])
     k_sampler(spy.model, positive, negative, latent(), None)
     assert asked == [spy.model]  # once for both
@@ -354,7 +357,7 @@ def test_with_control_nets(thin, order):
 
     assert [(call[4], call[5]) for call in spy.calls] == [(expected, [1, 0])] * 2
     assert pair[0][0][1]["control"] is chain
-    assert any(isinstance(link, kinds.Check) for link in kinds._chain(chain))
+    assert any(isinstance(link, ModelCheck) for link in links(chain))
     with pytest.raises(ValueError, match="Some Node"):
         k_sampler(thin["sd15"], *pair, latent(), None)
 
@@ -392,7 +395,7 @@ def test_with_hooked_loras(thin, where):
 def test_samplers_in_tiles_can_copy_it_and_crop_its_picture():
     """UltimateSDUpscale copies every link of the chain and crops every link's hint."""
     (positive, _) = with_control("a", checked(prompt(1)), checked(prompt(2)))
-    for link in kinds._chain(positive[0][1]["control"])[1:]:
+    for link in links(positive[0][1]["control"])[1:]:
         assert link.copy() == link
         assert link.cond_hint_original.ndim == 4
 

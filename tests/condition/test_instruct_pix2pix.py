@@ -32,8 +32,8 @@ from PIL import Image
 import nodes as host_nodes
 from kit import thin
 from pentimento.model_patchers.comfyui.kinds import identify
-from pentimento.model_patchers.condition.instruct_pix2pix import fit
 from pentimento.model_patchers.condition.instruct_pix2pix_step import guide, rescale_noise_cfg
+from pentimento.model_patchers.pixels.resample import to_multiple
 from pentimento.nodes.condition.instruct_pix2pix import IP2PConditioning, IP2PGuiderNode, IP2PPatch
 from pentimento_host.standins import diffusion
 from pentimento_host.standins.weights import drawn as drawn_weight
@@ -691,7 +691,7 @@ def test_the_picture_takes_the_nearest_size(vae, fit, size):
 @given(st.integers(1, 200), st.integers(1, 200), st.sampled_from([8, 64]))
 def test_sides_are_the_nearest_multiples(height, width, multiple):
     with torch.inference_mode():
-        out = fit(torch.zeros(1, height, width, 1), multiple)
+        out = to_multiple(torch.zeros(1, height, width, 1), multiple)
     for side, fitted in zip((height, width), out.shape[1:3], strict=True):
         assert fitted % multiple == 0
         assert fitted >= multiple
@@ -700,12 +700,12 @@ def test_sides_are_the_nearest_multiples(height, width, multiple):
 
 def test_resizing_is_lanczos_over_the_whole_picture(rng):
     image = 0.35 + 0.3 * torch.rand(2, 90, 70, 3, generator=rng)
-    assert fit(image, 10) is image
-    ours = fit(image, 64)
+    assert to_multiple(image, 10) is image
+    ours = to_multiple(image, 64)
     for picture, mine in zip(image, ours, strict=True):
         theirs = Image.fromarray((picture * 255).round().byte().numpy()).resize((64, 64), Image.Resampling.LANCZOS)
         assert (mine - torch.from_numpy(np.array(theirs)) / 255).abs().max() < 2 / 255
-    low, high = fit((image > 0.5).float(), 64).aminmax()
+    low, high = to_multiple((image > 0.5).float(), 64).aminmax()
     assert (low, high) == (0, 1), "no ringing beyond black and white"
 
 

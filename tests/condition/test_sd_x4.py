@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from kit import run as sampled
 from kit import thin
-from pentimento.model_patchers.condition.sd_x4 import alphas_cumprod, decode_memory, honest, q_sample
+from pentimento.model_patchers.condition.sd_x4 import alphas_cumprod, decode_memory, q_sample, with_decode_estimate
 from pentimento.nodes.condition.sd_x4 import SDx4Conditioning
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -304,9 +304,9 @@ def test_the_vae_is_told_and_the_given_one_stays(x4_vae):
 
 def test_amd_keeps_the_hosts_factor(x4_vae, monkeypatch):
     shape = (1, 4, 16, 16)
-    nvidia = honest(x4_vae).memory_used_decode(shape, torch.float32)
+    nvidia = with_decode_estimate(x4_vae).memory_used_decode(shape, torch.float32)
     monkeypatch.setattr(model_management, "is_amd", lambda: True)
-    assert honest(x4_vae).memory_used_decode(shape, torch.float32) == pytest.approx(2.73 * nvidia)
+    assert with_decode_estimate(x4_vae).memory_used_decode(shape, torch.float32) == pytest.approx(2.73 * nvidia)
 
 
 def test_another_vae_is_refused(x4_vae):

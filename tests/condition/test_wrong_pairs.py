@@ -12,8 +12,10 @@ from comfy_extras import nodes_custom_sampler
 
 import nodes as host_nodes
 from kit import kinds
-from pentimento.model_patchers.comfyui.kinds import TITLES, Check, identify
-from pentimento.model_patchers.condition.inspect_model import NODES, report
+from kit.run import links
+from pentimento.model_patchers.comfyui.conditioning import ModelCheck
+from pentimento.model_patchers.comfyui.kinds import KINDS, fitting, identify
+from pentimento.model_patchers.condition.inspect_model import report
 
 FILE = "any.safetensors"
 MODELS = sorted(kinds.models())
@@ -66,7 +68,7 @@ ONLY = {"unCLIP Encode": {"unclip-h"}, "unCLIP Encode, ViT-L": {"unclip-l"}}  # 
 
 def fits(row, model):
     name = row.split(",")[0]
-    return identify(kinds.models()[model]).name in ONLY.get(row, NODES[name])
+    return identify(kinds.models()[model]).name in ONLY.get(row, fitting(name))
 
 
 PAIRS = [(row, model) for row in (*CONDITIONINGS, *PATCHES) for model in MODELS]
@@ -140,11 +142,11 @@ def test_a_node_refuses_another_model(run, row, model):
 def test_the_right_model_passes(conditionings, row, model):
     """As far as the kind goes: IC-Light's two kinds differ in what they want."""
     positive, negative, latent = conditionings[row]
-    checks = [value["control"] for _, value in (*positive, *negative) if "control" in value]
-    assert checks
-    for check in checks:
-        assert isinstance(check, Check)
-        check.terms._replace(also=None).check(kinds.models()[model], latent["samples"].shape)
+    chains = [links(value["control"]) for _, value in (*positive, *negative) if "control" in value]
+    assert chains
+    for chain in chains:
+        (check,) = (link for link in chain if isinstance(link, ModelCheck))
+        check.needs._replace(also=None).check(kinds.models()[model], latent["samples"].shape)
 
 
 @pytest.mark.parametrize("row", ["InstructPix2Pix Guider", "InstructPix2Pix for Any Sampler"])
@@ -163,7 +165,7 @@ def test_the_table_is_whole(node_classes):
         if cls.GET_SCHEMA().category == "Pentimento/condition"
     }
     assert rows == category - {"Inspect Model", "Load Diffusers UNet"}
-    assert {identify(kinds.models()[model]).name for model in MODELS} == {*TITLES, "other"}
+    assert {identify(kinds.models()[model]).name for model in MODELS} == {*KINDS, "other"}
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 
 import nodes
 from kit import thin
-from pentimento.model_patchers.edit.differential_img2img import RULES, encode, paper, patch, step_of
+from pentimento.model_patchers.comfyui.schedule import step as step_of
+from pentimento.model_patchers.edit.differential_img2img import RULES, encode, paper, patch
 from pentimento.nodes.edit.differential_img2img import DifferentialImg2Img
 
 pytestmark = pytest.mark.usefixtures("one_thread")

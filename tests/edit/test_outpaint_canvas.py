@@ -1,5 +1,8 @@
 """Outpaint Canvas against core's pad node, OpenCV's and SciPy's blur, and NumPy's padding."""
 
+import gc
+import mmap
+
 import comfy.utils
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 import nodes
-from pentimento.model_patchers.edit.outpaint_canvas import PREFILLS
+from pentimento.model_patchers.edit.outpaint_canvas import PREFILLS, empty
 from pentimento.model_patchers.fill.harmonic import harmonic
 from pentimento.nodes.edit.outpaint_canvas import OutpaintCanvas
 from pentimento.nodes.fill.fill_without_model import FillWithoutModel
@@ -285,3 +288,22 @@ def test_a_fill_shows_its_progress_and_can_be_interrupted(prefill, monkeypatch):
     model_management.interrupt_current_processing()
     with pytest.raises(model_management.InterruptProcessingException):
         canvas(photograph(), (0, 0, 8, 0), prefill=prefill)
+
+
+class NoHugePages(mmap.mmap):
+    def madvise(self, *args):
+        raise OSError("Invalid argument")
+
+
+@pytest.mark.parametrize("system", ["huge pages", "kernel without", "no such call"])
+def test_room_for_a_picture_is_memory_of_its_own(system, monkeypatch):
+    if system == "kernel without":
+        monkeypatch.setattr(mmap, "mmap", NoHugePages)
+    elif system == "no such call":
+        monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
+    pictures = [empty(2, 7, 5, 3).fill_(value) for value in range(4)]
+    gc.collect()
+    for value, picture in enumerate(pictures):
+        assert (picture == value).all()
+        assert (picture.shape, picture.dtype, picture.is_contiguous()) == ((2, 7, 5, 3), torch.float32, True)
+        assert torch.equal(picture.clone().mul_(2), picture + value)

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from pentimento.model_patchers.edit.paste_back import FLAT, KNOWN, match_colour, ramp
-from pentimento.model_patchers.pixels.masks import Box
+from pentimento.model_patchers.pixels.boxes import Box
 from pentimento.nodes.edit.crop_to_mask import CropToMask, PasteBack
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -60,6 +60,11 @@ def off(ours, theirs):
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
+def links(control):
+    """A ControlNet and those before it in its chain."""
+    return [control, *links(control.previous_controlnet)] if control else []
+
+
 def state(model):
     """All that a patch could leave behind in a model: its tensors, and what is on its patcher."""
     tensors = dict(model.model.named_parameters()) | dict(model.model.named_buffers())

@@ -1,7 +1,5 @@
 """Pictures of one, three and four channels; the model folders; progress."""
 
-import gc
-import mmap
 from pathlib import Path
 
 import folder_paths
@@ -13,26 +11,7 @@ from PIL import Image
 
 from pentimento.model_patchers.comfyui import folders
 from pentimento.model_patchers.comfyui.progress import Progress
-from pentimento.model_patchers.pixels.images import empty, put_rgb, to_rgb
-
-
-class NoHugePages(mmap.mmap):
-    def madvise(self, *args):
-        raise OSError("Invalid argument")
-
-
-@pytest.mark.parametrize("system", ["huge pages", "kernel without", "no such call"])
-def test_room_for_a_picture_is_memory_of_its_own(system, monkeypatch):
-    if system == "kernel without":
-        monkeypatch.setattr(mmap, "mmap", NoHugePages)
-    elif system == "no such call":
-        monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
-    pictures = [empty(2, 7, 5, 3).fill_(value) for value in range(4)]
-    gc.collect()
-    for value, picture in enumerate(pictures):
-        assert (picture == value).all()
-        assert (picture.shape, picture.dtype, picture.is_contiguous()) == ((2, 7, 5, 3), torch.float32, True)
-        assert torch.equal(picture.clone().mul_(2), picture + value)
+from pentimento.model_patchers.pixels.images import put_rgb, to_rgb
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from pentimento.model_patchers.pixels.masks import Box, grow, hole_boxes, pair, resize_mask
+from pentimento.model_patchers.pixels.boxes import Box
+from pentimento.model_patchers.pixels.masks import grow, pair, resize_mask
+from pentimento.model_patchers.pixels.regions import hole_boxes
 
 EIGHT = np.ones((3, 3))
 SIDES = st.integers(1, 24)
@@ -103,20 +105,6 @@ def test_thousands_of_specks_at_four_megapixels(context, specks):
     for box in boxes:
         covered[box.slices] = True
     assert not (hole & ~covered).any()
-
-
-@settings(deadline=None)
-@given(BOXES, BOXES)
-def test_overlap_and_union_are_those_of_the_pixels(a, b):
-    def pixels(box):
-        canvas = np.zeros((80, 80), dtype=bool)
-        canvas[box.slices] = True
-        return canvas
-
-    assert a.overlaps(b) == b.overlaps(a) == bool((pixels(a) & pixels(b)).any())
-    either = np.argwhere(pixels(a) | pixels(b))
-    (top, left), (bottom, right) = either.min(0), either.max(0)
-    assert a.union(b) == b.union(a) == Box(left, top, right - left + 1, bottom - top + 1)
 
 
 @settings(deadline=None)

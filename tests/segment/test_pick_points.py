@@ -11,8 +11,9 @@ from PIL import Image
 
 from pentimento.model_patchers.comfyui.boxes import boxes_per_picture
 from pentimento.model_patchers.comfyui.points import parse_points
-from pentimento.model_patchers.pixels.masks import Box
-from pentimento.model_patchers.segment.pick_points import Picks, fit, parse_picks, prompts, save_picture
+from pentimento.model_patchers.comfyui.temp import save_picture
+from pentimento.model_patchers.pixels.boxes import Box
+from pentimento.model_patchers.segment.pick_points import Picks, fit, parse_picks, prompts
 
 TEXT = (
     '{"width": 20, "height": 10, "positive": [{"x": 3, "y": 4}, {"x": 19, "y": 9}], "negative": [{"x": 0, "y": 0}], '

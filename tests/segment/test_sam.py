@@ -25,7 +25,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from segment_anything.utils.onnx import SamOnnxModel
 
 from pentimento.model_patchers.arch import sam_decoder, sam_vit
-from pentimento.model_patchers.pixels.masks import Box
+from pentimento.model_patchers.pixels.boxes import Box
 from pentimento.model_patchers.segment import sam as ours
 from pentimento.nodes.segment.sam import LoadSAM, SAMSegment
 from pentimento_host import standins

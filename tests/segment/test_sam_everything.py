@@ -19,7 +19,7 @@ from segment_anything.utils import amg
 from skimage import measure, morphology
 from test_sam import Reference, image, levels, load, reference, segment
 
-from pentimento.model_patchers.pixels.masks import Box
+from pentimento.model_patchers.pixels.boxes import Box
 from pentimento.model_patchers.segment import sam as core
 from pentimento.model_patchers.segment import sam_everything as ours
 from pentimento.model_patchers.segment.sam_everything import Settings

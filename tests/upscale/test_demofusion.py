@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 
 from kit import thin_sdxl
 from kit.run import off, randn, same, state
-from pentimento.model_patchers.comfyui import kinds
+from pentimento.model_patchers.comfyui import kinds, schedule
+from pentimento.model_patchers.comfyui.conditioning import Needs, needs
 from pentimento.model_patchers.upscale import demofusion, demofusion_denoiser, iterative_mixing, windows
 from pentimento.model_patchers.upscale.demofusion import LADDERS, Settings
 from pentimento.nodes.upscale.demofusion import DemoFusion
@@ -114,9 +115,9 @@ def test_phases_are_the_pipelines(sdxl, golden):
 def test_x0_form_without_what_the_blur_took_is_another(sdxl, golden, monkeypatch):
     views = demofusion_denoiser.Denoiser.views
 
-    def wrong(self, f, executor, model, conds, x, *args):
-        smooth = demofusion_denoiser.blurred(x, self.s, self.sigma * (0.99 * f**self.blur + 0.01))
-        return [D - (x - smooth) for D in views(self, f, executor, model, conds, x, *args)]
+    def wrong(self, call, f):
+        smooth = demofusion_denoiser.blurred(call.x, self.s, self.sigma * (0.99 * f**self.blur + 0.01))
+        return [D - (call.x - smooth) for D in views(self, call, f)]
 
     monkeypatch.setattr(demofusion_denoiser.Denoiser, "views", wrong)
     assert min(pipeline(sdxl, golden, 2)) > 1e-2
@@ -128,8 +129,7 @@ def test_weights_by_the_step_are_others(sdxl, golden, monkeypatch):
     def by_step(_, sigma):
         return 1 - float((steps > sigma).sum()) / len(steps)
 
-    for module in (demofusion_denoiser, iterative_mixing):
-        monkeypatch.setattr(module, "progress_left", by_step)
+    monkeypatch.setattr(schedule, "left", by_step)
     assert min(pipeline(sdxl, golden, 2)) > 1e-2
 
 
@@ -139,7 +139,7 @@ def test_mixing_after_the_step_is_another(sdxl, golden, monkeypatch):
         for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
             D = model(x, sigma.expand(len(x)), **extra_args)
             x = x + (x - D) / sigma * (following - sigma)
-            c = iterative_mixing.cosine(iterative_mixing.progress_left(sampling, sigma[None])) ** 3
+            c = iterative_mixing.cosine(schedule.left(sampling, sigma[None])) ** 3
             x = torch.lerp(x, model.latent_image + sigma * model.noise, c)
         return x
 
@@ -496,7 +496,7 @@ def test_wrong_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         upscale(stub(), picture(), **{"window": 1024, "overlap": 512} | settings)
     given = {"scale": 2.0, "window": 1024, "overlap": 512} | settings
-    assert Settings(**settings).fault() == DemoFusion.validate_inputs(**given)
+    assert Settings(**settings).problem() == DemoFusion.validate_inputs(**given)
     assert DemoFusion.validate_inputs() is True
     assert DemoFusion.validate_inputs(overlap=2000) is True, "the window comes over a link"
 
@@ -517,8 +517,8 @@ def test_wrong_samplers_latents_and_conditionings():
             upscale(model, torch.zeros(1, 4, 8, 8), name)
     with pytest.raises(ValueError, match=r"\(1, 16, 5, 8, 8\), of a video"):
         upscale(stub("video"), torch.zeros(1, 16, 5, 8, 8))
-    kind = {kinds.identify(model).name}
-    pictured = kinds.expecting([[torch.zeros(1, 1, 8), {}]], kind, "SD x4 Conditioning", size=(8, 8))
+    wants = Needs(frozenset({kinds.identify(model).name}), "SD x4 Conditioning", size=(8, 8))
+    pictured = needs([[torch.zeros(1, 1, 8), {}]], wants)
     with pytest.raises(ValueError, match="SD x4 Conditioning prepared a picture for a latent of 8 x 8.* 16 x 16"):
         upscale(model, torch.zeros(1, 4, 8, 8), prompts=[pictured, pictured])
     nested = NestedTensor([torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 20)])

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from kit import run as sampled
 from kit.run import rand, randn
+from pentimento.model_patchers.comfyui.schedule import left
 from pentimento.model_patchers.edit.differential_img2img import patch
-from pentimento.model_patchers.upscale.iterative_mixing import cosine, draws_noise, iterative_mixing, mix, progress_left
+from pentimento.model_patchers.upscale.iterative_mixing import cosine, draws_noise, iterative_mixing, mix
 from pentimento.nodes.upscale.iterative_mixing import SkipResidual
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:Should have t")]
@@ -94,15 +95,13 @@ def pair(kind="eps", batch=1, size=8):
 def test_progress_is_the_timestep_of_diffusers():
     scheduler = sampled.scheduler(50, timestep_spacing="leading", steps_offset=1)
     model_sampling = comfy.model_sampling.ModelSamplingDiscrete()
-    ours = [progress_left(model_sampling, sigma[None]) for sigma in scheduler.sigmas[:-1]]
+    ours = [left(model_sampling, sigma[None]) for sigma in scheduler.sigmas[:-1]]
     assert ours == pytest.approx((scheduler.timesteps / 1000).tolist())
 
 
 def test_weights_are_the_papers():
     model_sampling = comfy.model_sampling.ModelSamplingDiscrete()
-    weights = [
-        cosine(progress_left(model_sampling, model_sampling.sigmas[t : t + 1])) ** 3 for t in range(981, 200, -100)
-    ]
+    weights = [cosine(left(model_sampling, model_sampling.sigmas[t : t + 1])) ** 3 for t in range(981, 200, -100)]
     assert weights == pytest.approx([0.997, 0.900, 0.696, 0.455, 0.245, 0.104, 0.032, 0.006], abs=6e-4)
 
 
@@ -111,14 +110,14 @@ def test_weights_are_the_papers():
 def test_progress_is_the_hosts_percent(name, percent):
     model_sampling = getattr(comfy.model_sampling, f"ModelSampling{name}")()
     sigma = torch.tensor([model_sampling.percent_to_sigma(percent)])
-    assert progress_left(model_sampling, sigma) == pytest.approx(1 - percent, abs=0.002)
+    assert left(model_sampling, sigma) == pytest.approx(1 - percent, abs=0.002)
 
 
 def test_progress_of_a_cascade_and_of_a_flow():
     cascade = comfy.model_sampling.StableCascadeSampling()
-    assert progress_left(cascade, torch.tensor([cascade.percent_to_sigma(0.3)])) == pytest.approx(0.7, abs=0.002)
+    assert left(cascade, torch.tensor([cascade.percent_to_sigma(0.3)])) == pytest.approx(0.7, abs=0.002)
     flow = stub("video").get_model_object("model_sampling")
-    assert progress_left(flow, torch.tensor([0.4])) == pytest.approx(0.4)
+    assert left(flow, torch.tensor([0.4])) == pytest.approx(0.4)
 
 
 # the mix

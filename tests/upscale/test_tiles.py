@@ -23,7 +23,6 @@ PLANS = {
 WEIGHTS = {
     "uniform": tiles.uniform,
     "gaussian": tiles.gaussian,
-    "feathered": lambda h, w: tiles.feathered(h, w, min(h, w) // 4),
 }
 
 

@@ -137,7 +137,7 @@ def problem(feature, model, x, cut, rows=1):
     for cond in (cond for some in conds for cond in some):
         if "noised" in cond["model_conds"]:
             noised = cond["model_conds"].pop("noised")
-            cond["model_conds"] |= sd_x4.supply(noised, 20, cond, None, x.device)
+            cond["model_conds"] |= sd_x4.model_inputs(noised, 20, cond, None, x.device)
     return conds
 
 
@@ -202,7 +202,9 @@ def test_three_way_guidance_with_a_controlnet(models):
         sigma = torch.full((1,), SIGMA)
         return instruct_pix2pix_step.calc_cond_batch(model, conds, cut(x), sigma, options)
 
-    found = predicted(lambda tensor, scale=1: tensor, [windows.Windowed("average", SIZE, 0, False, 0, 0).wrap])
+    found = predicted(
+        lambda tensor, scale=1: tensor, [windows.Windowed(windows.Plan("average", SIZE, 0, False, 0), 0).wrap]
+    )
     for cut in map(crop, grid(x)):
         expected = predicted(cut, [])
         assert all(off(cut(ours), theirs) < 1e-6 for ours, theirs in zip(found, expected, strict=True))

@@ -13,6 +13,7 @@ from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from kit import narrow, thin
 from kit import run as sampled
 from kit.run import off, rand, randn, same, sample, state
+from pentimento.model_patchers.comfyui import kinds
 from pentimento.model_patchers.condition import sd_x4
 from pentimento.model_patchers.edit.differential_img2img import patch as differential
 from pentimento.model_patchers.upscale import windows
@@ -104,7 +105,7 @@ def test_average_is_multidiffusion(base, prompts):
 def test_x4_upscales_a_picture_larger_than_its_window():
     """A picture of 12 x 20 to one of 48 x 80, in windows of 32: the noised picture is cut alongside."""
     model, prompts = thin.host_model("x4"), sampled.prompts()
-    assert windows.pixels_per_latent(model) == 4
+    assert kinds.pixels_per_latent(model) == 4
     image = rand(1, 12, 20, 3, seed=3)
     *conds, latent = sd_x4.condition(*prompts, image, 20, 5)
     x, sigmas = randn(*latent.shape, seed=0), torch.tensor([9.0, 1.0, 0.0])
@@ -177,8 +178,8 @@ def test_the_seed_decides_where_windows_lie(base, prompts, method, jitter):
     assert torch.equal(found, run(patch(base, method, 64, 40, jitter, seed=1), prompts))
     assert not torch.equal(found, run(patch(base, method, 64, 40, jitter, seed=2), prompts))
     assert torch.equal(before, torch.random.get_rng_state())
-    windowed = windows.Windowed(method, 8, 5, jitter, 1, 0)
-    first, second = ([window.origin for window in windowed.plan(30, 30, sigma)] for sigma in (5.0, 1.5))
+    plan = windows.Plan(method, 8, 5, jitter, 1)
+    first, second = ([window.origin for window in plan.windows(30, 30, sigma)] for sigma in (5.0, 1.5))
     assert first != second
 
 

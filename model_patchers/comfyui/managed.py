@@ -1,0 +1,63 @@
+"""A network under ComfyUI's memory management, filled from a file."""
+
+import re
+
+import comfy.model_patcher
+import torch
+from comfy import model_management
+from torch import Tensor, nn
+
+COUNTER = r".*num_batches_tracked"  # of training steps: some converters drop it, and nothing reads it
+
+
+class Managed:
+    """A network that ComfyUI loads and unloads.
+
+    Args:
+        network: Made on ComfyUI's `unet_offload_device()`, in the types that its weights are kept in.
+        weights: Under the network's names. They are converted to its types.
+        file: The name to use in messages.
+        what: The network's name, such as "SAM", for messages.
+        needed: A sentence that says which file to choose, for messages.
+        unused: A regular expression of names that files of this network have and the network does not read.
+
+    Attributes:
+        network: In eval mode.
+        patcher: ComfyUI's ModelPatcher of the network.
+
+    Raises:
+        ValueError: Tensors are missing, or there are others.
+    """
+
+    def __init__(
+        self, network: nn.Module, weights: dict[str, Tensor], file: str, what: str, needed: str = "", unused: str = ""
+    ) -> None:
+        self.network = network.eval()
+        load_device, offload_device = model_management.get_torch_device(), model_management.unet_offload_device()
+        self.patcher = comfy.model_patcher.CoreModelPatcher(network, load_device, offload_device)
+        own = network.state_dict()
+        weights = {key: value.to(own[key].dtype) if key in own else value for key, value in weights.items()}
+        missing, extra = network.load_state_dict(weights, strict=False, assign=self.patcher.is_dynamic())
+        if missing := [key for key in missing if not re.fullmatch(COUNTER, key)]:
+            raise ValueError(
+                f"'{file}' is an incomplete {what}: it lacks {len(missing)} tensors such as '{missing[0]}'. "
+                "Download it again."
+            )
+        if extra := [key for key in extra if not re.match(unused or "$", key)]:
+            raise ValueError(
+                f"'{file}' is a {what} with {len(extra)} tensors that no {what} here has, such as '{extra[0]}'. "
+                f"{needed}"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self.patcher.load_device
+
+    def load(self, memory: float = 0) -> None:
+        """Has ComfyUI load the network.
+
+        Args:
+            memory: Bytes to keep free on the device beside the weights.
+        """
+        model_management.load_models_gpu([self.patcher], memory_required=memory)

@@ -1,0 +1,29 @@
+"""Pictures in ComfyUI's temp folder, for the front end to show."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from PIL import Image
+from torch import Tensor
+
+from ..pixels.images import to_levels
+
+
+def save_picture(image: Tensor) -> dict[str, Any]:
+    """Puts the first picture of a batch (B, H, W, C) into ComfyUI's temp folder, where /view serves it.
+
+    The file is named by its content, so that a picture is written once however often it is picked on.
+
+    Returns:
+        The picture's reference, as /view takes it.
+    """
+    pixels = to_levels(image[0])
+    name = f"pentimento_{hashlib.sha256(pixels.tobytes() + str(pixels.shape).encode()).hexdigest()[:24]}.png"
+    folder = Path(folder_paths.get_temp_directory())
+    if not (folder / name).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{name}.part", format="PNG", compress_level=1)
+        (folder / f"{name}.part").replace(folder / name)
+    return {"filename": name, "subfolder": "", "type": "temp"}

@@ -31,7 +31,8 @@ from torch import Tensor
 
 from ..model_patchers.comfyui.folders import filenames, full_path
 from ..model_patchers.segment.pick_points import fit, parse_picks
-from ..model_patchers.segment.sam import CHOICES, PRECISIONS, SAM, load
+from ..model_patchers.segment.sam import PRECISIONS, SAM, load
+from ..model_patchers.segment.sam_prompts import CHOICES
 
 ROUTE = "/pentimento/sam/preview"
 LIMIT = 64 * 1024  # bytes of a request

@@ -187,9 +187,9 @@ class Generator(nn.Module):
         bounds = [*range(self.front, end + 1), *ups, len(self.model)]
         return [self.model[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
 
-    def forward(self, x: Tensor, step: Callable[[], None] = lambda: None) -> Tensor:
-        """Calls `step` after every layer."""
+    def forward(self, x: Tensor, progress: Callable[[], None] = lambda: None) -> Tensor:
+        """Calls `progress` after every layer."""
         for layer in self.model:
             x = layer(x)
-            step()
+            progress()
         return x

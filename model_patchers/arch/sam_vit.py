@@ -207,14 +207,14 @@ class ImageEncoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config, window, operations, **kwargs) for window in config.windows)
         self.neck = neck(config.width, config.out_channels, operations, **kwargs)
 
-    def forward(self, x: Tensor, step: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor | None]:
-        """Calls `step` after each of `steps` blocks. The second result is (B, grid, grid, early_width)."""
+    def forward(self, x: Tensor, progress: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor | None]:
+        """Calls `progress` after each of `steps` blocks. The second result is (B, grid, grid, early_width)."""
         x = self.patch_embed(x)
         x = x + comfy.ops.cast_to_input(self.pos_embed, x, copy=False)
         early = None
         for block in self.blocks:
             x = block(x)
-            step()
+            progress()
             if early is None and block.attn.window == self.grid:
                 early = x
         return self.neck(x.movedim(-1, 1)), early

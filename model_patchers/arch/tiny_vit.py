@@ -189,13 +189,13 @@ class ImageEncoder(nn.Module):
             self.layers.append(Stage(blocks, down))
         self.neck = neck(widths[-1], config.out_channels, ops, **kwargs)
 
-    def forward(self, x: Tensor, step: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor | None]:
-        """Calls `step` after each of `steps` blocks. The second result is (B, 64, 64, early_width)."""
+    def forward(self, x: Tensor, progress: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor | None]:
+        """Calls `progress` after each of `steps` blocks. The second result is (B, 64, 64, early_width)."""
         x, early = self.patch_embed(x), None
         for i, stage in enumerate(self.layers):
             for block in stage.blocks:
                 x = block(x)
-                step()
+                progress()
             if stage.downsample is not None:
                 x = stage.downsample(x)
             if i == 1:

@@ -6,7 +6,8 @@ from torch import Tensor
 from ...model_patchers.comfyui.boxes import boxes_per_picture
 from ...model_patchers.comfyui.folders import filenames, full_path
 from ...model_patchers.comfyui.points import parse_points, read_points
-from ...model_patchers.segment.sam import CHOICES, PRECISIONS, SAM, load
+from ...model_patchers.segment.sam import PRECISIONS, SAM, load
+from ...model_patchers.segment.sam_prompts import CHOICES
 
 FOLDER = "sams"
 SAMSocket = io.Custom("PENTIMENTO_SAM")

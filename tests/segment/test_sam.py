@@ -19,6 +19,7 @@ from comfy import model_management
 from conftest import HOST, PACK
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import save_file
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
@@ -27,6 +28,7 @@ from segment_anything.utils.onnx import SamOnnxModel
 from pentimento.model_patchers.arch import sam_decoder, sam_vit
 from pentimento.model_patchers.pixels.boxes import Box
 from pentimento.model_patchers.segment import sam as ours
+from pentimento.model_patchers.segment import sam_frame, sam_prompts
 from pentimento.nodes.segment.sam import LoadSAM, SAMSegment
 from pentimento_host import standins
 
@@ -162,9 +164,9 @@ def compare(sam, predictor, picture, prompt, mask=None):
     if given["box"]:
         given["box"] = Box(**given["box"])
     drawn = None if mask is None else torch.from_numpy(mask)[None]
-    tokens = ours.prompt_tokens(*given.values(), height, width, sam.frame)
-    logits, scores = sam.decode(embedding, ours.Prompts(*tokens, drawn))
-    full = ours.postprocess(logits, height, width, sam.frame)
+    tokens = sam_prompts.prompt_tokens(*given.values(), height, width, sam.frame)
+    logits, scores = sam.decode(embedding, sam_decoder.Prompts(*tokens, drawn))
+    full = sam_frame.postprocess(logits, height, width, sam.frame)
     three = predictor.ask(**prompt, mask=mask)
     one = predictor.ask(**prompt, mask=mask, multimask=False)
     masks, iou, low = (np.concatenate(both) for both in zip(one, three, strict=True))
@@ -211,7 +213,7 @@ def test_equals_segment_anything_with_the_whole_vit_b():
     with torch.device("meta"):
         vit_b = sam_model_registry["vit_b"]()
     vit_b = seeded(vit_b)
-    vit_b.pixel_mean, vit_b.pixel_std = (torch.tensor(v).view(3, 1, 1) for v in (ours.MEAN, ours.SPREAD))
+    vit_b.pixel_mean, vit_b.pixel_std = (torch.tensor(v).view(3, 1, 1) for v in (sam_frame.MEAN, sam_frame.SPREAD))
     sam = load(vit_b.state_dict())
     assert_equal(*compare(sam, Reference(vit_b), levels(480, 640), PROMPTS["clicks"]))
 
@@ -237,16 +239,16 @@ def relative_of_scaled_queries(q, *tables):
 
 
 def pad_before_normalising(picture, frame):
-    height, width = ours.frame_size(*picture.shape[:2], frame)
-    resized = np.array(ours.Image.fromarray(picture).resize((width, height), ours.Image.Resampling.BILINEAR))
+    height, width = sam_frame.frame_size(*picture.shape[:2], frame)
+    resized = np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
     x = F.pad(torch.from_numpy(resized).float(), (0, 0, 0, frame - width, 0, frame - height))
-    return ((x - torch.tensor(ours.MEAN)) / torch.tensor(ours.SPREAD)).movedim(-1, 0)[None]
+    return ((x - torch.tensor(sam_frame.MEAN)) / torch.tensor(sam_frame.SPREAD)).movedim(-1, 0)[None]
 
 
 def resize_floats(picture, frame):
-    size = ours.frame_size(*picture.shape[:2], frame)
+    size = sam_frame.frame_size(*picture.shape[:2], frame)
     x = F.interpolate(torch.from_numpy(picture).float().movedim(-1, 0)[None], size, mode="bilinear")
-    x = (x - torch.tensor(ours.MEAN)[:, None, None]) / torch.tensor(ours.SPREAD)[:, None, None]
+    x = (x - torch.tensor(sam_frame.MEAN)[:, None, None]) / torch.tensor(sam_frame.SPREAD)[:, None, None]
     return F.pad(x, (0, frame - size[1], 0, frame - size[0]))
 
 
@@ -305,9 +307,9 @@ def test_equals_the_published_code_of(name):
         "box": ([], [], Box(x, y, right - x, bottom - y)),
     }
     for key, prompt in prompts.items():
-        tokens = ours.prompt_tokens(*prompt, *picture.shape[:2], sam.frame)
-        (logits,), (scores,) = sam.decode(embedding, ours.Prompts(*tokens))
-        full = ours.postprocess(logits[None], *picture.shape[:2], sam.frame)[0]
+        tokens = sam_prompts.prompt_tokens(*prompt, *picture.shape[:2], sam.frame)
+        (logits,), (scores,) = sam.decode(embedding, sam_decoder.Prompts(*tokens))
+        full = sam_frame.postprocess(logits[None], *picture.shape[:2], sam.frame)[0]
         best = 1 + scores[1:].argmax()
         three = slice(best, best + 1) if name == "hq" else slice(1, 4)  # SAM-HQ gives the best of the three alone
         for kind, chosen in (("one", slice(0, 1)), ("three", three)):
@@ -329,7 +331,7 @@ def test_auto_is_the_rule_of_the_onnx_model(scores, tokens):
     model.model.mask_decoder.num_mask_tokens = 4
     scores = torch.tensor([scores])
     mask, score = model.select_masks(torch.arange(4.0).view(1, 4, 1, 1), scores, tokens)
-    chosen = ours.choose(scores, tokens, "auto")
+    chosen = sam_prompts.choose(scores, tokens, "auto")
     assert chosen.item() == mask.item() and scores[0, chosen[0]] == score
 
 
@@ -387,10 +389,10 @@ def test_refinement_of_all_refines_each(sam, predictor):
 def test_a_mask_prompt_lies_where_it_was_drawn():
     mask = torch.zeros(90, 120)
     mask[30:60, 40:100] = 1
-    logits = ours.mask_logits(mask, 1024, 256)
+    logits = sam_frame.mask_logits(mask, 1024, 256)
     assert logits.shape == (1, 1, 256, 256) and logits.min() == -10 and logits.max() == 10
     assert (logits[..., 192:, :] == -10).all()  # below the picture
-    back = ours.postprocess(logits, 90, 120, 1024)[0, 0]
+    back = sam_frame.postprocess(logits, 90, 120, 1024)[0, 0]
     assert ((back > 0).float() - mask).abs().mean() < 0.01
 
 

@@ -20,8 +20,8 @@ from skimage import measure, morphology
 from test_sam import Reference, image, levels, load, reference, segment
 
 from pentimento.model_patchers.pixels.boxes import Box
-from pentimento.model_patchers.segment import sam as core
 from pentimento.model_patchers.segment import sam_everything as ours
+from pentimento.model_patchers.segment import sam_frame
 from pentimento.model_patchers.segment.sam_everything import Settings
 from pentimento.nodes.segment.sam_everything import SAMSegmentEverything
 
@@ -175,7 +175,7 @@ def same_answers(model, given):
 
     def set_image(picture):
         predictor.original_size = picture.shape[:2]
-        predictor.input_size = core.frame_size(*picture.shape[:2], 256)
+        predictor.input_size = sam_frame.frame_size(*picture.shape[:2], 256)
 
     def predict_torch(coords, labels, **kwargs):
         logits, scores = answers(coords[:, 0])
@@ -325,7 +325,7 @@ def test_only_where_there_is_something(height, width, seed, share):
     logits[torch.rand(3, 64, 64, generator=random) > share**3] = -5
     logits[:2, :, 40:] = -5
     enlarge = ours.Enlarger(height, width, 256, 64, torch.device("cpu"))
-    whole = core.postprocess(logits[None], height, width, 256)[0]
+    whole = sam_frame.postprocess(logits[None], height, width, 256)[0]
     for (part, x, y), expected in zip(enlarge(logits), whole, strict=True):
         inside = expected[y : y + part.shape[0], x : x + part.shape[1]]
         assert torch.allclose(part, inside, atol=1e-4)

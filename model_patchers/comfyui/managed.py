@@ -19,7 +19,7 @@ class Managed:
         file: The name to use in messages.
         what: The network's name, such as "SAM", for messages.
         needed: A sentence that says which file to choose, for messages.
-        unused: A regular expression of names that files of this network have and the network does not read.
+        unused: A regular expression of names that files have and the network does not read; by default of none.
 
     Attributes:
         network: In eval mode.
@@ -30,7 +30,13 @@ class Managed:
     """
 
     def __init__(
-        self, network: nn.Module, weights: dict[str, Tensor], file: str, what: str, needed: str = "", unused: str = ""
+        self,
+        network: nn.Module,
+        weights: dict[str, Tensor],
+        file: str,
+        what: str,
+        needed: str = "",
+        unused: str = "(?!)",
     ) -> None:
         self.network = network.eval()
         load_device, offload_device = model_management.get_torch_device(), model_management.unet_offload_device()
@@ -43,7 +49,7 @@ class Managed:
                 f"'{file}' is an incomplete {what}: it lacks {len(missing)} tensors such as '{missing[0]}'. "
                 "Download it again."
             )
-        if extra := [key for key in extra if not re.match(unused or "$", key)]:
+        if extra := [key for key in extra if not re.match(unused, key)]:
             raise ValueError(
                 f"'{file}' is a {what} with {len(extra)} tensors that no {what} here has, such as '{extra[0]}'. "
                 f"{needed}"

@@ -403,7 +403,7 @@ def test_jitter_moves_windows_and_other_phases_otherwise():
     still, moved = (upscale(stub(), picture(), jitter=jitter, overlap=32)[-1] for jitter in (False, True))
     assert not torch.equal(still, moved)
     denoisers = [Settings(overlap=512).denoiser(stub(), 3, seed) for seed in (1, 2)]
-    plans = [denoiser.plan(384, 384, sigma) for denoiser in denoisers for sigma in (1.0, 2.0)]
+    plans = [denoiser.plan.windows(384, 384, sigma) for denoiser in denoisers for sigma in (1.0, 2.0)]
     places = {tuple(window.origin for window in plan) for plan in plans}
     assert len(places) == 4
 

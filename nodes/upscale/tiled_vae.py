@@ -67,8 +67,8 @@ class TiledVAEEncode(io.ComfyNode):
                 ),
                 io.Vae.Input(
                     "vae",
-                    tooltip="The VAE of the model that will use the latent: of Stable Diffusion 1, 2, XL, 3, x4, Flux or "
-                    "their relatives, or TAESD.",
+                    tooltip="The VAE of the model that will use the latent: of Stable Diffusion 1, 2, XL, 3, x4, Flux "
+                    "or their relatives, or TAESD.",
                 ),
                 tile_input(),
             ],

@@ -61,7 +61,7 @@ class DemoFusion(io.ComfyNode):
                     options=list(demofusion.LADDERS),
                     default="every multiple",
                     tooltip="The sizes on the way to the result. every multiple: 2, 3, ... times, as the authors do. "
-                    "doubling: 2, 4, ... times, faster above 3 times. one: the final size at once.",
+                    "doubling: 2, 4, ... times, faster for scales above 3. one: the final size at once.",
                 ),
                 inputs.window(
                     1024,

@@ -27,8 +27,15 @@ class ChangeMap(io.ComfyNode):
                     tooltip="The pictures or masks to make the map from. White changes most. Pictures are read by "
                     "their brightness.",
                 ),
-                io.Float.Input("black", default=0.0, **level, tooltip="Values at or below this become 0: keep."),
-                io.Float.Input("white", default=1.0, **level, tooltip="Values at or above this become 1: change most."),
+                io.Float.Input(
+                    "black", default=0.0, **level, tooltip="Source values at or below this level become 0 (keep)."
+                ),
+                io.Float.Input(
+                    "white",
+                    default=1.0,
+                    **level,
+                    tooltip="Source values at or above this level become 1 (change most).",
+                ),
                 io.Float.Input(
                     "gamma",
                     default=1.0,
@@ -46,7 +53,9 @@ class ChangeMap(io.ComfyNode):
                     tooltip="How far each value spreads, in pixels. The blur is OpenCV's GaussianBlur with a kernel of "
                     "2 x blur + 1. 0 = no blur.",
                 ),
-                io.Boolean.Input("invert", default=False, tooltip="Swaps change and keep, after all other changes."),
+                io.Boolean.Input(
+                    "invert", default=False, tooltip="Swaps 0 (keep) and 1 (change most), after all other steps."
+                ),
             ],
             outputs=[io.Mask.Output(display_name="change_map")],
         )

@@ -79,7 +79,7 @@ class PasteBack(io.ComfyNode):
             inputs=[
                 sockets.Crops.Input("crops", tooltip="The crops output of Crop to Mask."),
                 io.Image.Input(
-                    "image", tooltip="The edited crops: all of them, in the order and size in which they came."
+                    "image", tooltip="All edited crops, in the order and size in which Crop to Mask returned them."
                 ),
                 io.Int.Input(
                     "feather",

@@ -35,7 +35,7 @@ class FillWithoutModel(io.ComfyNode):
                 ),
                 inputs.seed(
                     "seed",
-                    "The seed of patchmatch. Another seed gives another fill; the same seed gives the same bits. "
+                    "The seed of patchmatch. Another seed gives another fill; the same seed gives the same fill. "
                     "harmonic ignores the seed.",
                 ),
             ],

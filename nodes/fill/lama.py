@@ -59,7 +59,7 @@ class LaMaFill(io.ComfyNode):
                     "area",
                     options=lama.AREAS,
                     tooltip="How much the network sees at a time. each hole: one hole with its surroundings, at the "
-                    "picture's own resolution; fast on big pictures. whole picture: the whole picture.",
+                    "picture's own resolution; fast on big pictures. whole picture: everything at once.",
                 ),
                 io.Int.Input(
                     "context",

@@ -36,8 +36,8 @@ class SAMSegmentEverything(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Masks are kept whose quality, as SAM estimates it, is above this. Lower values keep more "
-                    "and worse masks; 0 keeps all.",
+                    tooltip="The node keeps masks whose quality, estimated by SAM, is above this value. Lower values "
+                    "keep more and worse masks; 0 keeps all.",
                 ),
                 io.Float.Input(
                     "stability_score_thresh",
@@ -45,8 +45,8 @@ class SAMSegmentEverything(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Masks are kept whose stability is at least this. A mask of stability 1 does not change "
-                    "when its threshold moves. Lower values keep more masks, with vaguer edges.",
+                    tooltip="The node keeps masks whose stability is at least this value. A mask of stability 1 does "
+                    "not change when its threshold moves. Lower values keep more masks, with vaguer edges.",
                 ),
                 io.Int.Input(
                     "crop_layers",

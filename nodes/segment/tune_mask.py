@@ -46,7 +46,7 @@ class TuneMask(io.ComfyNode):
                     tooltip="Softens the mask's edge over this many pixels to either side.",
                 ),
                 io.Boolean.Input(
-                    "invert", default=False, tooltip="Swaps selected and not selected, after all other changes."
+                    "invert", default=False, tooltip="Swaps selected and unselected pixels, after all other changes."
                 ),
             ],
             outputs=[io.Mask.Output(display_name="mask")],

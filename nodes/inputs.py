@@ -1,0 +1,57 @@
+"""Inputs that several nodes have, and the check of inputs before a prompt runs."""
+
+from collections.abc import Callable
+from typing import Any
+
+from comfy_api.latest import io
+
+LARGEST_SEED = 0xFFFFFFFFFFFFFFFF
+
+
+def seed(name: str, tooltip: str) -> io.Int.Input:
+    """A seed, which the front end can change after each run."""
+    return io.Int.Input(name, default=0, min=0, max=LARGEST_SEED, control_after_generate=True, tooltip=tooltip)
+
+
+def percent(name: str, default: float, tooltip: str) -> io.Float.Input:
+    """Where in the sampling a range begins or ends: 0 ... 1."""
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, tooltip=tooltip)
+
+
+def points(name: str, example: tuple[int, int], tooltip: str, optional: bool = False) -> io.String.Input:
+    """Points as JSON text. The example (x, y) stands in the empty widget."""
+    x, y = example
+    placeholder = f'[{{"x": {x}, "y": {y}}}]'
+    return io.String.Input(name, default="", optional=optional, placeholder=placeholder, tooltip=tooltip)
+
+
+def boxes(name: str, tooltip: str) -> io.BoundingBox.Input:
+    """An optional socket for boxes. ComfyUI's class gives it a default box, which would count as one that was drawn."""
+    socket = io.BoundingBox.Input(name, optional=True, tooltip=tooltip, force_input=True)
+    socket.default = None
+    return socket
+
+
+def window(default: int, tooltip: str) -> io.Int.Input:
+    """Side of a window in pixels."""
+    return io.Int.Input("window", default=default, min=64, max=8192, step=8, tooltip=tooltip)
+
+
+def overlap(default: int, tooltip: str) -> io.Int.Input:
+    """Pixels that windows share."""
+    return io.Int.Input("overlap", default=default, min=0, max=8184, step=8, tooltip=tooltip)
+
+
+def valid(check: Callable[..., object], *values: Any) -> bool | str:
+    """For validate_inputs: True, or the sentence that `check(*values)` raises.
+
+    Args:
+        check: Raises ValueError. It is not called while a value is None, which comes over a link and is not yet known.
+    """
+    if any(value is None for value in values):
+        return True
+    try:
+        check(*values)
+    except ValueError as error:
+        return str(error)
+    return True

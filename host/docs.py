@@ -4,8 +4,28 @@ import re
 from typing import Any
 
 from . import models
+from .client import Graph
 
 WRITE = "python3 host test tests/pack/test_docs.py --update-docs"
+
+NODES = f"""\
+# Nodes
+
+Written from the nodes' schemas by `{WRITE}`; do not edit it by hand.
+
+The nodes are in ComfyUI's node library under *Pentimento*. Each has a help page in ComfyUI (select the node, press *i*)
+and a Chinese translation."""
+
+MODELS = f"""\
+# Models
+
+Written from the workflows and host/models.json by `{WRITE}`; do not edit it by hand.
+
+Nothing downloads by itself. `python3 host models` lists these files and says which are here; `--download NAME` fetches
+one and verifies it. The folders of your `extra_model_paths.yaml` are searched too, and Load LaMa searches both
+`models/inpaint` and `models/lama`. The workflow `remove_without_models` needs no model."""
+
+CHECKSUMS = "`sha256sum --check --ignore-missing` verifies files by these lines:"
 
 
 def nodes(schemas: list[Any]) -> str:
@@ -15,42 +35,32 @@ def nodes(schemas: list[Any]) -> str:
         schemas: The nodes' `io.Schema`, in the order of the menu.
     """
     graphs = models.workflows()
-    parts = [
-        "# Nodes",
-        f"Written from the nodes' schemas by `{WRITE}`; do not edit it by hand. The nodes are in ComfyUI's node library under "
-        "*Pentimento*. Each has a help page in ComfyUI (select the node, press *i*) and a Chinese translation.",
-        table(
-            ("node", "what it does", "workflows"),
-            [
-                (f"[{schema.display_name}](#{anchor(schema.display_name)})", schema.description, ", ".join(holders(schema, graphs)))
-                for schema in schemas
-            ],
-        ),
+    rows = [
+        (f"[{schema.display_name}](#{anchor(schema.display_name)})", schema.description, users(schema, graphs))
+        for schema in schemas
     ]
+    parts = [NODES, table(("node", "what it does", "workflows"), rows)]
     for category in dict.fromkeys(schema.category for schema in schemas):
         parts.append(f"## {category}")
         parts += [section(schema, graphs) for schema in schemas if schema.category == category]
     return "\n\n".join(parts) + "\n"
 
 
-def section(schema: Any, graphs: dict) -> str:
+def section(schema: Any, graphs: dict[str, Graph]) -> str:
     """One node: its description, inputs and outputs."""
-    rows = [(f"`{entry.id}`", kind(entry), default(entry), entry.tooltip) for entry in schema.inputs]
+    inputs = [(f"`{entry.id}`", kind(entry), default(entry), entry.tooltip) for entry in schema.inputs]
     outputs = [
-        f"`{entry.display_name}` ({entry.get_io_type()}{', a list' if entry.is_output_list else ''})"
-        + (f": {entry.tooltip}" if entry.tooltip else "")
+        (f"`{entry.display_name}`", entry.get_io_type() + (", a list" if entry.is_output_list else ""), entry.tooltip)
         for entry in schema.outputs
     ]
-    return "\n\n".join(
-        [
-            f"### {schema.display_name}",
-            schema.description,
-            f"Id `{schema.node_id}`; [help page](../web/docs/{schema.node_id}.md); "
-            f"workflows: {', '.join(holders(schema, graphs))}.",
-            table(("input", "type", "default", "what it is"), rows),
-            "Outputs:\n\n" + "\n".join(f"- {output}" for output in outputs),
-        ]
-    )
+    page = f"[help page](../web/docs/{schema.node_id}.md)"
+    parts = [
+        f"### {schema.display_name}",
+        f"{schema.description}\n\nId `{schema.node_id}`; {page}; workflows: {users(schema, graphs)}.",
+        table(("input", "type", "default", "what it is"), inputs),
+        table(("output", "type", "what it is"), outputs),
+    ]
+    return "\n\n".join(parts)
 
 
 def anchor(heading: str) -> str:
@@ -58,17 +68,14 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def holders(schema: Any, graphs: dict) -> list[str]:
+def users(schema: Any, graphs: dict[str, Graph]) -> str:
     """The names of the workflows that hold a node."""
-    return [
-        name
-        for name, graph in graphs.items()
-        if any(node["class_type"] == schema.node_id for node in graph.values())
-    ]
+    classes = {name: {node["class_type"] for node in graph.values()} for name, graph in graphs.items()}
+    return ", ".join(name for name in graphs if schema.node_id in classes[name])
 
 
 def kind(entry: Any) -> str:
-    """An input's type, with its range or its options, and whether it may be left out."""
+    """An input's type, with its options or its range, and whether it may be left out."""
     text = entry.get_io_type().replace(",", " or ")
     if is_file(entry):
         text = "a file"
@@ -76,21 +83,22 @@ def kind(entry: Any) -> str:
         text = ", ".join(f"`{option}`" for option in entry.options)
     elif getattr(entry, "max", None) is not None:
         text = f"{text}, {entry.min} to {entry.max}"
-    return text + ("; optional" if entry.optional else "") + ("; advanced" if getattr(entry, "advanced", None) else "")
+    marks = ["optional"] * entry.optional + ["advanced"] * bool(getattr(entry, "advanced", None))
+    return "; ".join([text, *marks])
 
 
 def default(entry: Any) -> str:
-    """An input's value where none was chosen; empty for sockets and files."""
-    if entry.get_io_type() == "COMBO":
-        return "" if is_file(entry) else f"`{entry.default or entry.options[0]}`"
+    """An input's value unless another is chosen; nothing for sockets and files."""
     value = getattr(entry, "default", None)
+    if entry.get_io_type() == "COMBO" and not is_file(entry):
+        value = value or entry.options[0]
     if isinstance(value, bool):
         return "on" if value else "off"
-    return "" if value is None else f"`{value}`" if value != "" else "empty"
+    return {None: "", "": "empty"}.get(value, f"`{value}`")
 
 
 def is_file(entry: Any) -> bool:
-    """Whether an input lists files, which differ by machine: their ids end in _name in this pack."""
+    """Whether an input lists files, which differ by machine: its id then ends in _name."""
     return entry.get_io_type() == "COMBO" and entry.id.endswith("_name")
 
 
@@ -108,30 +116,19 @@ def model_files() -> str:
         )
         for model in catalogue
     ]
-    return "\n\n".join(
-        [
-            "# Models",
-            f"Written from the workflows and host/models.json by `{WRITE}`; do not edit it by hand.",
-            "Nothing downloads by itself. `python3 host models` lists these files and says which are here; "
-            "`python3 host models --download NAME` fetches one and verifies it. The folders of your "
-            "`extra_model_paths.yaml` are searched too, and Load LaMa searches `models/inpaint` and `models/lama`. "
-            "`remove_without_models` needs none of them.",
-            table(("file", "size", "goes to", "licence", "workflows", "or instead"), rows),
-            "To verify a file, save these lines and run `sha256sum --check --ignore-missing` on them beside it:",
-            "```\n" + "\n".join(f"{model.sha256}  {model.name}" for model in catalogue) + "\n```",
-        ]
-    ) + "\n"
+    files = table(("file", "size", "goes to", "licence", "workflows", "instead"), rows)
+    lines = "\n".join(f"{model.sha256}  {model.name}" for model in catalogue)
+    return "\n\n".join([MODELS, files, CHECKSUMS, f"```\n{lines}\n```"]) + "\n"
 
 
 def size(count: int) -> str:
     """A number of bytes as people read it."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}" if unit == "GB" else f"{count / scale:.0f} {unit}"
-    return f"{count / 1e3:.0f} KB"
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} KB"
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A Markdown table."""
+def table(head: tuple[str, ...], rows: list[tuple[str | None, ...]]) -> str:
+    """A table in Markdown; a cell of None is empty."""
     lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join((cell or "").replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,9 +1,10 @@
-"""The documents: docs/nodes.md and docs/models.md are what the code says, the README is short, and links lead somewhere."""
+"""README, CONTRIBUTING and docs/: the generated pages are up to date, and links lead somewhere."""
 
 import re
 
 import pytest
 from conftest import PACK
+
 from pentimento_host import docs
 
 PAGES = [PACK / "README.md", PACK / "CONTRIBUTING.md", *sorted((PACK / "docs").glob("*.md"))]

@@ -1,6 +1,5 @@
 """Side-by-side comparisons with peers, each file of benchmarks/ measured in one run and written as a table."""
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -43,9 +42,11 @@ def page(text: str, table: str, machine: str) -> str:
 
 
 def machine() -> str:
-    """The processor's name, its cores and the version of torch."""
-    torch = importlib.metadata.version("torch")
-    return f"{_processor()}, {os.cpu_count()} cores, torch {torch}"
+    """The names of the GPU, where torch finds one, and of the processor, its cores, and the version of torch."""
+    import torch
+
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    return f"{gpu}{_processor()}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
 def _processor() -> str:

@@ -5,7 +5,7 @@ import re
 import pytest
 from conftest import PACK
 
-from pentimento_host import docs
+from pentimento_host import bench, docs
 
 PAGES = [PACK / "README.md", PACK / "CONTRIBUTING.md", *sorted((PACK / "docs").glob("*.md"))]
 STALE = f"Write it anew with `{docs.WRITE}` and commit it."
@@ -60,3 +60,11 @@ def test_proofs_name_tests():
 def test_the_reference_group_is_installed_for_the_tests():
     (group,) = re.findall(r"^reference = \[(.+)\]$", (PACK / "pyproject.toml").read_text(), re.MULTILINE)
     assert set(re.findall(r'"([\w-]+)"', group)) <= set((PACK / "host" / "requirements.in").read_text().split("\n"))
+
+
+def test_a_full_bench_run_replaces_the_table_alone():
+    head, _, table = bench.PAGE.read_text(encoding="utf-8").partition(bench.TABLE)
+    assert bench.HEADER in table
+    assert bench.page(head + bench.TABLE + table, "| a table |\n", "a machine") == (
+        f"{head}{bench.TABLE}\nMeasured on a machine.\n\n| a table |\n"
+    )

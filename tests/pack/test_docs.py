@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from conftest import PACK
 
 from pentimento_host import bench, docs
+from pentimento_host.environment import PACK
 
 PAGES = [PACK / "README.md", PACK / "CONTRIBUTING.md", *sorted((PACK / "docs").glob("*.md"))]
 STALE = f"Write it anew with `{docs.WRITE}` and commit it."

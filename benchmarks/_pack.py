@@ -2,10 +2,10 @@
 
 import ctypes
 import gc
-import importlib.util
 import json
 import os
 import resource
+import runpy
 import statistics
 import subprocess
 import sys
@@ -16,6 +16,7 @@ from types import ModuleType
 
 PACK = Path(__file__).resolve().parents[1]
 HOST = Path(os.environ.get("COMFYUI_PATH", PACK / ".host" / "ComfyUI"))
+load_package = runpy.run_path(str(PACK / "host" / "load_package.py"))["load_package"]
 
 
 def load() -> ModuleType:
@@ -25,13 +26,7 @@ def load() -> ModuleType:
     from comfy.cli_args import args
 
     args.cpu = not torch.cuda.is_available()
-    spec = importlib.util.spec_from_file_location(
-        "pentimento", PACK / "__init__.py", submodule_search_locations=[str(PACK)]
-    )
-    pack = importlib.util.module_from_spec(spec)
-    sys.modules["pentimento"] = pack
-    spec.loader.exec_module(pack)
-    return pack
+    return load_package("pentimento", PACK)
 
 
 def sides(file: str, names: list[str], *arguments: object, runs: int = 3) -> list[dict[str, float]]:

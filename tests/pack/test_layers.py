@@ -248,16 +248,16 @@ def test_the_pack_is_not_on_sys_path():
 
 
 IMPORT = """
-import asyncio, importlib.util, json, sys
+import asyncio, json, runpy, sys
+from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from comfy.cli_args import args
 args.cpu = True
 import torch, comfy.sd, comfy.samplers, comfy.utils, folder_paths
 from comfy_api.latest import io
 before = set(sys.modules)
-spec = importlib.util.spec_from_file_location("pack", sys.argv[2] + "/__init__.py")
-pack = sys.modules["pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pack)
+load_package = runpy.run_path(sys.argv[2] + "/host/load_package.py")["load_package"]
+pack = load_package("pack", Path(sys.argv[2]))
 async def load():
     extension = await pack.comfy_entrypoint()
     await extension.on_load()

@@ -39,7 +39,7 @@ def _folders(host: Host, scratch: Path) -> list[str]:
 
 
 def has_accelerator() -> bool:
-    """Whether PyTorch finds a GPU; without one the host starts only when told `--cpu`."""
+    """Whether PyTorch finds a GPU. Without one ComfyUI starts only with `--cpu`."""
     import torch
 
     return torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()

@@ -97,7 +97,7 @@ def listing(host: Host) -> str:
     """The table of `host models`."""
     rows = []
     for model in catalogue().values():
-        users = [name for name, graph in workflows().items() if any(model == used for _, _, used in wanted(graph))]
+        users = [name for name, graph in workflows().items() if model in [found for _, _, found in wanted(graph)]]
         here = find(host, model)
         rows += [
             f"{model.name}  ({'here: ' + str(here) if here else 'missing'})",

@@ -1,6 +1,5 @@
-"""One LaMa of the real one's size, with random weights, in our hands and in spandrel's."""
+"""A LaMa of the real one's size with random weights, run by the pack and by spandrel."""
 
-import sys
 from collections.abc import Callable
 
 import _pack
@@ -17,14 +16,12 @@ def picture(side: int, hole: int) -> tuple[Tensor, Tensor]:
     return image, mask
 
 
-def main(area: str) -> None:
-    """`python file <ours|spandrel> <side> <hole>` prints the figures of that side."""
-    name, size = sys.argv[1], [int(value) for value in sys.argv[2:]]
-    image, mask = picture(*size)
+def main(name: str, area: str, side: int, hole: int) -> dict:
+    image, mask = picture(side, hole)
     with torch.inference_mode():
-        fill = {"ours": _ours, "spandrel": _spandrel}[name](area)
+        fill = {"ours": _ours, "peer": _spandrel}[name](area)
         fill(*picture(64, 32))  # threads and caches
-        print(_pack.measure(lambda: fill(image, mask)))
+        return _pack.measure(lambda: fill(image, mask))
 
 
 def _net() -> torch.nn.Module:

@@ -1,4 +1,4 @@
-"""One ViT-B with random weights, in our hands and in segment-anything's, and a picture for it."""
+"""A ViT-B with random weights, for the pack and for segment-anything, and a picture for it."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ def vit_b() -> torch.nn.Module:
     return sam_model_registry["vit_b"]()
 
 
-def ours() -> object:
+def loaded() -> object:
     import _pack
 
     _pack.load()

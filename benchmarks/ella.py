@@ -4,9 +4,7 @@ Both prompts of 128 tokens go through the connector in one call per step; the de
 512 x 512, with the positive and the negative in one batch. Random weights: they take as long as real ones.
 """
 
-import importlib
 import json
-import sys
 
 import _pack
 
@@ -28,31 +26,30 @@ SD15 = {
 
 
 def run() -> dict:
-    """Each in its own process."""
-    ours, peer = _pack.sides(__file__, ["connector", "unet"], runs=1)
-    return {
-        "title": "ELLA's connector beside SD 1.5's step, 512 x 512, CFG",
-        "ours": ours,
-        "peer": peer,
-        "peer_name": "the UNet",
-        "note": "fp32, two texts of 128 tokens; no peer: a step takes both",
-    }
+    return _pack.compare(
+        __file__,
+        title="ELLA's connector beside SD 1.5's step, 512 x 512, CFG",
+        peer="the UNet",
+        note="fp32, two texts of 128 tokens; no peer: a step takes both",
+        runs=1,
+    )
 
 
-def main(side: str) -> None:
-    """Prints one side's time and memory."""
-    pack = _pack.load()
+def main(side: str) -> dict:
+    _pack.load()
     import numpy
     import torch
     from comfy import model_management
 
+    from pentimento.model_patchers.prompt.ella import ELLA
+
     device = model_management.get_torch_device()
     generator = torch.Generator().manual_seed(0)
-    if side == "connector":
+    if side == "ours":
         golden = numpy.load(_pack.PACK / "tests" / "golden" / "ella.npz")
         shapes = json.loads(str(golden["full shapes"]))
         weights = {name: 0.02 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-        connector = importlib.import_module(f"{pack.__name__}.model_patchers.prompt.ella").ELLA(weights, "random")
+        connector = ELLA(weights, "random")
         connector.load()
         text, t = torch.randn(2, 128, 2048, generator=generator), torch.tensor([499, 499])
 
@@ -73,8 +70,4 @@ def main(side: str) -> None:
 
     with torch.inference_mode():
         work()  # threads and caches
-        print(_pack.measure(work, repeat=3))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+        return _pack.measure(work, repeat=3)

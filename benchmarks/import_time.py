@@ -8,25 +8,19 @@ import _pack
 
 
 def run() -> dict:
-    """The host's modules are loaded before either is timed, as they are when the host comes to its nodes."""
-    ours, peer = _pack.sides(__file__, ["ours", "peer"], runs=5)
-    return {
-        "title": "Load the pack at start",
-        "ours": ours,
-        "peer": peer,
-        "peer_name": "core's extra nodes",
-        "note": "The pack is loaded after core's nodes, by the host's own loader.",
-    }
+    """ComfyUI's modules are loaded before either is timed, as they are when ComfyUI comes to its nodes."""
+    return _pack.compare(
+        __file__,
+        title="Load the pack at start",
+        peer="core's extra nodes",
+        note="The pack is loaded after core's nodes, by ComfyUI's own loader.",
+        runs=5,
+    )
 
 
-def main(side: str) -> None:
-    """Prints one side's time and memory."""
+def main(side: str) -> dict:
     sys.dont_write_bytecode = False  # from the second start on, Python has compiled both
-    sys.path.insert(0, str(_pack.HOST))
-    import torch
-    from comfy.cli_args import args
-
-    args.cpu = not torch.cuda.is_available()
+    _pack.load_comfyui()
     logging.disable()
     import nodes
 
@@ -34,11 +28,6 @@ def main(side: str) -> None:
         asyncio.run(nodes.init_builtin_extra_nodes())
 
     if side == "peer":
-        print(_pack.measure(core))
-    else:
-        core()
-        print(_pack.measure(lambda: asyncio.run(nodes.load_custom_node(str(_pack.PACK)))))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+        return _pack.measure(core)
+    core()
+    return _pack.measure(lambda: asyncio.run(nodes.load_custom_node(str(_pack.PACK))))

@@ -11,15 +11,10 @@ SIDE, HOLE = 2048, 200
 
 
 def run() -> dict:
-    ours, peer = _pack.sides(__file__, ["ours", "spandrel"], SIDE, HOLE)
-    return {
-        "title": f"LaMa Fill, {SIDE} x {SIDE} with one {HOLE} px hole",
-        "ours": ours,
-        "peer": peer,
-        "peer_name": "spandrel, whole picture",
-        "note": "each hole, context 128",
-    }
-
-
-if __name__ == "__main__":
-    _lama.main("each hole")
+    return _pack.compare(
+        _lama.__file__,
+        title=f"LaMa Fill, {SIDE} x {SIDE} with one {HOLE} px hole",
+        peer="spandrel, whole picture",
+        note="each hole, context 128",
+        arguments=("each hole", SIDE, HOLE),
+    )

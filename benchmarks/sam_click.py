@@ -1,25 +1,21 @@
 """SAM Segment's second click on a picture against its first: the embedding is kept, so only the decoder runs."""
 
-import sys
-
 import _pack
 import _sam
 import torch
 
 
 def run() -> dict:
-    second, first = _pack.sides(__file__, ["second", "first"])
-    return {
-        "title": "SAM ViT-B, another click on the same picture",
-        "ours": second,
-        "peer": first,
-        "peer_name": "the first click",
-        "note": "the whole node, from picture and points to the mask",
-    }
+    return _pack.compare(
+        __file__,
+        title="SAM ViT-B, another click on the same picture",
+        peer="the first click",
+        note="the whole node, from picture and points to the mask",
+    )
 
 
-def main(name: str) -> None:
-    model = _sam.ours()
+def main(side: str) -> dict:
+    model = _sam.loaded()
     x, y = _sam.POINT
 
     def click(seed: int, x: float) -> object:
@@ -28,10 +24,6 @@ def main(name: str) -> None:
 
     with torch.inference_mode():
         click(1, x)()  # threads and caches
-        if name == "second":
+        if side == "ours":
             click(0, x)()
-        print(_pack.measure(click(0, x + 50)))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+        return _pack.measure(click(0, x + 50))

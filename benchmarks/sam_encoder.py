@@ -3,10 +3,8 @@
 segment-anything spends half its time on adding the relative-position bias to whole attention maps and on their softmax.
 Here the bias is spread out a piece at a time inside PyTorch's fused attention, and on a CPU the linear layers run as
 1x1 convolutions, which oneDNN computes in half the time of MKL on AMD's processors. The embeddings are equal
-(tests/test_sam.py).
+(tests/segment/test_sam.py).
 """
-
-import sys
 
 import _pack
 import _sam
@@ -14,27 +12,21 @@ import torch
 
 
 def run() -> dict:
-    ours, peer = _pack.sides(__file__, ["ours", "segment-anything"])
-    return {
-        "title": "SAM ViT-B, one picture through the image encoder",
-        "ours": ours,
-        "peer": peer,
-        "peer_name": "segment-anything 1.0",
-        "note": "fp32, 1024 x 683 pixels",
-    }
+    return _pack.compare(
+        __file__,
+        title="SAM ViT-B, one picture through the image encoder",
+        peer="segment-anything 1.0",
+        note="fp32, 1024 x 683 pixels",
+    )
 
 
-def main(name: str) -> None:
-    if name == "ours":
-        embed = _sam.ours().embed
+def main(side: str) -> dict:
+    if side == "ours":
+        embed = _sam.loaded().embed
     else:
         from segment_anything import SamPredictor
 
         embed = SamPredictor(_sam.vit_b()).set_image
     with torch.inference_mode():
         embed(_sam.picture(1))  # threads and caches
-        print(_pack.measure(lambda: embed(_sam.picture())))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+        return _pack.measure(lambda: embed(_sam.picture()))

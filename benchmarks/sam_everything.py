@@ -2,11 +2,10 @@
 
 Both get the same made-up answers in the network's place, since those of random weights are all alike: three nested
 blobs around every point, of all sizes, two in five of them trusted. Making them up is not timed. The masks are equal
-(tests/test_sam_everything.py). segment-anything enlarges every answer to the picture before it looks at its score.
+(tests/segment/test_sam_everything.py). segment-anything enlarges every answer to the picture before it looks at its
+score.
 """
 
-import json
-import sys
 import time
 from types import SimpleNamespace
 
@@ -20,18 +19,16 @@ PICTURES = (683, 1024), (1365, 2048)  # height, width
 
 
 def run() -> list[dict]:
-    return [compare(height, width) for height, width in PICTURES]
-
-
-def compare(height: int, width: int) -> dict:
-    ours, peer = _pack.sides(__file__, ["ours", "segment-anything"], height, width, POINTS)
-    return {
-        "title": f"SAM Segment Everything without the network, {width} x {height}, {POINTS} x {POINTS} points",
-        "ours": ours,
-        "peer": peer,
-        "peer_name": "segment-anything 1.0",
-        "note": "to binary masks in memory",
-    }
+    return [
+        _pack.compare(
+            __file__,
+            title=f"SAM Segment Everything without the network, {width} x {height}, {POINTS} x {POINTS} points",
+            peer="segment-anything 1.0",
+            note="to binary masks in memory",
+            arguments=(height, width),
+        )
+        for height, width in PICTURES
+    ]
 
 
 class Answers:
@@ -68,8 +65,8 @@ def ours(picture: np.ndarray, points: int, answers: Answers) -> object:
     settings = sam_everything.Settings(points)
 
     def work() -> object:
-        found = sam_everything.segment_picture(sam, picture, settings, lambda steps: None)
-        return sam_everything.masks_of(found, *picture.shape[:2])
+        segments = sam_everything.segment_picture(sam, picture, settings, lambda steps: None)
+        return sam_everything.masks_of(segments, *picture.shape[:2])
 
     return work
 
@@ -88,24 +85,19 @@ def theirs(picture: np.ndarray, points: int, answers: Answers) -> object:
         predictor.input_size = tuple(int(side * scale + 0.5) for side in picture.shape[:2])
 
     def predict_torch(coords: torch.Tensor, *args: object, **kwargs: object) -> tuple[torch.Tensor, ...]:
-        logits, scores = (found[:, 1:] for found in answers(coords[:, 0]))  # those to an ambiguous prompt
+        logits, scores = (values[:, 1:] for values in answers(coords[:, 0]))  # those to an ambiguous prompt
         return model.postprocess_masks(logits, predictor.input_size, predictor.original_size), scores, logits
 
     predictor.set_image, predictor.predict_torch = set_image, predict_torch
     return lambda: generator.generate(picture)
 
 
-def main(name: str, height: int, width: int, points: int) -> None:
-    """Prints one side's time and memory."""
+def main(name: str, height: int, width: int) -> dict:
     answers, picture = Answers(), np.zeros((height, width, 3), dtype=np.uint8)
     side = ours if name == "ours" else theirs
     with torch.inference_mode():
         side(picture[:90, :120], 4, answers)()  # threads and caches
-        work = side(picture, points, answers)
+        work = side(picture, POINTS, answers)
         answers.seconds = 0.0
-        found = json.loads(_pack.measure(work))
-    print(json.dumps(found | {"seconds": found["seconds"] - answers.seconds}))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+        figures = _pack.measure(work)
+    return figures | {"seconds": figures["seconds"] - answers.seconds}

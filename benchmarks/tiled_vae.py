@@ -1,8 +1,6 @@
 """Tiled VAE Decode on a thin KL VAE of random weights, against core's VAE Decode (Tiled) and the untiled picture."""
 
-import importlib
 import logging
-import sys
 import tempfile
 from pathlib import Path
 
@@ -12,7 +10,7 @@ SIDE, TILE, OVERLAP, WIDTH = 768, 256, 64, 32  # pixels, and the channels at ful
 
 
 def run() -> dict:
-    """Each decodes the same latent in its own process and on one thread; their pictures are compared here."""
+    """Each decodes the same latent on one thread; their pictures are compared here."""
     import numpy
 
     with tempfile.TemporaryDirectory() as folder:
@@ -35,18 +33,15 @@ def run() -> dict:
 
 
 def thin() -> object:
-    """The host's VAE around a Stable Diffusion decoder with seeded random weights."""
+    """ComfyUI's VAE around a Stable Diffusion decoder with seeded random weights."""
     import comfy.sd
     import torch
     from comfy.ldm.modules.diffusionmodules.model import Decoder
 
+    _pack.load_package("pentimento_host", _pack.PACK / "host")
+    from pentimento_host.standins.weights import drawn
+
     generator = torch.Generator().manual_seed(0)
-
-    def drawn(name: str, weight: torch.Tensor) -> torch.Tensor:
-        if weight.ndim == 1:
-            return 0.1 * torch.randn(weight.shape, generator=generator) + name.endswith("weight")
-        return torch.randn(weight.shape, generator=generator) / weight[0].numel() ** 0.5
-
     decoder = Decoder(
         ch=WIDTH,
         out_ch=3,
@@ -57,34 +52,31 @@ def thin() -> object:
         resolution=256,
         z_channels=4,
     )
-    weights = {f"decoder.{name}": drawn(name, weight) for name, weight in decoder.state_dict().items()}
+    weights = {f"decoder.{name}": drawn(name, weight.shape, generator) for name, weight in decoder.state_dict().items()}
     return comfy.sd.VAE(sd=weights, dtype=torch.float32)
 
 
-def main(side: str, folder: str) -> None:
-    """Prints one side's time and memory, and keeps its picture."""
-    logging.disable()  # the host notes that there is no encoder
-    pack = _pack.load()
+def main(side: str, folder: str) -> dict:
+    """One side's time and memory; its picture is written to the folder."""
+    logging.disable()  # ComfyUI notes that there is no encoder
+    _pack.load()
     import numpy
     import torch
 
-    tiled = importlib.import_module(f"{pack.__name__}.model_patchers.upscale.tiled_vae")
+    from pentimento.model_patchers.upscale import tiled_vae
+
     torch.set_num_threads(1)
     vae = thin()
     z = torch.randn(1, 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(1))
     cut = {"tile_x": TILE // 8, "tile_y": TILE // 8, "overlap": OVERLAP // 8}
     decode = {
-        "ours": lambda: tiled.decode(z, vae, TILE),
+        "ours": lambda: tiled_vae.decode(z, vae, TILE),
         "peer": lambda: vae.decode_tiled(z, **cut),
         "whole": lambda: vae.decode(z),
     }[side]
     with torch.inference_mode():
         vae.decode(z[..., :8, :8])
         pictures = []
-        answer = _pack.measure(lambda: pictures.append(decode()))
+        figures = _pack.measure(lambda: pictures.append(decode()))
     numpy.save(Path(folder, f"{side}.npy"), pictures[0].numpy())
-    print(answer)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    return figures

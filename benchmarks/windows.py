@@ -5,11 +5,7 @@ bare network is called as often on as many rows of the same size. Both by turns 
 medians of turns.
 """
 
-import importlib
-import json
 import statistics
-import subprocess
-import sys
 import time
 
 import _pack
@@ -20,8 +16,7 @@ SIDE, WINDOW, OVERLAP = 60, 32, 4  # latent pixels: 4 windows
 
 
 def run() -> dict:
-    answer = subprocess.run([sys.executable, __file__], check=True, stdout=subprocess.PIPE, text=True).stdout
-    ours, peer = json.loads(answer.splitlines()[-1])
+    ours, peer = _pack.call(__file__)
     added = 100 * (ours["seconds"] / peer["seconds"] - 1)
     return {
         "title": "Windowed Diffusion: a step of 4 windows",
@@ -32,17 +27,18 @@ def run() -> dict:
     }
 
 
-def main() -> None:
-    """Prints both sides' time."""
-    pack = _pack.load()
+def main() -> list[dict]:
+    """Both sides' time."""
+    _pack.load()
     import comfy.samplers
     import comfy.supported_models
     import torch
     from comfy import model_management, sampler_helpers
     from comfy.model_patcher import CoreModelPatcher
 
+    from pentimento.model_patchers.upscale import windows
+
     torch.set_num_threads(1)
-    windows = importlib.import_module(f"{pack.__name__}.model_patchers.upscale.windows")
     device = model_management.get_torch_device()
     config = comfy.supported_models.SD15(
         {"in_channels": 4, "out_channels": 4, "model_channels": WIDTH, "num_res_blocks": [1], "channel_mult": [1]}
@@ -62,8 +58,8 @@ def main() -> None:
     x = torch.randn(1, 4, SIDE, SIDE, generator=generator).to(device)
     text = torch.randn(1, 77, 768, generator=generator).to(device)
     half = (torch.arange(SIDE) < SIDE // 2).float().expand(1, SIDE, SIDE)
-    given = {"positive": [[text, {"mask": half + 0.1}]], "negative": [[text, {}]]}
-    converted = {name: sampler_helpers.convert_cond(prompt) for name, prompt in given.items()}
+    prompts = {"positive": [[text, {"mask": half + 0.1}]], "negative": [[text, {}]]}
+    converted = {name: sampler_helpers.convert_cond(prompt) for name, prompt in prompts.items()}
     conds = list(comfy.samplers.process_conds(model, x, converted, device).values())
     options = {"transformer_options": {"wrappers": patched.wrappers}}
     sigma, rows = torch.tensor([5.0], device=device), x[..., :WINDOW, :WINDOW].repeat(2, 1, 1, 1)
@@ -78,13 +74,9 @@ def main() -> None:
     times = {work: [] for work in (ours, bare)}
     with torch.inference_mode():
         for turn in range(TURNS + 1):
-            for work, found in times.items():
+            for work, seconds in times.items():
                 start = time.perf_counter()
                 work()
                 if turn:  # the first is for threads and caches
-                    found.append(time.perf_counter() - start)
-    print(json.dumps([{"seconds": statistics.median(found)} for found in times.values()]))
-
-
-if __name__ == "__main__":
-    main()
+                    seconds.append(time.perf_counter() - start)
+    return [{"seconds": statistics.median(seconds)} for seconds in times.values()]

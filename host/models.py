@@ -1,7 +1,6 @@
 """The real model files that the workflows want: where they go, what they are, whether they are here."""
 
 import functools
-import hashlib
 import json
 import subprocess
 import urllib.error
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from . import standins
 from .client import Graph
-from .environment import PACK, Host, HostError
+from .environment import PACK, Host, HostError, sha256
 
 API_WORKFLOWS = PACK / "workflows" / "api"
 CHUNK = 1 << 20
@@ -139,10 +138,10 @@ def download(model: Model, folder: Path) -> Path:
         _fetch(model, part)
     if (size := part.stat().st_size) < model.size:
         raise HostError(f"The connection ended after {size:,} of {model.size:,} bytes. Run the command again to go on.")
-    if (found := _sha256(part)) != model.sha256:
+    if (digest := sha256(part)) != model.sha256:
         part.unlink()
         raise HostError(
-            f"{model.name} from {model.url} is not the published file: sha256 {found}, expected {model.sha256}. "
+            f"{model.name} from {model.url} is not the published file: sha256 {digest}, expected {model.sha256}. "
             "It was deleted; try again, or fetch it from elsewhere."
         )
     return part.rename(path)
@@ -161,11 +160,3 @@ def _fetch(model: Model, part: Path) -> None:
                     bar.update(len(chunk))
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise HostError(f"{model.url} could not be fetched: {error}. Run the command again to go on.") from error
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

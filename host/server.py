@@ -17,25 +17,29 @@ START_SECONDS = 300
 
 
 def command(host: Host, port: int, scratch: Path) -> list[str]:
-    """The command line of a server on 127.0.0.1 that writes to `scratch`, its input and its output folder only.
+    """The command line of a server on 127.0.0.1 that writes to `scratch`, its input and its output folder only."""
+    return [*_command(host, port), *_folders(host, scratch)]
 
-    Makes these folders, since ComfyUI refuses to start without them.
-    """
-    for folder in (host.input, host.output, scratch / "user"):
-        folder.mkdir(parents=True, exist_ok=True)
+
+def _command(host: Host, port: int) -> list[str]:
     arguments = [str(host.python), str(host.comfyui / "main.py"), "--listen", "127.0.0.1", "--port", str(port)]
     arguments += ["--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
-    arguments += ["--user-directory", str(scratch / "user"), "--temp-directory", str(scratch)]
+    return arguments if has_accelerator() else [*arguments, "--cpu"]
+
+
+def _folders(host: Host, scratch: Path) -> list[str]:
+    """Arguments that name these folders. Makes them, since ComfyUI refuses to start without them."""
+    for folder in (host.input, host.output, scratch / "user"):
+        folder.mkdir(parents=True, exist_ok=True)
+    arguments = ["--user-directory", str(scratch / "user"), "--temp-directory", str(scratch)]
     arguments += ["--input-directory", str(host.input), "--output-directory", str(host.output)]
     if not host.has_pack:
         arguments += ["--extra-model-paths-config", str(_extra_paths(host, scratch))]
-    if not has_accelerator():
-        arguments.append("--cpu")
     return arguments
 
 
 def has_accelerator() -> bool:
-    """Whether PyTorch finds a GPU; without one the host starts only when told `--cpu`."""
+    """Whether PyTorch finds a GPU. Without one ComfyUI starts only with `--cpu`."""
     import torch
 
     return torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
@@ -43,32 +47,43 @@ def has_accelerator() -> bool:
 
 @contextlib.contextmanager
 def serve(host: Host) -> Iterator[str]:
-    """Starts a server on a free port and yields its address; stops it at the end.
+    """Starts a server with the pack on a free port and yields its address; stops it at the end.
 
     Raises:
         HostError: It did not come up; the text holds the end of its log.
     """
-    with in_use(host), tempfile.TemporaryDirectory(prefix="pentimento-") as scratch:
-        address = f"127.0.0.1:{_free_port()}"
-        log = Path(scratch) / "server.log"
-        with log.open("w") as out:
-            process = subprocess.Popen(
-                command(host, int(address.split(":")[1]), Path(scratch)),
-                cwd=host.comfyui,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
+    with (
+        in_use(host),
+        tempfile.TemporaryDirectory(prefix="pentimento-") as scratch,
+        running(host, _folders(host, Path(scratch)), Path(scratch) / "server.log") as address,
+    ):
+        yield address
+
+
+@contextlib.contextmanager
+def running(host: Host, arguments: list[str], log: Path, environment: dict[str, str] | None = None) -> Iterator[str]:
+    """The same for a server with these arguments, which finds the pack by them or has none."""
+    port = _free_port()
+    address = f"http://127.0.0.1:{port}"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [*_command(host, port), *arguments],
+            cwd=host.comfyui,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            _wait(address, process, log)
+            yield address
+        finally:
+            process.terminate()
             try:
-                _wait(address, process, log)
-                yield f"http://{address}"
-            finally:
-                process.terminate()
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _wait(address: str, process: subprocess.Popen, log: Path) -> None:
@@ -77,7 +92,7 @@ def _wait(address: str, process: subprocess.Popen, log: Path) -> None:
         if process.poll() is not None or time.monotonic() > deadline:
             raise HostError(f"ComfyUI did not start. The end of its log:\n{log.read_text()[-4000:]}")
         with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            urllib.request.urlopen(f"http://{address}/system_stats", timeout=5).read()
+            urllib.request.urlopen(f"{address}/system_stats", timeout=5).read()
             return
         time.sleep(0.2)
 

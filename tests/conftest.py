@@ -1,9 +1,9 @@
 """Loads the pack as the host does: from its folder, under its own name, with ComfyUI on sys.path and the pack not."""
 
 import asyncio
-import importlib.util
 import os
 import re
+import runpy
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -23,17 +23,7 @@ from comfy.cli_args import args  # noqa: E402
 args.cpu = not torch.cuda.is_available()
 
 
-def load_package(name: str, folder: Path):
-    """Imports a folder as the package `name` without putting anything on sys.path."""
-    spec = importlib.util.spec_from_file_location(
-        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    package = importlib.util.module_from_spec(spec)
-    sys.modules[name] = package
-    spec.loader.exec_module(package)
-    return package
-
-
+load_package = runpy.run_path(str(PACK / "host" / "load_package.py"))["load_package"]
 pentimento = load_package("pentimento", PACK)
 load_package("pentimento_host", PACK / "host")
 load_package("kit", PACK / "tests" / "kit")

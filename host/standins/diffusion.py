@@ -4,7 +4,7 @@ What must stay is what ComfyUI tells models by: the first width, the text's widt
 channels, linear or convolved projections and, for SDXL, the depths. Text encoders have one size and keep it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .weights import drawn, overlapped, repeated
-
-Shapes = Iterator[tuple[str, tuple[int, ...]]]
+from .layers import Shapes, layer
+from .weights import drawn, overlapped, repeated, save_drawn
 
 
 @dataclass(frozen=True)
@@ -119,8 +118,7 @@ def sd2_text_encoder(path: Path) -> None:
 
 def sd2_vae(path: Path) -> None:
     """A VAE in TAESD's form."""
-    generator = torch.Generator().manual_seed(0)
-    save_file({name: drawn(name, size, generator).half() for name, size in taesd_shapes()}, path)
+    save_drawn(taesd_shapes(), path)
 
 
 def ic_light(path: Path) -> None:
@@ -132,8 +130,7 @@ def ic_light(path: Path) -> None:
 
 def controlnet(path: Path) -> None:
     """control_v11p_sd15_canny_fp16.safetensors: a ControlNet that fits the stand-in of SD 1.5."""
-    generator = torch.Generator().manual_seed(0)
-    save_file({name: drawn(name, size, generator).half() for name, size in controlnet_shapes(UNETS["sd15"])}, path)
+    save_drawn(controlnet_shapes(UNETS["sd15"]), path)
 
 
 def sdxl(path: Path) -> None:
@@ -153,44 +150,44 @@ def unet_shapes(shape: UNet) -> Shapes:
     width, embedded, levels = shape.width, 4 * shape.width, len(shape.depths)
 
     def residual(name: str, channels: int) -> Shapes:
-        yield from _layer(f"{name}.in_layers.0", channels)
-        yield from _layer(f"{name}.in_layers.2", width, channels, 3, 3)
-        yield from _layer(f"{name}.emb_layers.1", width, embedded)
-        yield from _layer(f"{name}.out_layers.0", width)
-        yield from _layer(f"{name}.out_layers.3", width, width, 3, 3)
+        yield from layer(f"{name}.in_layers.0", channels)
+        yield from layer(f"{name}.in_layers.2", width, channels, 3, 3)
+        yield from layer(f"{name}.emb_layers.1", width, embedded)
+        yield from layer(f"{name}.out_layers.0", width)
+        yield from layer(f"{name}.out_layers.3", width, width, 3, 3)
         if channels != width:
-            yield from _layer(f"{name}.skip_connection", width, channels, 1, 1)
+            yield from layer(f"{name}.skip_connection", width, channels, 1, 1)
 
     def transformer(name: str, depth: int, crossed: bool = False) -> Shapes:
         projection = (width, width) if shape.linear else (width, width, 1, 1)
-        yield from _layer(f"{name}.norm", width)
-        yield from _layer(f"{name}.proj_in", *projection)
+        yield from layer(f"{name}.norm", width)
+        yield from layer(f"{name}.proj_in", *projection)
         for i in range(depth):
             yield from transformer_block(f"{name}.transformer_blocks.{i}", shape.context if crossed else width)
-        yield from _layer(f"{name}.proj_out", *projection)
+        yield from layer(f"{name}.proj_out", *projection)
 
     def transformer_block(name: str, first: int) -> Shapes:
         for attention, context in (("attn1", first), ("attn2", shape.context)):
             yield f"{name}.{attention}.to_q.weight", (width, width)
             yield f"{name}.{attention}.to_k.weight", (width, context)
             yield f"{name}.{attention}.to_v.weight", (width, context)
-            yield from _layer(f"{name}.{attention}.to_out.0", width, width)
-        yield from _layer(f"{name}.ff.net.0.proj", 8 * width, width)
-        yield from _layer(f"{name}.ff.net.2", width, 4 * width)
+            yield from layer(f"{name}.{attention}.to_out.0", width, width)
+        yield from layer(f"{name}.ff.net.0.proj", 8 * width, width)
+        yield from layer(f"{name}.ff.net.2", width, 4 * width)
         for i in (1, 2, 3):
-            yield from _layer(f"{name}.norm{i}", width)
+            yield from layer(f"{name}.norm{i}", width)
 
-    yield from _layer("time_embed.0", embedded, width)
-    yield from _layer("time_embed.2", embedded, embedded)
+    yield from layer("time_embed.0", embedded, width)
+    yield from layer("time_embed.2", embedded, embedded)
     if shape.classes:
         yield "label_emb.weight", (shape.classes, embedded)
     if shape.adm:
-        yield from _layer("label_emb.0.0", embedded, shape.adm)
-        yield from _layer("label_emb.0.2", embedded, embedded)
-    yield from _layer("input_blocks.0.0", width, shape.in_channels, 3, 3)
+        yield from layer("label_emb.0.0", embedded, shape.adm)
+        yield from layer("label_emb.0.2", embedded, embedded)
+    yield from layer("input_blocks.0.0", width, shape.in_channels, 3, 3)
     for level, depth in enumerate(shape.depths):
         if level:
-            yield from _layer(f"input_blocks.{2 * level}.0.op", width, width, 3, 3)
+            yield from layer(f"input_blocks.{2 * level}.0.op", width, width, 3, 3)
         yield from residual(f"input_blocks.{2 * level + 1}.0", width)
         if depth:
             yield from transformer(f"input_blocks.{2 * level + 1}.1", depth, level in shape.crossed)
@@ -204,9 +201,9 @@ def unet_shapes(shape: UNet) -> Shapes:
         if shape.depths_out[level]:
             yield from transformer(f"output_blocks.{i}.1", shape.depths_out[level], level in shape.crossed)
         if i % 2 and level:
-            yield from _layer(f"output_blocks.{i}.{1 + bool(shape.depths_out[level])}.conv", width, width, 3, 3)
-    yield from _layer("out.0", width)
-    yield from _layer("out.2", 4, width, 3, 3)
+            yield from layer(f"output_blocks.{i}.{1 + bool(shape.depths_out[level])}.conv", width, width, 3, 3)
+    yield from layer("out.0", width)
+    yield from layer("out.2", 4, width, 3, 3)
 
 
 def controlnet_shapes(shape: UNet) -> Shapes:
@@ -221,10 +218,10 @@ def controlnet_shapes(shape: UNet) -> Shapes:
     for name, size in (*down, *middle):
         yield f"control_model.{name}", size
     for i, (into, out) in enumerate(zip(widths, widths[1:], strict=False)):
-        yield from _layer(f"control_model.input_hint_block.{2 * i}", out, into, 3, 3)
+        yield from layer(f"control_model.input_hint_block.{2 * i}", out, into, 3, 3)
     for i in range(2 * len(shape.depths)):
-        yield from _layer(f"control_model.zero_convs.{i}.0", shape.width, shape.width, 1, 1)
-    yield from _layer("control_model.middle_block_out.0", shape.width, shape.width, 1, 1)
+        yield from layer(f"control_model.zero_convs.{i}.0", shape.width, shape.width, 1, 1)
+    yield from layer("control_model.middle_block_out.0", shape.width, shape.width, 1, 1)
 
 
 def taesd_shapes() -> Shapes:
@@ -232,21 +229,21 @@ def taesd_shapes() -> Shapes:
 
     def block(name: str) -> Shapes:
         for i in (0, 2, 4):
-            yield from _layer(f"{name}.conv.{i}", 64, 64, 3, 3)
+            yield from layer(f"{name}.conv.{i}", 64, 64, 3, 3)
 
-    yield from _layer("taesd_encoder.0", 64, 3, 3, 3)
+    yield from layer("taesd_encoder.0", 64, 3, 3, 3)
     for i in range(1, 14):
         if i in (2, 6, 10):
             yield f"taesd_encoder.{i}.weight", (64, 64, 3, 3)
         else:
             yield from block(f"taesd_encoder.{i}")
-    yield from _layer("taesd_encoder.14", 4, 64, 3, 3)
-    yield from _layer("taesd_decoder.1", 64, 4, 3, 3)
+    yield from layer("taesd_encoder.14", 4, 64, 3, 3)
+    yield from layer("taesd_decoder.1", 64, 4, 3, 3)
     for i in (3, 4, 5, 8, 9, 10, 13, 14, 15, 18):
         yield from block(f"taesd_decoder.{i}")
     for i in (7, 12, 17):
         yield f"taesd_decoder.{i}.weight", (64, 64, 3, 3)
-    yield from _layer("taesd_decoder.19", 3, 64, 3, 3)
+    yield from layer("taesd_decoder.19", 3, 64, 3, 3)
     yield "vae_scale", ()
     yield "vae_shift", ()
 
@@ -255,29 +252,29 @@ def decoder_x4(width: int = 32) -> Shapes:
     """Names and shapes in a KL decoder of factor 4, as wide as given at the full size."""
 
     def residual(name: str, into: int, out: int) -> Shapes:
-        yield from _layer(f"{name}.norm1", into)
-        yield from _layer(f"{name}.conv1", out, into, 3, 3)
-        yield from _layer(f"{name}.norm2", out)
-        yield from _layer(f"{name}.conv2", out, out, 3, 3)
+        yield from layer(f"{name}.norm1", into)
+        yield from layer(f"{name}.conv1", out, into, 3, 3)
+        yield from layer(f"{name}.norm2", out)
+        yield from layer(f"{name}.conv2", out, out, 3, 3)
         if into != out:
-            yield from _layer(f"{name}.nin_shortcut", out, into, 1, 1)
+            yield from layer(f"{name}.nin_shortcut", out, into, 1, 1)
 
     deepest = channels = 4 * width
-    yield from _layer("post_quant_conv", 4, 4, 1, 1)
-    yield from _layer("decoder.conv_in", deepest, 4, 3, 3)
+    yield from layer("post_quant_conv", 4, 4, 1, 1)
+    yield from layer("decoder.conv_in", deepest, 4, 3, 3)
     yield from residual("decoder.mid.block_1", deepest, deepest)
-    yield from _layer("decoder.mid.attn_1.norm", deepest)
+    yield from layer("decoder.mid.attn_1.norm", deepest)
     for part in ("q", "k", "v", "proj_out"):
-        yield from _layer(f"decoder.mid.attn_1.{part}", deepest, deepest, 1, 1)
+        yield from layer(f"decoder.mid.attn_1.{part}", deepest, deepest, 1, 1)
     yield from residual("decoder.mid.block_2", deepest, deepest)
     for level, out in ((2, 4 * width), (1, 2 * width), (0, width)):
         for i in range(3):
             yield from residual(f"decoder.up.{level}.block.{i}", channels, out)
             channels = out
         if level:
-            yield from _layer(f"decoder.up.{level}.upsample.conv", out, out, 3, 3)
-    yield from _layer("decoder.norm_out", width)
-    yield from _layer("decoder.conv_out", 3, width, 3, 3)
+            yield from layer(f"decoder.up.{level}.upsample.conv", out, out, 3, 3)
+    yield from layer("decoder.norm_out", width)
+    yield from layer("decoder.conv_out", 3, width, 3, 3)
 
 
 def clip_l(prefix: str) -> Shapes:
@@ -290,14 +287,14 @@ def text_encoder(prefix: str, width: int, layers: int) -> Shapes:
     yield f"{prefix}.embeddings.token_embedding.weight", (49408, width)
     yield f"{prefix}.embeddings.position_embedding.weight", (77, width)
     for i in range(layers):
-        layer = f"{prefix}.encoder.layers.{i}"
+        block = f"{prefix}.encoder.layers.{i}"
         for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            yield from _layer(f"{layer}.self_attn.{part}", width, width)
-        yield from _layer(f"{layer}.layer_norm1", width)
-        yield from _layer(f"{layer}.mlp.fc1", 4 * width, width)
-        yield from _layer(f"{layer}.mlp.fc2", width, 4 * width)
-        yield from _layer(f"{layer}.layer_norm2", width)
-    yield from _layer(f"{prefix}.final_layer_norm", width)
+            yield from layer(f"{block}.self_attn.{part}", width, width)
+        yield from layer(f"{block}.layer_norm1", width)
+        yield from layer(f"{block}.mlp.fc1", 4 * width, width)
+        yield from layer(f"{block}.mlp.fc2", width, 4 * width)
+        yield from layer(f"{block}.layer_norm2", width)
+    yield from layer(f"{prefix}.final_layer_norm", width)
 
 
 def open_clip(prefix: str, width: int = 1280, layers: int = 32) -> Shapes:
@@ -306,7 +303,7 @@ def open_clip(prefix: str, width: int = 1280, layers: int = 32) -> Shapes:
     yield f"{prefix}.text_projection", (width, width)
     yield f"{prefix}.token_embedding.weight", (49408, width)
     yield from _residual_attention(prefix, width, layers)
-    yield from _layer(f"{prefix}.ln_final", width)
+    yield from layer(f"{prefix}.ln_final", width)
 
 
 def open_clip_vision(prefix: str, width: int = 1024, layers: int = 24) -> Shapes:
@@ -315,9 +312,9 @@ def open_clip_vision(prefix: str, width: int = 1024, layers: int = 24) -> Shapes
     yield f"{prefix}.positional_embedding", (257, width)
     yield f"{prefix}.proj", (width, 768)
     yield f"{prefix}.conv1.weight", (width, 3, 14, 14)
-    yield from _layer(f"{prefix}.ln_pre", width)
+    yield from layer(f"{prefix}.ln_pre", width)
     yield from _residual_attention(prefix, width, layers)
-    yield from _layer(f"{prefix}.ln_post", width)
+    yield from layer(f"{prefix}.ln_post", width)
 
 
 def _residual_attention(prefix: str, width: int, layers: int) -> Shapes:
@@ -325,11 +322,11 @@ def _residual_attention(prefix: str, width: int, layers: int) -> Shapes:
         block = f"{prefix}.transformer.resblocks.{i}"
         yield f"{block}.attn.in_proj_weight", (3 * width, width)
         yield f"{block}.attn.in_proj_bias", (3 * width,)
-        yield from _layer(f"{block}.attn.out_proj", width, width)
-        yield from _layer(f"{block}.ln_1", width)
-        yield from _layer(f"{block}.ln_2", width)
-        yield from _layer(f"{block}.mlp.c_fc", 4 * width, width)
-        yield from _layer(f"{block}.mlp.c_proj", width, 4 * width)
+        yield from layer(f"{block}.attn.out_proj", width, width)
+        yield from layer(f"{block}.ln_1", width)
+        yield from layer(f"{block}.ln_2", width)
+        yield from layer(f"{block}.mlp.c_fc", 4 * width, width)
+        yield from layer(f"{block}.mlp.c_proj", width, 4 * width)
 
 
 RENAMED = {
@@ -376,8 +373,3 @@ def _checkpoint(kind: str, encoders: Shapes, draw: Callable[..., Tensor] = repea
 
 def _pickle(weights: dict[str, Tensor], path: Path) -> None:
     torch.save({"state_dict": weights, "global_step": 0}, path)
-
-
-def _layer(name: str, *shape: int) -> Shapes:
-    yield f"{name}.weight", shape
-    yield f"{name}.bias", shape[:1]

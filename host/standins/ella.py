@@ -1,36 +1,24 @@
 """Stand-ins of ELLA's connector and of the T5 that reads for it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
-from .weights import drawn
+from .layers import Shapes, layer
+from .weights import save_drawn
 
 WIDTH = 64  # of the T5; the real one has 2048
 
 
 def ella(path: Path) -> None:
     """ella-sd1.5-tsc-t5xl.safetensors with one block of six, for a thin T5."""
-    _save(_ella_shapes(768, 64, WIDTH), path)
+    save_drawn(_ella_shapes(768, 64, WIDTH), path)
 
 
 def flan_t5(path: Path) -> None:
     """flan-t5-xl's encoder, thin, with two of its 24 layers and its whole vocabulary."""
-    _save(_t5_shapes(WIDTH, 2), path)
+    save_drawn(_t5_shapes(WIDTH, 2), path)
 
 
-def _save(shapes: Iterator[tuple[str, tuple[int, ...]]], path: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    save_file({name: drawn(name, size, generator).half() for name, size in shapes}, path)
-
-
-def _ella_shapes(width: int, latents: int, text: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    def layer(name: str, out: int, into: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-        yield f"{name}.weight", (out, into)
-        yield f"{name}.bias", (out,)
-
+def _ella_shapes(width: int, latents: int, text: int) -> Shapes:
     yield from layer("time_embedding.linear_1", width, 320)
     yield from layer("time_embedding.linear_2", width, width)
     yield "connector.latents", (latents, width)
@@ -46,7 +34,7 @@ def _ella_shapes(width: int, latents: int, text: int) -> Iterator[tuple[str, tup
         yield from layer(f"{block}.{norm}.linear", 2 * width, width)
 
 
-def _t5_shapes(width: int, layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _t5_shapes(width: int, layers: int) -> Shapes:
     yield "shared.weight", (32128, width)
     for i in range(layers):
         block = f"encoder.block.{i}"

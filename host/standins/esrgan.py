@@ -1,10 +1,10 @@
 """A stand-in of Real-ESRGAN."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from .layers import Shapes, layer
 from .weights import random
 
 WIDTH, GROWTH = 16, 32  # Real-ESRGAN is 64 wide and 23 blocks deep
@@ -17,16 +17,12 @@ def esrgan(path: Path) -> None:
     torch.save({"params_ema": weights}, path)
 
 
-def _shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
-    def layer(name: str, out: int, into: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-        yield f"{name}.weight", (out, into, 3, 3)
-        yield f"{name}.bias", (out,)
-
-    yield from layer("conv_first", WIDTH, 3)
+def _shapes() -> Shapes:
+    yield from layer("conv_first", WIDTH, 3, 3, 3)
     for dense in (1, 2, 3):
         for i in range(1, 6):
             out = WIDTH if i == 5 else GROWTH
-            yield from layer(f"body.0.rdb{dense}.conv{i}", out, WIDTH + (i - 1) * GROWTH)
+            yield from layer(f"body.0.rdb{dense}.conv{i}", out, WIDTH + (i - 1) * GROWTH, 3, 3)
     for name in ("conv_body", "conv_up1", "conv_up2", "conv_hr"):
-        yield from layer(name, WIDTH, WIDTH)
-    yield from layer("conv_last", 3, WIDTH)
+        yield from layer(name, WIDTH, WIDTH, 3, 3)
+    yield from layer("conv_last", 3, WIDTH, 3, 3)

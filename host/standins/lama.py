@@ -1,11 +1,11 @@
 """A stand-in of Big-LaMa."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from .layers import Shapes, layer
 from .weights import random
 
 
@@ -37,16 +37,16 @@ class Tree(nn.Module):
         return image * (1 - mask)
 
 
-def _lama_shapes(width: int, blocks: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _lama_shapes(width: int, blocks: int) -> Shapes:
     """Names and shapes in LaMa's generator: 3 downsamplings, three quarters of the features global."""
     local, rest = width * 2, width * 6
 
-    def norm(name: str, channels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def norm(name: str, channels: int) -> Shapes:
         for part in ("weight", "bias", "running_mean", "running_var"):
             yield f"{name}.{part}", (channels,)
         yield f"{name}.num_batches_tracked", ()
 
-    def block(name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def block(name: str) -> Shapes:
         yield f"{name}.ffc.convl2l.weight", (local, local, 3, 3)
         yield f"{name}.ffc.convl2g.weight", (rest, local, 3, 3)
         yield f"{name}.ffc.convg2l.weight", (local, rest, 3, 3)
@@ -75,5 +75,4 @@ def _lama_shapes(width: int, blocks: int) -> Iterator[tuple[str, tuple[int, ...]
         yield f"{index}.weight", (channels, channels // 2, 3, 3)
         yield f"{index}.bias", (channels // 2,)
         yield from norm(f"{index + 1}", channels // 2)
-    yield f"{blocks + 16}.weight", (3, width, 7, 7)
-    yield f"{blocks + 16}.bias", (3,)
+    yield from layer(f"{blocks + 16}", 3, width, 7, 7)

@@ -1,10 +1,10 @@
 """A stand-in of Segment Anything."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from .layers import Shapes, layer
 from .weights import random
 
 
@@ -14,14 +14,10 @@ def sam(path: Path) -> None:
     torch.save({name: random(name, shape, generator) for name, shape in _sam_shapes(width=32, channels=32)}, path)
 
 
-def _sam_shapes(width: int, channels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _sam_shapes(width: int, channels: int) -> Shapes:
     """Names and shapes in SAM's ViT-B: 12 blocks, every third of them global, on 64 x 64 tokens."""
 
-    def layer(name: str, *shape: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-        yield f"{name}.weight", shape
-        yield f"{name}.bias", shape[:1]
-
-    def attention(name: str, inner: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def attention(name: str, inner: int) -> Shapes:
         for part in ("q_proj", "k_proj", "v_proj"):
             yield from layer(f"{name}.{part}", inner, channels)
         yield from layer(f"{name}.out_proj", channels, inner)

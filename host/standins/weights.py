@@ -1,7 +1,12 @@
 """Seeded random weights that keep the size of what passes through them."""
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
+
+from .layers import Shapes
 
 
 def random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -28,7 +33,7 @@ def drawn(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tens
 
 
 def repeated(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """The same in float16 with rows that recur: hundreds of millions of numbers take longer to draw than to store."""
+    """Like `drawn`, in float16, with rows that recur: to draw all of a text encoder takes longer than to store it."""
     if len(shape) == 1:
         return drawn(name, shape, generator).half()
     rows = drawn(name, (min(shape[0], 64), *shape[1:]), generator).half()
@@ -36,9 +41,15 @@ def repeated(name: str, shape: tuple[int, ...], generator: torch.Generator) -> T
 
 
 def overlapped(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """The same with rows that are shifted views of one: in a pickle a matrix takes the room of a row or two."""
+    """Like `repeated`, with rows that are shifted views of one: in a pickle a matrix takes the room of a row or two."""
     if len(shape) == 1:
         return drawn(name, shape, generator).half()
     length = torch.Size(shape[1:]).numel()
     row = torch.randn(length + 7 * shape[0], generator=generator) / length**0.5
     return row.half().as_strided((shape[0], length), (7, 1)).unflatten(1, shape[1:])
+
+
+def save_drawn(shapes: Shapes, path: Path) -> None:
+    """Writes weights of these names and shapes, `drawn` from seed 0, in float16."""
+    generator = torch.Generator().manual_seed(0)
+    save_file({name: drawn(name, shape, generator).half() for name, shape in shapes}, path)

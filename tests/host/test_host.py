@@ -25,14 +25,12 @@ from pentimento_host import server as host_server
 PACK = Path(__file__).resolve().parents[2]
 
 SMALL_SETUP = """
-import sys
-sys.argv[0] = {entry!r}
-import importlib.util
-spec = importlib.util.spec_from_file_location("pentimento_host", {init!r}, submodule_search_locations=[{folder!r}])
-sys.modules["pentimento_host"] = importlib.util.module_from_spec(spec)
+import runpy, sys
 from pathlib import Path
+folder, lock = map(Path, sys.argv[1:])
+runpy.run_path(str(folder / "load_package.py"))["load_package"]("pentimento_host", folder)
 from pentimento_host import environment
-environment.LOCK = Path({lock!r})
+environment.LOCK = lock
 environment.prepare(environment.locate(None))
 """
 
@@ -45,11 +43,9 @@ def clone(folder: Path) -> Path:
 
 def small_setup(pack: Path, home: Path, lock: Path) -> subprocess.Popen:
     """The real setup with a short lock file in place of gigabytes."""
-    folder = pack / "host"
-    script = SMALL_SETUP.format(entry=str(folder), init=str(folder / "__init__.py"), folder=str(folder), lock=str(lock))
     environ = {key: value for key, value in os.environ.items() if not key.startswith("PENTIMENTO")}
     return subprocess.Popen(
-        [sys._base_executable, "-c", script],
+        [sys._base_executable, "-c", SMALL_SETUP, str(pack / "host"), str(lock)],
         env=environ | {"PENTIMENTO_HOST": str(home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,0 +1,148 @@
+"""The archive that users install: what is in it, and that a fresh ComfyUI runs it on its own requirements."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from conftest import HOST, PACK
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from PIL import Image
+
+from pentimento_host import client, environment, models, photographs, server
+
+HIDE = """
+import sys
+from importlib.machinery import PathFinder
+
+HIDDEN = {hidden}
+
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in HIDDEN else super().find_spec(name, path, target)
+
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
+"""
+
+
+def git_files(*options):
+    command = ["git", "ls-files", "--cached", "--others", *options]
+    return set(subprocess.run(command, cwd=PACK, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines())
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """The pack as `comfy node publish` packs it, alone in a new base directory of ComfyUI."""
+    folder = tmp_path_factory.mktemp("base") / "custom_nodes" / "pentimento"
+    for path in git_files("--exclude-standard") - git_files("--ignored", "--exclude-from=.comfyignore"):
+        if (PACK / path).is_file():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PACK / path, folder / path)
+    return folder
+
+
+def installed_by(lines):
+    """The names of the distributions that these requirements install here."""
+    names, todo = set(), [Requirement(line) for line in lines]
+    while todo:
+        requirement = todo.pop()
+        key = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        if key in names:
+            continue
+        names.add(key)
+        try:
+            further = map(Requirement, metadata.requires(requirement.name) or [])
+        except metadata.PackageNotFoundError:
+            continue
+        extras = {"", *requirement.extras}
+        todo += [each for each in further if not each.marker or any(each.marker.evaluate({"extra": e}) for e in extras)]
+    return {name for name, _ in names}
+
+
+def modules(distributions):
+    """The names under which these distributions are imported."""
+    files = [file for name in distributions for file in metadata.files(name) or ()]
+    return {file.parts[0].split(".")[0] for file in files if file.suffix in (".py", ".so", ".pyd")}
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """The environment of a process that imports only what ComfyUI's requirements install."""
+    lines = (line.split("#")[0].strip() for line in (HOST / "requirements.txt").read_text().splitlines())
+    needed = installed_by(filter(None, lines))
+    present = {canonicalize_name(distribution.name) for distribution in metadata.distributions()}
+    hidden = modules(present - needed) - modules(present & needed)
+    assert {"segment_anything", "diffusers", "skimage", "pytest"} <= hidden
+    folder = tmp_path_factory.mktemp("hidden")
+    (folder / "sitecustomize.py").write_text(HIDE.replace("{hidden}", repr(hidden)))
+    return os.environ | {"PYTHONPATH": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def address(archive, fresh):
+    """A ComfyUI with the archive and nothing else."""
+    base = archive.parents[1]
+    photographs.put(base / "input")
+    host = environment.Host(base, HOST, Path(sys.executable), own=False)
+    with server.running(host, ["--base-directory", str(base)], base / "server.log", fresh) as address:
+        yield address
+
+
+def test_it_holds_what_users_need_and_nothing_else(archive):
+    top = {path.name for path in archive.iterdir()}
+    assert {"__init__.py", "nodes", "model_patchers", "routes", "web", "locales", "workflows"} <= top
+    assert {"pyproject.toml", "README.md", "LICENSE"} <= top
+    assert not {"tests", "host", "benchmarks", "docs", "CONTRIBUTING.md", ".ci", ".github", ".gitignore"} & top
+
+
+def test_what_comfyui_does_not_require_is_hidden(fresh):
+    def imported(name):
+        return subprocess.run([sys.executable, "-c", f"import {name}"], env=fresh, stderr=subprocess.DEVNULL).returncode
+
+    assert imported("numpy") == 0
+    assert imported("segment_anything") != 0
+
+
+def test_all_nodes_load(address, node_classes):
+    info = json.loads(client.get(address, "object_info"))
+    ours = {name for name, node in info.items() if node["python_module"] == "custom_nodes.pentimento"}
+    assert ours == set(node_classes)
+
+
+def test_the_web_folder_is_served(address, archive):
+    files = [path for path in (archive / "web").rglob("*") if path.is_file()]
+    names = {path.relative_to(archive / "web").as_posix() for path in files}
+    assert {"pick_points.js", "docs/PentimentoMagicWand.md", "docs/PentimentoMagicWand.jpg"} <= names
+    for name in names:
+        assert client.get(address, f"extensions/pentimento/{name}") == (archive / "web" / name).read_bytes()
+
+
+def test_chinese_is_served(address, node_classes):
+    assert json.loads(client.get(address, "i18n"))["zh"]["nodeDefs"].keys() == set(node_classes)
+
+
+def test_the_workflow_templates_are_served(address):
+    names = json.loads(client.get(address, "workflow_templates"))["pentimento"]
+    assert set(names) == models.workflows().keys()
+    for name in names:
+        for suffix in ("json", "jpg"):
+            file = PACK / "workflows" / f"{name}.{suffix}"
+            assert client.get(address, f"api/workflow_templates/pentimento/{name}.{suffix}") == file.read_bytes()
+
+
+def test_a_workflow_runs_to_its_end(address, archive):
+    base = archive.parents[1]
+    asyncio.run(client.run(address, models.workflows()["remove_without_models"]))
+    (picture,) = (base / "output" / "pentimento").iterdir()
+    photograph = Image.open(base / "input" / "pentimento_astronaut.png")
+    assert Image.open(picture).size == photograph.size
+    assert Image.open(picture).tobytes() != photograph.tobytes()

@@ -5,9 +5,10 @@ from comfy.sd import VAE
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...model_patchers.comfyui import folders
 from ...model_patchers.comfyui.conditioning import Conditioning
-from ...model_patchers.comfyui.folders import filenames, full_path
-from ...model_patchers.condition.ic_light import CONDITIONING_NODE, FILES, MODEL_NODE, condition, patch
+from ...model_patchers.comfyui.results import home
+from ...model_patchers.condition import ic_light
 
 FOLDER = "diffusion_models"
 
@@ -17,10 +18,10 @@ class ICLight(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PentimentoICLight",
-            display_name=MODEL_NODE,
+            display_name=ic_light.MODEL_NODE,
             category="Pentimento/condition",
-            description="Turns a Stable Diffusion 1.5 model into one that relights a foreground. Reads the original "
-            "files; the model itself is left as it is.",
+            description="Turns a Stable Diffusion 1.5 model into one that relights a foreground. The node reads the "
+            "original IC-Light files and does not change the connected model.",
             search_aliases=["relight", "lighting", "iclight", "ic-light", "light source", "harmonize"],
             inputs=[
                 io.Model.Input(
@@ -28,9 +29,9 @@ class ICLight(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "ic_light_name",
-                    options=filenames(FOLDER),
-                    tooltip=f"{FILES}, in models/diffusion_models. fc, fcon: a foreground alone; fbc: a foreground and "
-                    "a background.",
+                    options=folders.filenames(FOLDER),
+                    tooltip=f"An IC-Light file in models/diffusion_models: {ic_light.FILES}. fc and fcon take a "
+                    "foreground alone; fbc takes a foreground and a background.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model")],
@@ -38,7 +39,7 @@ class ICLight(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: ModelPatcher, ic_light_name: str) -> io.NodeOutput:
-        return io.NodeOutput(patch(model, full_path(ic_light_name, FOLDER)))
+        return io.NodeOutput(ic_light.patch(model, folders.full_path(ic_light_name, FOLDER)))
 
 
 class ICLightConditioning(io.ComfyNode):
@@ -46,31 +47,32 @@ class ICLightConditioning(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PentimentoICLightConditioning",
-            display_name=CONDITIONING_NODE,
+            display_name=ic_light.CONDITIONING_NODE,
             category="Pentimento/condition",
-            description="Gives an IC-Light model the foreground to relight and, for fbc, the background whose light it "
-            "takes.",
+            description="Gives an IC-Light model the foreground to relight and, for fbc, the background whose light "
+            "the foreground takes.",
             search_aliases=["relight", "lighting", "iclight", "ic-light", "foreground", "background"],
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The prompt: the subject and the light that falls on it."),
-                io.Conditioning.Input("negative", tooltip="The negative prompt. It sees the pictures too."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt, which gets the same pictures."),
                 io.Vae.Input("vae", tooltip="Stable Diffusion 1.5's VAE."),
                 io.Image.Input(
                     "foreground",
-                    tooltip="The subject. Scaled and cropped to sides that are multiples of 64. Several are relit each "
-                    "on its own.",
+                    tooltip="The subject to relight. The picture is scaled and cropped to sides that are multiples of "
+                    "64. Each picture of a batch is relit on its own.",
                 ),
                 io.Image.Input(
                     "background",
                     optional=True,
-                    tooltip="For fbc only: the picture whose light the subject takes, or a gradient. Scaled to cover "
-                    "the foreground. One for all foregrounds or one for each.",
+                    tooltip="For fbc only: the picture whose light the subject takes, or a gradient. The background is "
+                    "scaled and cropped to the foreground's size. One background for all foregrounds, one for each, or "
+                    "several for one foreground.",
                 ),
                 io.Mask.Input(
                     "foreground_mask",
                     optional=True,
-                    tooltip="White where the subject is; grey goes around it. Without a mask a transparent picture's "
-                    "alpha is used, and of any other all is foreground.",
+                    tooltip="A mask that is white where the subject is. The rest of the picture becomes grey. Without "
+                    "a mask the foreground's alpha channel is used; without either, the whole picture is foreground.",
                 ),
             ],
             outputs=[
@@ -90,7 +92,10 @@ class ICLightConditioning(io.ComfyNode):
         background: Tensor | None = None,
         foreground_mask: Tensor | None = None,
     ) -> io.NodeOutput:
-        return io.NodeOutput(*condition(positive, negative, vae, foreground, background, foreground_mask))
+        *prompts, latent = ic_light.condition(
+            positive, negative, vae, foreground=foreground, background=background, foreground_mask=foreground_mask
+        )
+        return io.NodeOutput(*prompts, {**latent, "samples": home(latent["samples"])})
 
 
 NODES = [ICLight, ICLightConditioning]

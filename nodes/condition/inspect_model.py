@@ -1,10 +1,10 @@
-"""Inspect Model: which kind of model one holds."""
+"""Inspect Model: a report about a model."""
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from server import PromptServer
 
-from ...model_patchers.condition.inspect_model import report
+from ...model_patchers.condition import inspect_model
 
 
 class InspectModel(io.ComfyNode):
@@ -14,10 +14,15 @@ class InspectModel(io.ComfyNode):
             node_id="PentimentoInspectModel",
             display_name="Inspect Model",
             category="Pentimento/condition",
-            description="Tells what a model is: its kind, what it wants concatenated and at which scale, what it "
-            "predicts, and which nodes fit it. Told from its weights and patches, whatever its file is called.",
+            description="Reports the kind of a model, its input channels, the channels that are concatenated to the "
+            "latent and their scale, the type of prediction, and the nodes that work with the model. The kind is "
+            "detected from the weights and patches, not from the file name.",
             search_aliases=["model info", "model type", "channels", "what model is this", "expected input to have"],
-            inputs=[io.Model.Input("model", tooltip="The model as the sampler gets it: with its LoRAs and patches.")],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="The model to inspect, with its LoRAs and patches, as the sampler gets it."
+                )
+            ],
             outputs=[
                 io.String.Output(display_name="report"),
                 io.String.Output(display_name="kind"),
@@ -29,7 +34,7 @@ class InspectModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: ModelPatcher) -> io.NodeOutput:
-        text, kind = report(model)
+        text, kind = inspect_model.report(model)
         if cls.hidden:
             PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)  # the front end shows it on the node
         return io.NodeOutput(text, kind.name, kind.in_channels)

@@ -10,11 +10,12 @@ from ...model_patchers.comfyui.results import home
 from ...model_patchers.comfyui.schedule import Interval
 from ...model_patchers.condition import instruct_pix2pix
 from ...model_patchers.condition.instruct_pix2pix import CONDITIONING, FITS, GUIDER, PATCH
+from .. import inputs
 
 ALIASES = ["ip2p", "instruct-pix2pix", "pix2pix", "edit by instruction", "CosXL edit", "image cfg"]
 IMAGE_CFG = (
-    "How closely to keep to the picture: 1 adds no guidance by it, 1.5 is the paper's value, 2 keeps more. Below 1 "
-    "leaves more freedom."
+    "How closely the result keeps to the picture: 1 = no extra pull towards the picture, 1.5 = the paper's value. "
+    "Higher values keep more of the picture, values below 1 less."
 )
 
 
@@ -25,20 +26,24 @@ class IP2PConditioning(io.ComfyNode):
             node_id="PentimentoIP2PConditioning",
             display_name=CONDITIONING,
             category="Pentimento/condition",
-            description="Gives an InstructPix2Pix or CosXL Edit model the picture to edit. Follow with InstructPix2Pix "
-            "Guider, or with InstructPix2Pix for Any Sampler.",
+            description="Gives an InstructPix2Pix or CosXL Edit model the picture to edit. Sample with InstructPix2Pix "
+            "Guider or InstructPix2Pix for Any Sampler.",
             search_aliases=ALIASES,
             inputs=[
-                io.Conditioning.Input("positive", tooltip="The instruction, as text: 'make it snow'."),
-                io.Conditioning.Input("negative", tooltip="What to avoid; an empty text as a rule."),
-                io.Vae.Input("vae", tooltip="The model's VAE."),
-                io.Image.Input("image", tooltip="Pictures to edit. About 512 pixels a side for SD 1.5, 1024 for SDXL."),
+                io.Conditioning.Input("positive", tooltip="The instruction, such as 'make it snow'."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt, usually an empty text."),
+                io.Vae.Input("vae", tooltip="The VAE of the InstructPix2Pix or CosXL Edit model."),
+                io.Image.Input(
+                    "image",
+                    tooltip="The picture to edit, or a batch. Good sizes are about 512 pixels a side for SD 1.5 and "
+                    "1024 for SDXL and CosXL.",
+                ),
                 io.Combo.Input(
                     "fit",
                     options=list(FITS),
                     default="multiple of 64",
-                    tooltip="The picture is resized, its sides to the nearest multiples of so many pixels. The "
-                    "reference takes 64; with 8 the size stays nearer.",
+                    tooltip="Rounds each side of the picture to a multiple of this many pixels. 64 matches the "
+                    "reference; 8 changes the size less.",
                 ),
             ],
             outputs=[
@@ -63,8 +68,8 @@ class IP2PGuiderNode(io.ComfyNode):
             node_id="PentimentoIP2PGuider",
             display_name=GUIDER,
             category="Pentimento/condition",
-            description="Guides an InstructPix2Pix model by the picture and by the instruction, as the paper does. For "
-            "SamplerCustomAdvanced.",
+            description="Guides an InstructPix2Pix model by the picture and by the instruction, as the paper does. "
+            "Connect the guider to SamplerCustomAdvanced.",
             search_aliases=ALIASES,
             inputs=[
                 io.Model.Input("model", tooltip="InstructPix2Pix of SD 1.5 or SDXL, or CosXL Edit."),
@@ -72,7 +77,7 @@ class IP2PGuiderNode(io.ComfyNode):
                 io.Conditioning.Input(
                     "negative",
                     tooltip="The negative prompt, from InstructPix2Pix Conditioning. The prediction without the "
-                    "picture is made from it.",
+                    "picture uses the negative prompt too.",
                 ),
                 io.Float.Input(
                     "text_cfg",
@@ -81,7 +86,7 @@ class IP2PGuiderNode(io.ComfyNode):
                     max=100,
                     step=0.1,
                     round=0.01,
-                    tooltip="How strictly to follow the instruction. The paper's value is 7.5.",
+                    tooltip="How strictly the result follows the instruction. The paper's value is 7.5.",
                 ),
                 io.Float.Input("image_cfg", default=1.5, min=0, max=100, step=0.05, round=0.01, tooltip=IMAGE_CFG),
                 io.Float.Input(
@@ -90,23 +95,19 @@ class IP2PGuiderNode(io.ComfyNode):
                     min=0,
                     max=1,
                     step=0.01,
-                    tooltip="Against too much contrast at high scales: 0 = off, 1 = the contrast without guidance.",
+                    tooltip="Lowers the excess contrast of high scales: 0 = off, 1 = the contrast without guidance.",
                 ),
-                io.Float.Input(
+                inputs.percent(
                     "start_percent",
-                    default=0,
-                    min=0,
-                    max=1,
-                    step=0.001,
-                    tooltip="Where in the sampling guidance begins. Before it, the prompt's prediction alone is taken.",
+                    0.0,
+                    "Where in the sampling the guidance begins: 0 = at the start, 1 = at the end. Earlier steps use "
+                    "the positive prompt's prediction alone.",
                 ),
-                io.Float.Input(
+                inputs.percent(
                     "end_percent",
-                    default=1,
-                    min=0,
-                    max=1,
-                    step=0.001,
-                    tooltip="Where in the sampling guidance ends. After it, the prompt's prediction alone is taken.",
+                    1.0,
+                    "Where in the sampling the guidance ends: 0 = at the start, 1 = at the end. Later steps use "
+                    "the positive prompt's prediction alone.",
                 ),
             ],
             outputs=[io.Guider.Output(display_name="guider")],
@@ -135,8 +136,8 @@ class IP2PPatch(io.ComfyNode):
             node_id="PentimentoIP2PPatch",
             display_name=PATCH,
             category="Pentimento/condition",
-            description="Lets KSampler and every other sampler guide an InstructPix2Pix model by the picture too. The "
-            "sampler's own CFG is the text scale.",
+            description="Lets KSampler and every other sampler with one CFG scale guide an InstructPix2Pix model by "
+            "the picture too. The sampler's own CFG is the text scale.",
             search_aliases=ALIASES,
             inputs=[
                 io.Model.Input("model", tooltip="InstructPix2Pix of SD 1.5 or SDXL, or CosXL Edit."),

@@ -1,13 +1,16 @@
 """Stable unCLIP: variations of pictures, and mixtures of several."""
 
-from typing import Any
-
+from comfy.clip_vision import ClipVisionModel
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...model_patchers.comfyui.folders import filenames, full_path
-from ...model_patchers.condition.unclip import CROPS, MAX_LEVEL, encode, read_weights, with_statistics
+from ...model_patchers.comfyui import folders
+from ...model_patchers.comfyui.conditioning import Conditioning
+from ...model_patchers.condition import unclip
+from .. import inputs
+
+FOLDER = "unclip"
 
 
 class UnCLIPEncode(io.ComfyNode):
@@ -15,14 +18,16 @@ class UnCLIPEncode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PentimentoUnCLIPEncode",
-            display_name="unCLIP Encode",
+            display_name=unclip.ENCODE,
             category="Pentimento/condition",
             description="Adds pictures to a prompt for Stable unCLIP, which makes variations of one picture and "
             "mixtures of several.",
             search_aliases=["unclip", "image variation", "reimagine", "mix images", "clip vision"],
             inputs=[
                 io.Conditioning.Input(
-                    "conditioning", tooltip="The prompt, which may be empty. Pictures that it has already are kept."
+                    "conditioning",
+                    tooltip="The prompt, which may be empty. Pictures from an earlier unCLIP Encode stay with the "
+                    "prompt.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision", tooltip="The CLIP vision model of the unCLIP model, from unCLIPCheckpointLoader."
@@ -31,36 +36,31 @@ class UnCLIPEncode(io.ComfyNode):
                 io.String.Input(
                     "weights",
                     default="",
-                    tooltip="How much each picture counts, such as 1, 0.5: one number for each. Empty: all the same.",
+                    tooltip="How much each picture counts: one number for each, such as 1, 0.5. Empty: 1 for each.",
                 ),
                 io.Int.Input(
                     "noise_level",
                     default=0,
                     min=0,
-                    max=MAX_LEVEL,
-                    tooltip="How far the result may go from the picture: 0 stays close, 999 forgets it.",
+                    max=unclip.MAX_LEVEL,
+                    tooltip="The level of the noise on each picture's embedding. At 0 the result stays close to the "
+                    "picture; at 999 nothing of the picture is left.",
                 ),
                 io.Int.Input(
                     "merge_noise_level",
                     default=50,
                     min=-1,
-                    max=MAX_LEVEL,
-                    tooltip="The noise on the mean of several pictures, which helps them blend. -1: none. One picture "
-                    "alone gets none.",
+                    max=unclip.MAX_LEVEL,
+                    tooltip="The level of the noise on the mean of several pictures, which helps them blend. -1 = no "
+                    "noise. A single picture never gets this noise.",
                 ),
-                io.Int.Input(
-                    "noise_seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Of the noise on the pictures. The sampler has its own seed.",
-                ),
+                inputs.seed("noise_seed", "The seed of the noise on the pictures. The sampler has a seed of its own."),
                 io.Combo.Input(
                     "crop",
-                    options=CROPS,
+                    options=unclip.CROPS,
                     default="center",
-                    tooltip="center: the middle square of each picture. none: all of it, squeezed into a square.",
+                    tooltip="center: CLIP sees the middle square of each picture. none: CLIP sees the whole picture, "
+                    "squeezed into a square.",
                 ),
             ],
             outputs=[io.Conditioning.Output(display_name="conditioning")],
@@ -68,17 +68,13 @@ class UnCLIPEncode(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, weights: str | None = None) -> bool | str:
-        try:
-            read_weights(weights or "")  # None: it comes over a link and is not known yet
-        except ValueError as error:
-            return str(error)
-        return True
+        return inputs.valid(unclip.read_weights, weights)
 
     @classmethod
     def execute(
         cls,
-        conditioning: list,
-        clip_vision: Any,
+        conditioning: Conditioning,
+        clip_vision: ClipVisionModel,
         image: Tensor,
         weights: str,
         noise_level: int,
@@ -87,7 +83,16 @@ class UnCLIPEncode(io.ComfyNode):
         crop: str,
     ) -> io.NodeOutput:
         return io.NodeOutput(
-            encode(conditioning, clip_vision, image, weights, noise_level, merge_noise_level, noise_seed, crop)
+            unclip.encode(
+                conditioning,
+                clip_vision,
+                image,
+                weights=weights,
+                noise_level=noise_level,
+                merge_noise_level=merge_noise_level,
+                noise_seed=noise_seed,
+                crop=crop,
+            )
         )
 
 
@@ -96,17 +101,18 @@ class UnCLIPStats(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PentimentoUnCLIPStats",
-            display_name="unCLIP-L Statistics",
+            display_name=unclip.STATS,
             category="Pentimento/condition",
-            description="Tells a Stable unCLIP-L model the statistics of its pictures' embeddings, without which it "
-            "gets twice the noise. unCLIP-H has none.",
+            description="Gives a Stable unCLIP-L model the statistics of CLIP's embeddings. Without them the pictures "
+            "get twice the noise. unCLIP-H needs no statistics.",
             search_aliases=["ViT-L-14_stats", "image_normalizer", "karlo", "unclip noise"],
             inputs=[
-                io.Model.Input("model", tooltip="Stable unCLIP-L."),
+                io.Model.Input("model", tooltip="A Stable unCLIP-L model."),
                 io.Combo.Input(
                     "stats_name",
-                    options=filenames("unclip"),
-                    tooltip="ViT-L-14_stats.th, or the file of a diffusers image_normalizer, in models/unclip.",
+                    options=folders.filenames(FOLDER),
+                    tooltip="The file with the statistics, in models/unclip: ViT-L-14_stats.th, or the file from a "
+                    "diffusers model's folder 'image_normalizer'.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model")],
@@ -114,7 +120,7 @@ class UnCLIPStats(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: ModelPatcher, stats_name: str) -> io.NodeOutput:
-        return io.NodeOutput(with_statistics(model, full_path(stats_name, "unclip")))
+        return io.NodeOutput(unclip.with_statistics(model, folders.full_path(stats_name, FOLDER)))
 
 
 NODES = [UnCLIPEncode, UnCLIPStats]

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ...model_patchers.prompt.caption import clean, prompt
+from ...model_patchers.prompt import caption
 
 
 class CaptionPrompt(io.ComfyNode):
@@ -12,15 +12,16 @@ class CaptionPrompt(io.ComfyNode):
             node_id="PentimentoCaptionPrompt",
             display_name="Caption Prompt",
             category="Pentimento/prompt",
-            description="Asks a language model, by four examples, to turn a short prompt into a long one as ELLA was "
-            "trained with. Connect it to Generate Text or to any other node of a language model.",
+            description="Writes an instruction, with four examples, that has a language model turn a short prompt into "
+            "a long caption like those that ELLA was trained with. Connect it to Generate Text or to any other node "
+            "with a language model.",
             search_aliases=["prompt enhancer", "caption upsampling", "long prompt", "llm prompt", "ella"],
             inputs=[
                 io.String.Input(
                     "text",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="What the picture shows, in a few words.",
+                    tooltip="A short description of the picture. A few words are enough.",
                 )
             ],
             outputs=[io.String.Output(display_name="prompt")],
@@ -28,7 +29,7 @@ class CaptionPrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, text: str) -> io.NodeOutput:
-        return io.NodeOutput(prompt(text))
+        return io.NodeOutput(caption.prompt(text))
 
 
 class CleanCaption(io.ComfyNode):
@@ -38,20 +39,21 @@ class CleanCaption(io.ComfyNode):
             node_id="PentimentoCleanCaption",
             display_name="Clean Caption",
             category="Pentimento/prompt",
-            description="Takes the caption out of a language model's answer: no thoughts, introduction, quotes or "
-            "markup, and no more tokens than ELLA reads.",
+            description="Extracts the caption from a language model's answer: removes thoughts, introductions, "
+            "quotation marks and markup, and cuts the caption to the number of tokens that ELLA reads.",
             search_aliases=["clean llm output", "strip thinking", "caption cleaner", "prompt enhancer", "ella"],
             inputs=[
                 io.String.Input(
-                    "text", multiline=True, tooltip="What a language model answered to the prompt of Caption Prompt."
+                    "text", multiline=True, tooltip="The language model's answer to the prompt from Caption Prompt."
                 ),
                 io.Int.Input(
                     "max_tokens",
                     default=128,
                     min=2,
                     max=4096,
-                    tooltip="The most tokens of T5, the one that ends the text included. ELLA reads 128, some 90 "
-                    "words. What is longer is cut after a sentence, or after a word where the sentence is too long.",
+                    tooltip="The most T5 tokens that the caption may have, end token included. ELLA reads 128, about "
+                    "90 words. A longer caption is cut after a sentence if at least half of the tokens remain, else "
+                    "after a word.",
                 ),
             ],
             outputs=[io.String.Output(display_name="text")],
@@ -59,7 +61,7 @@ class CleanCaption(io.ComfyNode):
 
     @classmethod
     def execute(cls, text: str, max_tokens: int) -> io.NodeOutput:
-        return io.NodeOutput(clean(text, max_tokens))
+        return io.NodeOutput(caption.clean(text, max_tokens))
 
 
 NODES = [CaptionPrompt, CleanCaption]

@@ -6,7 +6,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...model_patchers.comfyui.conditioning import Conditioning, Latent
-from ...model_patchers.upscale.demofusion import LADDERS, Settings, demofusion
+from ...model_patchers.comfyui.results import home
+from ...model_patchers.upscale import demofusion
+from .. import inputs
 
 
 class DemoFusion(io.ComfyNode):
@@ -16,22 +18,24 @@ class DemoFusion(io.ComfyNode):
             node_id="PentimentoDemoFusion",
             display_name="DemoFusion Upscale",
             category="Pentimento/upscale",
-            description="Samples a picture at the size that the model knows and then ever larger, drawing new detail "
-            "while it keeps the composition (DemoFusion). For any model, sampler, ControlNet and mask.",
+            description="Samples a picture at the size that the model knows and then at larger and larger sizes: each "
+            "phase adds detail and keeps the composition (DemoFusion). Works with the usual models, samplers, "
+            "ControlNets and masks.",
             search_aliases=["demofusion", "hires fix", "high resolution", "4k", "multidiffusion", "tiled upscale"],
             inputs=[
                 io.Model.Input("model", tooltip="The diffusion model, after its LoRAs and other patches."),
-                io.Conditioning.Input("positive", tooltip="What the picture shows."),
-                io.Conditioning.Input("negative", tooltip="What it does not show."),
+                io.Conditioning.Input("positive", tooltip="The conditioning that says what the picture shows."),
+                io.Conditioning.Input("negative", tooltip="The conditioning that says what the picture must not show."),
                 io.Sampler.Input(
                     "sampler",
-                    tooltip="Of all phases. Any but dpm_fast, dpm_adaptive, uni_pc, uni_pc_bh2 and ar_video.",
+                    tooltip="The sampler of all phases. dpm_fast, dpm_adaptive, uni_pc, uni_pc_bh2 and ar_video are "
+                    "refused.",
                 ),
-                io.Sigmas.Input("sigmas", tooltip="The schedule of every phase, with denoise 1."),
+                io.Sigmas.Input("sigmas", tooltip="The noise schedule of all phases. Make it with denoise 1."),
                 io.Latent.Input(
                     "latent",
-                    tooltip="Empty: the first phase draws a picture of its size, best the one that the model knows. A "
-                    "picture's latent: it is the first phase. A noise mask keeps parts of it.",
+                    tooltip="The latent of the first phase. An empty one is sampled; its size is best the one that the "
+                    "model knows. A picture's latent is the first phase as it is. A noise mask keeps parts of it.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -40,15 +44,10 @@ class DemoFusion(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="How strictly to follow the prompts, in all phases.",
+                    tooltip="How strictly the picture follows the prompts, in all phases.",
                 ),
-                io.Int.Input(
-                    "noise_seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Of the first phase's noise; each later phase has the next.",
+                inputs.seed(
+                    "noise_seed", "The seed of the first phase's noise. Each later phase uses the next number."
                 ),
                 io.Float.Input(
                     "scale",
@@ -56,37 +55,30 @@ class DemoFusion(io.ComfyNode):
                     min=1.0,
                     max=16.0,
                     step=0.01,
-                    tooltip="Width and height of the result over the latent's; fractions are fine.",
+                    tooltip="How many times wider and higher the result is than the latent. Fractions work too.",
                 ),
                 io.Combo.Input(
                     "phases",
-                    options=list(LADDERS),
+                    options=list(demofusion.LADDERS),
                     default="every multiple",
-                    tooltip="The sizes on the way. every multiple: 2, 3, ... times, as the authors. doubling: 2, 4, "
-                    "..., faster from 4 on. one: straight to the scale.",
+                    tooltip="The sizes on the way to the result. every multiple: 2, 3, ... times, as the authors do. "
+                    "doubling: 2, 4, ... times, faster for scales above 3. one: the final size at once.",
                 ),
-                io.Int.Input(
-                    "window",
-                    default=1024,
-                    min=64,
-                    max=8192,
-                    step=8,
-                    tooltip="Width and height of a window in pixels: what the model was trained for, 1024 for SDXL.",
+                inputs.window(
+                    1024,
+                    "The width and height of a window in pixels: the size that the model was trained for, 1024 for "
+                    "SDXL.",
                 ),
-                io.Int.Input(
-                    "overlap",
-                    default=512,
-                    min=0,
-                    max=8184,
-                    step=8,
-                    tooltip="How many pixels neighbouring windows share at least. Half a window is the authors'; a "
-                    "quarter saves 20 to 30 % of the time at 3 and 4 times, and nothing at 2.",
+                inputs.overlap(
+                    512,
+                    "The minimum number of pixels that neighbouring windows share. The authors use half a window. A "
+                    "quarter saves 20 to 30 % of the time at 3 and 4 times, and nothing at 2 times.",
                 ),
                 io.Boolean.Input(
                     "jitter",
                     default=True,
-                    tooltip="Moves inner windows at random, by up to a quarter of the overlap and anew at each step, "
-                    "so that no border stays in one place.",
+                    tooltip="Moves windows at random at each step, by up to a quarter of the overlap, so that no seam "
+                    "stays in one place. Windows at the picture's border stay there.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -95,8 +87,8 @@ class DemoFusion(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="How soon a phase is free of the phase before: the larger, the sooner. Smaller keeps more "
-                    "of the composition, and of the blur.",
+                    tooltip="How soon each phase becomes free of the phase before: the larger, the sooner. Smaller "
+                    "values keep more of the composition, and more blur.",
                 ),
                 io.Float.Input(
                     "dilated",
@@ -104,8 +96,8 @@ class DemoFusion(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="How soon the views of the whole picture give way to windows: the larger, the sooner. "
-                    "Smaller repeats things less, and may draw a grain.",
+                    tooltip="How soon the dilated views of the whole picture give way to windows: the larger, the "
+                    "sooner. Smaller values repeat objects less, and may add grain.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -114,7 +106,7 @@ class DemoFusion(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="How soon the blur before the views fades: the larger, the sooner.",
+                    tooltip="How soon the blur of the dilated views fades: the larger, the sooner.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -123,7 +115,8 @@ class DemoFusion(io.ComfyNode):
                     min=0.01,
                     max=10.0,
                     step=0.01,
-                    tooltip="Width of that blur at first, in latent pixels. 0.01 = none.",
+                    tooltip="The width of the dilated views' blur at the start of a phase, in latent pixels. 0.01 = no "
+                    "blur.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -132,8 +125,8 @@ class DemoFusion(io.ComfyNode):
                     min=0.0,
                     max=0.5,
                     step=0.01,
-                    tooltip="Windows or views that count less than this in a step are not computed. 0.05 saves 14 % of "
-                    "the time, 0 is the authors' algorithm to the letter.",
+                    tooltip="Windows or dilated views are not computed in steps where they weigh less than this. 0 is "
+                    "the authors' exact algorithm; 0.05 saves 14 % of its time.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -142,19 +135,19 @@ class DemoFusion(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
-                    tooltip="The part of the steps that phases after the first do, like denoise. Less is faster and "
-                    "changes less.",
+                    tooltip="The fraction of the steps that each phase after the first runs, like denoise. A smaller "
+                    "fraction is faster and changes less.",
                 ),
             ],
             outputs=[
                 io.Latent.Output(
                     display_name="latent",
-                    tooltip="The last phase's, for a VAE; a large one is best decoded with Tiled VAE Decode, Seamless.",
+                    tooltip="The last phase's latent. Decode a large one with Tiled VAE Decode, Seamless.",
                 ),
                 io.Latent.Output(
                     display_name="phase_latents",
                     is_output_list=True,
-                    tooltip="Those of all phases, from the first to the last.",
+                    tooltip="The latents of all phases, from the first to the last.",
                 ),
             ],
         )
@@ -163,11 +156,9 @@ class DemoFusion(io.ComfyNode):
     def validate_inputs(
         cls, scale: float | None = None, window: int | None = None, overlap: int | None = None
     ) -> bool | str:
-        given = {"scale": scale, "window": window, "overlap": overlap}
-        if window is None or overlap is None:  # they come over links
-            given = {"scale": scale}
-        known = {name: value for name, value in given.items() if value is not None}
-        return Settings(**known).problem() or True
+        pair = {} if None in (window, overlap) else {"window": window, "overlap": overlap}  # None comes over a link
+        known = pair if scale is None else {"scale": scale, **pair}
+        return demofusion.Settings(**known).problem() or True
 
     @classmethod
     def execute(
@@ -192,9 +183,24 @@ class DemoFusion(io.ComfyNode):
         skip_below: float,
         start: float,
     ) -> io.NodeOutput:
-        settings = Settings(scale, phases, window, overlap, jitter, residual, dilated, blur, sigma, skip_below, start)
-        found = demofusion(model, positive, negative, sampler, sigmas, latent, cfg, noise_seed, settings)
-        return io.NodeOutput(found[-1], found)
+        settings = demofusion.Settings(
+            scale=scale,
+            phases=phases,
+            window=window,
+            overlap=overlap,
+            jitter=jitter,
+            residual=residual,
+            dilated=dilated,
+            blur=blur,
+            sigma=sigma,
+            skip_below=skip_below,
+            start=start,
+        )
+        latents = demofusion.demofusion(
+            model, positive, negative, sampler, sigmas, latent, cfg=cfg, noise_seed=noise_seed, settings=settings
+        )
+        latents = [{**each, "samples": home(each["samples"])} for each in latents]
+        return io.NodeOutput(latents[-1], latents)
 
 
 NODES = [DemoFusion]

@@ -1,10 +1,11 @@
-"""A sampler that is held to the latent it began from."""
+"""A sampler that is held to the latent it starts from."""
 
 from comfy.samplers import Sampler
 from comfy_api.latest import io
 
 from ...model_patchers.comfyui.schedule import Interval
-from ...model_patchers.upscale.iterative_mixing import iterative_mixing
+from ...model_patchers.upscale import iterative_mixing
+from .. import inputs
 
 
 class SkipResidual(io.ComfyNode):
@@ -14,8 +15,8 @@ class SkipResidual(io.ComfyNode):
             node_id="PentimentoSkipResidual",
             display_name="Iterative Mixing Sampler",
             category="Pentimento/upscale",
-            description="Holds a sampler to the upscaled latent it begins from, firmly at first and less and less "
-            "(DemoFusion's skip residual): full denoise draws new detail, and the composition stays.",
+            description="Holds a sampler to the upscaled latent that it starts from, firmly at first and then less and "
+            "less (DemoFusion's skip residual). Sampling at denoise 1 then adds new detail and keeps the composition.",
             search_aliases=[
                 "iterative mixing",
                 "skip residual",
@@ -27,8 +28,8 @@ class SkipResidual(io.ComfyNode):
             inputs=[
                 io.Sampler.Input(
                     "sampler",
-                    tooltip="The sampler to hold, from KSamplerSelect and the like. Any but dpm_fast, dpm_adaptive, "
-                    "uni_pc, uni_pc_bh2 and ar_video.",
+                    tooltip="The sampler to hold, from KSamplerSelect for example. dpm_fast, dpm_adaptive, uni_pc, "
+                    "uni_pc_bh2 and ar_video are refused.",
                 ),
                 io.Float.Input(
                     "exponent",
@@ -36,38 +37,33 @@ class SkipResidual(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="The larger, the sooner the sampler is free. DemoFusion has 3: half free when 70 % of "
-                    "the timesteps are left. 1 stays closer to the latent, 0 lets go only at end_percent.",
+                    tooltip="How soon the sampler becomes free: the larger, the sooner. DemoFusion's value is 3, and "
+                    "half of the hold is gone when 70 % of the timesteps are left. 1 stays closer to the latent; 0 "
+                    "holds fully until end_percent.",
                 ),
-                io.Float.Input(
+                inputs.percent(
                     "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="The part of the timesteps after which the sampler is first held.",
+                    0.0,
+                    "The fraction of the timesteps after which the sampler is held. Before that it samples freely.",
                 ),
-                io.Float.Input(
+                inputs.percent(
                     "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="The part of the timesteps after which the sampler is free.",
+                    1.0,
+                    "The fraction of the timesteps after which the sampler is no longer held and samples freely.",
                 ),
             ],
             outputs=[
                 io.Sampler.Output(
                     display_name="sampler",
-                    tooltip="For SamplerCustom or SamplerCustomAdvanced, with the noise on and all of the schedule "
-                    "(denoise 1).",
+                    tooltip="The held sampler, for SamplerCustom or SamplerCustomAdvanced. Turn noise on there and use "
+                    "the whole schedule (denoise 1).",
                 )
             ],
         )
 
     @classmethod
     def execute(cls, sampler: Sampler, exponent: float, start_percent: float, end_percent: float) -> io.NodeOutput:
-        return io.NodeOutput(iterative_mixing(sampler, exponent, Interval(start_percent, end_percent)))
+        return io.NodeOutput(iterative_mixing.iterative_mixing(sampler, exponent, Interval(start_percent, end_percent)))
 
 
 NODES = [SkipResidual]

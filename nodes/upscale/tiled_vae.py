@@ -4,7 +4,8 @@ from comfy.sd import VAE
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...model_patchers.upscale.tiled_vae import decode, encode
+from ...model_patchers.comfyui.results import home
+from ...model_patchers.upscale import tiled_vae
 
 
 def tile_input() -> io.Int.Input:
@@ -14,8 +15,8 @@ def tile_input() -> io.Int.Input:
         min=128,
         max=4096,
         step=64,
-        tooltip="The longest side, in pixels, of what the VAE's device works on at a time. Only memory and time depend "
-        "on it, never the result.",
+        tooltip="The longest side, in pixels, of the part of a picture that the VAE computes at a time. It changes "
+        "memory use and time, never the result.",
     )
 
 
@@ -26,11 +27,13 @@ class TiledVAEDecode(io.ComfyNode):
             node_id="PentimentoTiledVAEDecode",
             display_name="Tiled VAE Decode, Seamless",
             category="Pentimento/upscale",
-            description="Decodes pictures of any size in little video memory, with the result of VAE Decode: no seams, "
-            "and no shift of colour or contrast.",
+            description="Decodes pictures of any size in little video memory. The result is that of VAE Decode, "
+            "without seams or shifts of colour and contrast.",
             search_aliases=["vae decode tiled", "big picture", "out of memory", "seams", "colour shift", "group norm"],
             inputs=[
-                io.Latent.Input("latent", tooltip="What to decode, of any size; a batch picture by picture."),
+                io.Latent.Input(
+                    "latent", tooltip="The latent to decode, of any size. A batch is decoded picture by picture."
+                ),
                 io.Vae.Input(
                     "vae",
                     tooltip="The VAE of the model that made the latent: of Stable Diffusion 1, 2, XL, 3, x4, Flux or "
@@ -43,7 +46,7 @@ class TiledVAEDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent: dict, vae: VAE, tile: int) -> io.NodeOutput:
-        return io.NodeOutput(decode(latent["samples"], vae, tile))
+        return io.NodeOutput(home(tiled_vae.decode(latent["samples"], vae, tile)))
 
 
 class TiledVAEEncode(io.ComfyNode):
@@ -53,18 +56,19 @@ class TiledVAEEncode(io.ComfyNode):
             node_id="PentimentoTiledVAEEncode",
             display_name="Tiled VAE Encode, Seamless",
             category="Pentimento/upscale",
-            description="Encodes pictures of any size in little video memory, with the result of VAE Encode: no seams, "
-            "and no shift of colour or contrast.",
+            description="Encodes pictures of any size in little video memory. The result is that of VAE Encode, "
+            "without seams or shifts of colour and contrast.",
             search_aliases=["vae encode tiled", "big picture", "out of memory", "seams", "colour shift", "group norm"],
             inputs=[
                 io.Image.Input(
                     "image",
-                    tooltip="What to encode, of any size; grey and transparent ones too. A batch picture by picture.",
+                    tooltip="The picture to encode, of any size; grey and transparent pictures work too. A batch is "
+                    "encoded picture by picture.",
                 ),
                 io.Vae.Input(
                     "vae",
-                    tooltip="The VAE of the model that is to read the latent: of Stable Diffusion 1, 2, XL, 3, Flux or "
-                    "their relatives, or TAESD.",
+                    tooltip="The VAE of the model that will use the latent: of Stable Diffusion 1, 2, XL, 3, x4, Flux "
+                    "or their relatives, or TAESD.",
                 ),
                 tile_input(),
             ],
@@ -73,7 +77,7 @@ class TiledVAEEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Tensor, vae: VAE, tile: int) -> io.NodeOutput:
-        return io.NodeOutput({"samples": encode(image, vae, tile)})
+        return io.NodeOutput({"samples": home(tiled_vae.encode(image, vae, tile))})
 
 
 NODES = [TiledVAEDecode, TiledVAEEncode]

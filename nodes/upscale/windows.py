@@ -3,7 +3,8 @@
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ...model_patchers.upscale.windows import METHODS, apply, overlap_error
+from ...model_patchers.upscale import windows
+from .. import inputs
 
 
 class Windows(io.ComfyNode):
@@ -13,8 +14,9 @@ class Windows(io.ComfyNode):
             node_id="PentimentoWindows",
             display_name="Windowed Diffusion",
             category="Pentimento/upscale",
-            description="Lets a model draw pictures larger than it knows, in windows of its own size that are fused at "
-            "every step. Masks, ControlNets, inpainting and LoRAs work as without it, and memory is that of a window.",
+            description="Lets a model draw pictures larger than it was trained for, in windows of the model's own size "
+            "that are fused at every step. Masks, ControlNets, inpainting and LoRAs work as usual, and one window's "
+            "memory is enough.",
             search_aliases=[
                 "tiled diffusion",
                 "multidiffusion",
@@ -24,71 +26,67 @@ class Windows(io.ComfyNode):
                 "large picture",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="The diffusion model, of any kind that makes pictures."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The diffusion model, after its LoRAs and other patches. Any model that makes pictures "
+                    "works.",
+                ),
                 io.Combo.Input(
                     "method",
-                    options=list(METHODS),
+                    options=list(windows.METHODS),
                     default="gaussian",
-                    tooltip="gaussian: the middle of a window counts most (Mixture of Diffusers). average: all of it "
-                    "counts the same (MultiDiffusion). spot: windows side by side that roll at each step, fewest of "
-                    "them (SpotDiffusion); it uses no overlap.",
+                    tooltip="How windows are fused. gaussian: the middle of a window counts most (Mixture of "
+                    "Diffusers). average: all of a window counts the same (MultiDiffusion). spot: the fewest windows, "
+                    "side by side and moved at random at each step, without overlap (SpotDiffusion).",
                 ),
-                io.Int.Input(
-                    "window",
-                    default=1024,
-                    min=64,
-                    max=8192,
-                    step=8,
-                    tooltip="Width and height of a window in pixels: what the model was trained for. 512 for SD 1.5, "
-                    "1024 for SDXL, 512 for SD x4, whose pixels are those of the result.",
+                inputs.window(
+                    1024,
+                    "The width and height of a window in pixels: the size that the model was trained for. 512 for SD "
+                    "1.5, 1024 for SDXL. For SD x4, 512 pixels of the large picture.",
                 ),
-                io.Int.Input(
-                    "overlap",
-                    default=256,
-                    min=0,
-                    max=8184,
-                    step=8,
-                    tooltip="How many pixels neighbouring windows share at least. More hides them better and takes "
-                    "longer. Not for spot.",
+                inputs.overlap(
+                    256,
+                    "The minimum number of pixels that neighbouring windows share. A larger overlap hides window "
+                    "borders better and takes longer. The method spot ignores it.",
                 ),
                 io.Boolean.Input(
                     "jitter",
                     default=False,
-                    tooltip="Moves inner windows at random, by up to a quarter of the overlap and anew at each step, "
-                    "so that no border stays in one place. spot moves anyway.",
+                    tooltip="Moves windows at random at each step, by up to a quarter of the overlap, so that no seam "
+                    "stays in one place. Windows at the picture's border stay there. The method spot ignores it and "
+                    "always moves.",
                 ),
-                io.Int.Input(
+                inputs.seed(
                     "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Of the random positions, for jitter and spot. The sampler has its own seed.",
+                    "The seed of the random window positions, for jitter and the method spot. The sampler has a seed "
+                    "of its own.",
                 ),
                 io.Int.Input(
                     "batch",
                     default=0,
                     min=0,
                     max=64,
-                    tooltip="How many windows are computed at once; 0 = as many as memory allows. Transformers such as "
-                    "Flux take one at a time.",
+                    tooltip="How many windows the model computes at once; 0 = as many as memory allows, up to 16. "
+                    "Transformers such as Flux always compute one at a time.",
                 ),
             ],
-            outputs=[io.Model.Output(display_name="model", tooltip="For any sampler.")],
+            outputs=[io.Model.Output(display_name="model", tooltip="The model in windows, for any sampler.")],
         )
 
     @classmethod
     def validate_inputs(
         cls, method: str | None = None, window: int | None = None, overlap: int | None = None
     ) -> bool | str:
-        known = window is not None and overlap is not None  # they do not come over links
-        return overlap_error(window, overlap) if known and method != "spot" and overlap >= window else True
+        if None in (window, overlap) or method == "spot" or overlap < window:  # None comes over a link
+            return True
+        return windows.overlap_error(window, overlap)
 
     @classmethod
     def execute(
         cls, model: ModelPatcher, method: str, window: int, overlap: int, jitter: bool, seed: int, batch: int
     ) -> io.NodeOutput:
-        return io.NodeOutput(apply(model, method, window, overlap, jitter, seed, batch))
+        patched = windows.apply(model, method, window=window, overlap=overlap, jitter=jitter, seed=seed, batch=batch)
+        return io.NodeOutput(patched)
 
 
 NODES = [Windows]

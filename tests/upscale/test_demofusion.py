@@ -26,6 +26,7 @@ from kit import thin_sdxl
 from kit.run import off, randn, same, state
 from pentimento.model_patchers.comfyui import kinds, schedule
 from pentimento.model_patchers.comfyui.conditioning import Needs, needs
+from pentimento.model_patchers.comfyui.schedule import Interval
 from pentimento.model_patchers.upscale import demofusion, demofusion_denoiser, iterative_mixing, windows
 from pentimento.model_patchers.upscale.demofusion import LADDERS, Settings
 from pentimento.nodes.upscale.demofusion import DemoFusion
@@ -299,8 +300,9 @@ def test_sizes(size, scale, sizes):
 
 @pytest.mark.parametrize("size, expected", [((24, 18), (8, 8)), ((48, 6), (16, 6)), ((24, 60), (8, 20))])
 def test_memory_is_asked_for_a_window_or_a_view(size, expected):
-    denoiser = Settings(window=64, overlap=24).denoiser(stub(), 2.5, 0)
-    assert denoiser.prepare(lambda model, shape: shape, None, (2, 4, *size)) == [2, 4, *expected]
+    model = windows.put_on(stub(), Settings(window=64, overlap=24).denoiser(stub(), 2.5, 0))
+    (prepare,) = model.get_wrappers(WrappersMP.PREPARE_SAMPLING, windows.KEY)
+    assert prepare(lambda model, shape: shape, None, (2, 4, *size)) == [2, 4, *expected]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -324,7 +326,7 @@ def test_a_pointwise_network_knows_no_views(kind, monkeypatch):
     latent = picture(1, 8, 6, channels)
     found = upscale(model, latent, sigmas=sigmas, sigma=0.01, skip_below=0)[-1]
     large = demofusion.resized(latent, (16, 12))
-    sampler = iterative_mixing.iterative_mixing(sampler_object("euler"), 3, 0, 1)
+    sampler = iterative_mixing.iterative_mixing(sampler_object("euler"), 3, Interval(0, 1))
     plain = custom(model, large, sampler, sigmas, SEED + 1)
     assert off(found, demofusion_denoiser.renormalised(plain, demofusion_denoiser.moments(latent))) < 1e-4
 
@@ -344,7 +346,7 @@ def test_the_base_is_plain_sampling(name):
 
 
 def test_a_held_sampler_is_free_in_the_base():
-    held = iterative_mixing.iterative_mixing(sampler_object("euler"), 0.5, 0, 1)
+    held = iterative_mixing.iterative_mixing(sampler_object("euler"), 0.5, Interval(0, 1))
     ours, plain = (upscale(stub(), torch.zeros(1, 4, 8, 8), sampler) for sampler in (held, "euler"))
     assert all(map(torch.equal, ours, plain))
 
@@ -354,7 +356,7 @@ def test_one_window_is_the_whole(window):
     """Where the views do not count, and a window holds all, the phase is the host's run with a held sampler."""
     latent, sigmas = picture(), torch.tensor([3.0, 1.0, 0.3, 0.0])
     found = upscale(stub(), latent, sigmas=sigmas, scale=1, window=window, dilated=100, skip_below=0.5)[-1]
-    held = iterative_mixing.iterative_mixing(sampler_object("euler"), 3, 0, 1)
+    held = iterative_mixing.iterative_mixing(sampler_object("euler"), 3, Interval(0, 1))
     plain = custom(stub(), demofusion.resized(latent, (8, 8)), held, sigmas, SEED + 1)
     assert torch.equal(found, demofusion_denoiser.renormalised(plain, demofusion_denoiser.moments(latent)))
 
@@ -401,7 +403,7 @@ def test_jitter_moves_windows_and_other_phases_otherwise():
     still, moved = (upscale(stub(), picture(), jitter=jitter, overlap=32)[-1] for jitter in (False, True))
     assert not torch.equal(still, moved)
     denoisers = [Settings(overlap=512).denoiser(stub(), 3, seed) for seed in (1, 2)]
-    plans = [denoiser.plan(384, 384, sigma) for denoiser in denoisers for sigma in (1.0, 2.0)]
+    plans = [denoiser.plan.windows(384, 384, sigma) for denoiser in denoisers for sigma in (1.0, 2.0)]
     places = {tuple(window.origin for window in plan) for plan in plans}
     assert len(places) == 4
 

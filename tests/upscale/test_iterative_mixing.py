@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from kit import run as sampled
 from kit.run import rand, randn
-from pentimento.model_patchers.comfyui.schedule import left
+from pentimento.model_patchers.comfyui.schedule import Interval, left
 from pentimento.model_patchers.edit.differential_img2img import patch
 from pentimento.model_patchers.upscale.iterative_mixing import cosine, draws_noise, iterative_mixing, mix
 from pentimento.nodes.upscale.iterative_mixing import SkipResidual
@@ -60,7 +60,7 @@ def schedule(model, steps=6, scheduler="simple"):
 
 def held(sampler="euler", exponent=3.0, start=0.0, end=1.0):
     sampler = sampler_object(sampler) if isinstance(sampler, str) else sampler
-    return iterative_mixing(sampler, exponent, start, end)
+    return iterative_mixing(sampler, exponent, Interval(start, end))
 
 
 def run(model, sampler, noise, latent, sigmas=None, seed=3, mask=None):
@@ -475,5 +475,5 @@ def test_range_is_the_hosts(end):
     model = stub("flow", denoise)
     run(model, held(exponent=0.0, end=end), noise, latent, schedule(model, 12))
     edge = model.get_model_object("model_sampling").percent_to_sigma(end)
-    assert all(mixed == (sigma > edge) for sigma, mixed in shown)
+    assert all(mixed == (sigma >= edge) for sigma, mixed in shown)
     assert {mixed for _, mixed in shown} == {True, False}

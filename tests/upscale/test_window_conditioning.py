@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from kit import narrow
 from kit.run import off, rand, randn
+from pentimento.model_patchers.comfyui.patching import Call
 from pentimento.model_patchers.condition import instruct_pix2pix_step, sd_x4
 from pentimento.model_patchers.upscale import tiles, windows
 
@@ -56,7 +57,7 @@ def whole(model, conds, x, options=None):
 def fused(model, conds, x, plan, batch=0, options=None, kept=None):
     host, sigma, weight = comfy.samplers.calc_cond_batch, torch.full(x.shape[:1], SIGMA), tiles.gaussian(*plan[0].size)
     options = options or {"transformer_options": {}}
-    return windows.evaluate(host, model, conds, x, sigma, options, plan, weight, batch, kept)
+    return windows.evaluate(Call(host, model, conds, x, sigma, options), plan, weight, batch, kept)
 
 
 def grid(x, overlap=0, generator=None):
@@ -181,9 +182,9 @@ def test_each_sample_has_its_own_noise_level(models):
     model, host, weight = models("sd15"), comfy.samplers.calc_cond_batch, tiles.uniform(SIZE, SIZE)
     x, sigma = randn(2, 4, SIZE, 3 * SIZE, seed=0), torch.tensor([SIGMA, SIGMA / 5])
     conds, options = as_sampled(model, [[[text(1), {}]], []], x), {"transformer_options": {}}
-    found = windows.evaluate(host, model, conds, x, sigma, options, grid(x), weight, 3)[0]
+    found = windows.evaluate(Call(host, model, conds, x, sigma, options), grid(x), weight, 3)[0]
     for row in (slice(0, 1), slice(1, 2)):
-        alone = windows.evaluate(host, model, conds, x[row], sigma[row], options, grid(x), weight, 1)[0]
+        alone = windows.evaluate(Call(host, model, conds, x[row], sigma[row], options), grid(x), weight, 1)[0]
         assert off(found[row], alone) < 1e-5
 
 

@@ -300,7 +300,7 @@ def test_sizes(size, scale, sizes):
 
 @pytest.mark.parametrize("size, expected", [((24, 18), (8, 8)), ((48, 6), (16, 6)), ((24, 60), (8, 20))])
 def test_memory_is_asked_for_a_window_or_a_view(size, expected):
-    model = windows.put_on(stub(), Settings(window=64, overlap=24).denoiser(stub(), 2.5, 0))
+    model = windows.attach_denoiser(stub(), Settings(window=64, overlap=24).denoiser(stub(), 2.5, 0))
     (prepare,) = model.get_wrappers(WrappersMP.PREPARE_SAMPLING, windows.KEY)
     assert prepare(lambda model, shape: shape, None, (2, 4, *size)) == [2, 4, *expected]
 

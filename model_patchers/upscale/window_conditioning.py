@@ -8,7 +8,7 @@ ComfyUI's conditionings and ControlNets are copied, never written to.
 
 import copy
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -170,10 +170,10 @@ class Cutter:
             window_parts: Its part in each window, with equal areas and boxes.
         """
         area, boxes = window_parts[0].area, window_parts[0].boxes
-        model_conds = {key: self.follow(value) for key, value in cond["model_conds"].items()}
+        model_conds = {key: self.cut_value(value) for key, value in cond["model_conds"].items()}
         if "y" in model_conds:
             model_conds["y"] = self.crop_coordinates(cond, model_conds["y"])
-        cut = {**cond, "model_conds": model_conds, "uuid": self.name(cond, area)}
+        cut = {**cond, "model_conds": model_conds, "uuid": self.window_uuid(cond, area)}
         if "mask" in cond:
             cut["mask"] = stack(cond["mask"][: self.batch], self.windows, self.batch)
         if area is not None:
@@ -184,25 +184,25 @@ class Cutter:
         if cond.get("control") is not None:
             insides = [part.inside for part in window_parts]
             whole = cond["area"][len(area) // 2 - 2 : len(area) // 2] if area else self.size
-            cut["control"] = self.control(cond["control"], tuple(whole), insides, (cond.get("area"), area))
+            cut["control"] = self.cut_control(cond["control"], tuple(whole), insides, (cond.get("area"), area))
         return cut
 
-    def name(self, cond: Cond, area: tuple[int, ...] | None) -> uuid.UUID:
+    def window_uuid(self, cond: Cond, area: tuple[int, ...] | None) -> uuid.UUID:
         """An id that is the same at every step and differs between windows: caches look conditionings up by it."""
         places = [(int(line.at[0]), line.step, len(line.at)) for window in self.windows for line in window]
         return uuid.uuid5(cond["uuid"], f"{places} {area}")
 
-    def follow(self, value: Any) -> Any:
+    def cut_value(self, value: Any) -> Any:
         """One of ComfyUI's COND... objects, cut to the windows where it follows the latent."""
         if isinstance(value, CONDList):
-            return value._copy_with([self.follow_tensor(each) for each in value.cond])
+            return value._copy_with([self.cut_tensor(each) for each in value.cond])
         if not torch.is_tensor(value.cond):
             return value
         if isinstance(value, CONDConstant) and not self.follows(value.cond):
             return value
-        return value._copy_with(self.follow_tensor(value.cond))
+        return value._copy_with(self.cut_tensor(value.cond))
 
-    def follow_tensor(self, tensor: Tensor) -> Tensor:
+    def cut_tensor(self, tensor: Tensor) -> Tensor:
         if self.follows(tensor):
             return stack(tensor, self.windows, self.batch)
         return tensor if len(tensor) == 1 else repeat_to_batch_size(tensor, self.batch)
@@ -233,7 +233,7 @@ class Cutter:
 
     # ControlNets
 
-    def control(
+    def cut_control(
         self, control: ControlBase | None, whole: tuple[int, int], insides: list[Window], place: tuple
     ) -> ControlBase | None:
         """A copy of a chain of ControlNets, with hints cut to the windows.
@@ -247,9 +247,9 @@ class Cutter:
             return None
         if (control, place) not in self.copies:
             copied = copy.copy(control)  # its own copy() would drop the results of pre_run
-            copied.previous_controlnet = self.control(control.previous_controlnet, whole, insides, place)
+            copied.previous_controlnet = self.cut_control(control.previous_controlnet, whole, insides, place)
             copied.multigpu_clones = {
-                device: self.control(clone, whole, insides, place) for device, clone in control.multigpu_clones.items()
+                device: self.cut_control(clone, whole, insides, place) for device, clone in control.multigpu_clones.items()
             }
             self.cut_hint(copied, control, whole, insides)
             self.copies[control, place] = copied
@@ -265,9 +265,9 @@ class Cutter:
         scale = control.compression_ratio
         if (control, whole) not in self.hints:
             self.hints[control, whole] = whole_hint(control, whole)
-        hint, *more = (stack(part, insides, self.batch, scale) for part in self.hints[control, whole])
+        hint, *extras = (stack(tensor, insides, self.batch, scale) for tensor in self.hints[control, whole])
         if control.vae is None:
-            copied.cond_hint_original, copied.extra_concat_orig = hint, more
+            copied.cond_hint_original, copied.extra_concat_orig = hint, extras
         else:
             dtype = control.manual_cast_dtype or control.control_model.dtype
             copied.cond_hint = hint.to(control.load_device, dtype)
@@ -285,16 +285,18 @@ def whole_hint(control: ControlBase, size: tuple[int, int]) -> list[Tensor]:
         [(n, C, r H, r W), ...], r the ControlNet's compression_ratio.
     """
     r = control.compression_ratio * (1 if control.vae is None else control.vae.spacial_compression_encode())
-
-    def resized(tensor: Tensor, height: int, width: int) -> Tensor:
-        return common_upscale(tensor, width, height, control.upscale_algorithm, "center")
-
-    hint = resized(control.cond_hint_original, r * size[0], r * size[1])
-    more = [resized(each, *hint.shape[-2:]) for each in control.extra_concat_orig if control.vae is None]
-    return [hint, *more] if control.vae is None else [_encoded(control, hint, resized)]
+    hint = _resized(control, control.cond_hint_original, r * size[0], r * size[1])
+    if control.vae is not None:
+        return [_encoded(control, hint)]
+    return [hint, *(_resized(control, extra, *hint.shape[-2:]) for extra in control.extra_concat_orig)]
 
 
-def _encoded(control: ControlBase, hint: Tensor, resized: Callable[[Tensor, int, int], Tensor]) -> Tensor:
+def _resized(control: ControlBase, tensor: Tensor, height: int, width: int) -> Tensor:
+    return common_upscale(tensor, width, height, control.upscale_algorithm, "center")
+
+
+def _encoded(control: ControlBase, hint: Tensor) -> Tensor:
+    """The hint as a latent of the ControlNet, with its extra channels."""
     loaded = model_management.loaded_models(only_currently_used=True)
     hint = control.vae.encode(control.preprocess_image(hint).movedim(1, -1))
     model_management.load_models_gpu(loaded)
@@ -302,7 +304,7 @@ def _encoded(control: ControlBase, hint: Tensor, resized: Callable[[Tensor, int,
         hint = control.latent_format.process_in(hint)
     channels = [hint]
     for extra in control.extra_concat_orig:
-        extra = resized(extra.to(hint.device), *hint.shape[-2:])
+        extra = _resized(control, extra.to(hint.device), *hint.shape[-2:])
         if extra.ndim < hint.ndim:
             extra = repeat_to_batch_size(extra.unsqueeze(2), hint.shape[2], dim=2)
         channels.append(repeat_to_batch_size(extra, len(hint)))

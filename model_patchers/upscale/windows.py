@@ -31,8 +31,8 @@ from .window_conditioning import Cutter, Hints, Part, parts, stack, with_mask
 KEY = "pentimento_windows"
 NODE = "Windowed Diffusion"
 METHODS = ("average", "gaussian", "spot")
-LARGEST = 16  # the most windows in a call where memory decides: more are no faster
-SPARE = 1.5  # times memory_required must be free: ComfyUI's own margin for a call
+MAX_WINDOWS = 16  # the most windows in a call where memory decides: more are no faster
+MARGIN = 1.5  # times memory_required must be free: ComfyUI's own margin for a call
 
 
 @dataclass
@@ -144,10 +144,10 @@ def windows_per_call(
 
 
 def _windows_that_fit(model: torch.nn.Module, x: Tensor, size: tuple[int, int], rows: int) -> int:
-    """The most windows that memory holds in one call, LARGEST or fewer, each with `rows` rows of the batch."""
+    """The most windows that memory holds in one call, MAX_WINDOWS or fewer, each with `rows` rows of the batch."""
     free = model.current_patcher.get_free_memory(x.device)
-    for count in range(LARGEST, 1, -1):
-        if model.memory_required([count * rows, *x.shape[1:-2], *size]) * SPARE < free:
+    for count in range(MAX_WINDOWS, 1, -1):
+        if model.memory_required([count * rows, *x.shape[1:-2], *size]) * MARGIN < free:
             return count
     return 1
 

@@ -208,7 +208,7 @@ def test_work_is_the_published(sdxl, ladder, skip_below, evaluations, shown, mon
     settings = {"scale": 4, "phases": ladder, "skip_below": skip_below, "overlap": 32, "jitter": True}
     upscale(counter.model, torch.zeros(1, 4, 8, 8), sigmas=sigmas, prompts=thin_sdxl.prompts(), **settings)
     assert counted == evaluations
-    assert max(counter.calls) <= 2 * windows.LARGEST * 64, "more than one batch of windows at once"
+    assert max(counter.calls) <= 2 * windows.MAX_WINDOWS * 64, "more than one batch of windows at once"
     assert shown.values[-1] == shown.total == 64 * evaluations[-1], "the bar moves by another measure"
     assert shown.values == sorted(shown.values)
 

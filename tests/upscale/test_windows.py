@@ -154,7 +154,7 @@ def test_memory_bounds_a_call(base, prompts, monkeypatch):
     asked, largest = [], []
     required = base.model.memory_required
     monkeypatch.setattr(base.model, "memory_required", lambda shape, **_: asked.append(tuple(shape)) or required(shape))
-    two = required([2 * 2, 4, 8, 8]) * windows.SPARE + 1  # both prompts of two windows
+    two = required([2 * 2, 4, 8, 8]) * windows.MARGIN + 1  # both prompts of two windows
     monkeypatch.setattr(type(base), "get_free_memory", lambda *_: two)
     model = with_denoiser(base, lambda x, _: largest.append(len(x)) or x)
     run(patch(model), prompts)

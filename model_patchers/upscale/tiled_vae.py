@@ -93,25 +93,28 @@ def check(vae: VAE, node: str) -> None:
         ValueError: Another kind of VAE.
     """
     vae.throw_exception_if_invalid()
-    model = vae.first_stage_model
-    if isinstance(model, TAESD):
-        if not any(isinstance(part, nn.GroupNorm) for part in model.modules()):
-            return
-        name = "TAESD with group norms"
-    elif isinstance(model, AutoencodingEngine):
-        if type(model.decoder) is Decoder and type(model.encoder) is Encoder:
-            if isinstance(model.decoder.conv_in, nn.Conv2d):
-                return
-            name = f"{type(model).__name__} of videos, with 3-D convolutions"
-        else:
-            name = f"{type(model).__name__} with a {type(model.decoder).__module__}.{type(model.decoder).__name__}"
-    else:
-        name = f"{type(model).__module__}.{type(model).__name__}"
+    name = _unsupported(vae.first_stage_model)
+    if name is None:
+        return
     core = "VAE Decode (Tiled)" if node == DECODE else "VAE Encode (Tiled)"
     raise ValueError(
         f"{node} got in vae a {name}, but works with the KL autoencoders of pictures (Stable Diffusion, Flux and their "
         f"relatives) and TAESD only. Use ComfyUI's {core} for this VAE."
     )
+
+
+def _unsupported(model: nn.Module) -> str | None:
+    """A name for a VAE that `check` refuses; None for others."""
+    if isinstance(model, TAESD):
+        normed = any(isinstance(layer, nn.GroupNorm) for layer in model.modules())
+        return "TAESD with group norms" if normed else None
+    if not isinstance(model, AutoencodingEngine):
+        return f"{type(model).__module__}.{type(model).__name__}"
+    if type(model.decoder) is not Decoder or type(model.encoder) is not Encoder:
+        return f"{type(model).__name__} with a {type(model.decoder).__module__}.{type(model.decoder).__name__}"
+    if not isinstance(model.decoder.conv_in, nn.Conv2d):
+        return f"{type(model).__name__} of videos, with 3-D convolutions"
+    return None
 
 
 def _decode(z: Tensor, vae: VAE, tile: int) -> Tensor:

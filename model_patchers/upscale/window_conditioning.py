@@ -248,9 +248,8 @@ class Cutter:
         if (control, place) not in self.copies:
             copied = copy.copy(control)  # its own copy() would drop the results of pre_run
             copied.previous_controlnet = self.cut_control(control.previous_controlnet, whole, insides, place)
-            copied.multigpu_clones = {
-                device: self.cut_control(clone, whole, insides, place) for device, clone in control.multigpu_clones.items()
-            }
+            clones = control.multigpu_clones.items()
+            copied.multigpu_clones = {gpu: self.cut_control(clone, whole, insides, place) for gpu, clone in clones}
             self.cut_hint(copied, control, whole, insides)
             self.copies[control, place] = copied
         return self.copies[control, place]

@@ -2,16 +2,24 @@
 
 import json
 import os
+import platform
 import subprocess
+import sys
+from pathlib import Path
 
 from .environment import PACK, Host, HostError
 
 BENCHMARKS = PACK / "benchmarks"
-HEADER = "| comparison | ours | peer | time: peer / ours | memory: ours / peer |\n|---|---|---|---|---|"
+PAGE = PACK / "docs" / "speed.md"
+TABLE = "\n## Table\n"  # the heading in PAGE below which a full run writes
+HEADER = "| comparison | ours | peer | time: peer / ours | memory: ours / peer | note |\n|---|---|---|---|---|---|"
 
 
 def bench(host: Host, only: list[str]) -> int:
-    """Runs the benchmarks (or those named in `only`), prints their table and writes it to bench.md."""
+    """Runs the benchmarks (or those named in `only`) and prints their table.
+
+    A run of all writes it to docs/speed.md, a run of a few to bench.md in the host's folder.
+    """
     names = [path.stem for path in sorted(BENCHMARKS.glob("[a-z]*.py"))]
     if unknown := set(only) - set(names):
         raise HostError(f"There is no benchmark named {', '.join(sorted(unknown))}; there are {', '.join(names)}.")
@@ -20,8 +28,33 @@ def bench(host: Host, only: list[str]) -> int:
     for name in only or names:
         rows += map(_row, _measure(host, name))
         print("\n".join(rows[-1:]), flush=True)
-    (host.home / "bench.md").write_text("\n".join(rows) + "\n")
+    table = "\n".join(rows) + "\n"
+    if only:
+        (host.home / "bench.md").write_text(table)
+    else:
+        PAGE.write_text(page(PAGE.read_text(), table, machine()))
     return 0
+
+
+def page(text: str, table: str, machine: str) -> str:
+    """docs/speed.md with another table, measured on `machine`."""
+    return f"{text.split(TABLE)[0]}{TABLE}\nMeasured on {machine}.\n\n{table}"
+
+
+def machine() -> str:
+    """The names of the GPU, where torch finds one, and of the processor, its cores, and the version of torch."""
+    import torch
+
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    return f"{gpu}{_processor()}, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    if sys.platform == "darwin":
+        return subprocess.check_output(["sysctl", "-n", "machdep.cpu.brand_string"], text=True).strip()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else f"an unnamed {platform.machine()} processor"
 
 
 def _measure(host: Host, name: str) -> list[dict]:
@@ -30,15 +63,16 @@ def _measure(host: Host, name: str) -> list[dict]:
     answer = subprocess.run([str(host.python), "-c", script], env=environment, stdout=subprocess.PIPE, text=True)
     if answer.returncode:
         raise HostError(f"The benchmark {name} failed; the messages above say why.")
-    found = json.loads(answer.stdout.splitlines()[-1])
-    return found if isinstance(found, list) else [found]
+    comparisons = json.loads(answer.stdout.splitlines()[-1])
+    return comparisons if isinstance(comparisons, list) else [comparisons]
 
 
 def _row(comparison: dict) -> str:
     ours, peer = comparison["ours"], comparison["peer"]
     return (
         f"| {comparison['title']} | {_figures(ours)} | {comparison['peer_name']}: {_figures(peer)} "
-        f"| {peer['seconds'] / ours['seconds']:.1f} | {_memory(ours, peer)} |"
+        f"| {peer['seconds'] / ours['seconds']:.1f} | {_memory(ours, peer)} "
+        f"| {comparison['note']} |"
     )
 
 

@@ -35,17 +35,17 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python3 host", description="A ComfyUI to run the pack in.")
     parser.add_argument(
-        "--comfyui", metavar="PATH", help="use this ComfyUI checkout and its Python, not one of our own"
+        "--comfyui", metavar="PATH", help="use this ComfyUI checkout and its Python; nothing in it is changed"
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("setup", help="make the host: virtual environment, ComfyUI, the link to this pack")
+    verbs.add_parser("setup", help="make the virtual environment, ComfyUI and the link to this pack")
     demo = verbs.add_parser("demo", help="run every bundled workflow on photographs and write a contact sheet")
     demo.add_argument("workflow", nargs="*", help="only these workflows")
     serve = verbs.add_parser("serve", help="run ComfyUI with the pack in it")
-    serve.add_argument("--port", type=int, default=8188)
+    serve.add_argument("--port", type=int, default=8188, help="where it listens (8188)")
     verbs.add_parser("test", help="run the tests; further arguments go to pytest", add_help=False)
-    bench = verbs.add_parser("bench", help="compare with peers, side by side")
-    bench.add_argument("name", nargs="*", help="only these benchmarks")
+    bench = verbs.add_parser("bench", help="compare with peers side by side; a run of all writes docs/speed.md")
+    bench.add_argument("name", nargs="*", help="only these benchmarks, into bench.md beside the virtual environment")
     models = verbs.add_parser("models", help="list the model files that the workflows want")
     models.add_argument("--download", metavar="NAME", help="fetch this one, verified")
     return parser

@@ -32,7 +32,14 @@ json.dump({name: paths for name, (paths, _) in folder_paths.folder_names_and_pat
 
 @dataclass(frozen=True)
 class Model:
-    """A model file as its publisher gives it out; sizes in bytes."""
+    """A model file as its publisher gives it out.
+
+    Attributes:
+        folder: The folder of ComfyUI's models/ that it goes to.
+        standin: The function of `standins` that writes its stand-in.
+        size: In bytes.
+        instead: Other files that the workflows take, as a phrase.
+    """
 
     name: str
     folder: str
@@ -41,6 +48,7 @@ class Model:
     sha256: str
     licence: str
     url: str
+    instead: str = ""
 
 
 def catalogue() -> dict[str, Model]:
@@ -61,6 +69,11 @@ def wanted(graph: Graph) -> Iterator[tuple[dict, str, Model]]:
         for name, value in node["inputs"].items():
             if isinstance(value, str) and value in models:
                 yield node["inputs"], name, models[value]
+
+
+def users(model: Model) -> list[str]:
+    """The names of the workflows that want a model file."""
+    return [name for name, graph in workflows().items() if model in [entry for _, _, entry in wanted(graph)]]
 
 
 def find(host: Host, model: Model) -> Path | None:
@@ -98,16 +111,16 @@ def listing(host: Host) -> str:
     """The table of `host models`."""
     rows = []
     for model in catalogue().values():
-        users = [name for name, graph in workflows().items() if model in [found for _, _, found in wanted(graph)]]
         here = find(host, model)
         rows += [
             f"{model.name}  ({'here: ' + str(here) if here else 'missing'})",
-            f"    for      {', '.join(users)}",
+            f"    for      {', '.join(users(model))}",
             f"    goes to  models/{model.folder}/",
             f"    size     {model.size / 1e6:,.1f} MB",
             f"    sha256   {model.sha256}",
             f"    licence  {model.licence}",
             f"    from     {model.url}",
+            *([f"    instead  {model.instead}"] if model.instead else []),
         ]
     return "\n".join([*rows, "", "Nothing is downloaded unasked. `python3 host models --download NAME` fetches one."])
 

@@ -59,6 +59,7 @@ CHROMIUM_ARGUMENTS = [
 def pytest_addoption(parser):
     parser.addoption("--require-browser", action="store_true", help="fail, not skip, where there is no Chromium")
     parser.addoption("--update-schemas", action="store_true", help="add new nodes and inputs to tests/schemas.json")
+    parser.addoption("--update-docs", action="store_true", help="write docs/nodes.md and docs/models.md anew")
     parser.addoption("--update-workflows", action="store_true", help="write workflows/api/ from workflows/ anew")
 
 

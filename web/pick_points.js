@@ -14,12 +14,12 @@ const SUBGRAPH_INPUT = -10; // LiteGraph's id of the node that stands for a subg
 const BYPASSED = 4; // LiteGraph's mode of a node that passes its input through
 const KINDS = ["positive", "negative", "boxes"];
 const HINT =
-  "Click to select, Shift- or right-click to leave out, drag a box. " +
-  "Drag a mark to move it, right-click it to remove it.";
+  "Click to select, Shift-click or right-click to leave out, drag to draw a box. " +
+  "Drag a mark to move it, right-click a mark to remove it.";
 const KEYS =
-  "Arrow keys move the cross or the chosen mark by a pixel, with Shift by a twentieth of the picture. Enter selects " +
-  "there, Shift Enter leaves out, B starts and ends a box, N goes to the next mark, Delete removes it, " +
-  "Control Z undoes.";
+  "The arrow keys move the cross or the chosen mark by one pixel, with Shift by a twentieth of the picture. Enter " +
+  "selects the pixel under the cross, Shift Enter leaves it out, B starts and ends a box. N chooses the next mark, " +
+  "Delete removes the chosen mark, Escape goes back to the cross, Control Z undoes.";
 
 const CSS = `
 .pentimento-picks { display: flex; flex-direction: column; gap: 6px; width: 100%; height: 100%; min-height: 240px;
@@ -187,7 +187,7 @@ class Picker {
   listen() {
     const on = (target, type, act) => target.addEventListener(type, act.bind(this));
     on(this.image, "load", this.shown);
-    on(this.image, "error", () => this.blank("The picture could not be read."));
+    on(this.image, "error", () => this.blank("The picture could not be loaded."));
     on(this.keys, "pointerdown", this.press);
     on(this.keys, "pointermove", this.move);
     on(this.keys, "pointerup", this.release);
@@ -499,7 +499,7 @@ class Picker {
 
   describe({ kind, index }) {
     const { x, y } = this.here[kind][index];
-    return `${{ positive: "Selecting point", negative: "Point left out", boxes: "Box" }[kind]} at ${x}, ${y}`;
+    return `${{ positive: "Point to select", negative: "Point to leave out", boxes: "Box" }[kind]} at ${x}, ${y}`;
   }
 
   draw() {
@@ -564,7 +564,7 @@ class Picker {
     const pointless = !this.picks.positive.length && !this.picks.boxes.length;
     if (!model || !this.picture || pointless) return this.showMask(null);
     const encoded = this.wanted + model.sam_name + model.precision;
-    if (this.encoded !== encoded) this.tell("Reading the picture", true);
+    if (this.encoded !== encoded) this.tell("Encoding the picture", true);
     this.timer = setTimeout(() => this.fetchMask(model, encoded), PAUSE);
   }
 
@@ -635,7 +635,7 @@ app.registerExtension({
       id: LIVE_MASK,
       category: ["Pentimento", "Pick Points", "Live mask"],
       name: "Show SAM's mask while picking points",
-      tooltip: "Loads the model at the first click and reads the picture once; each further click is quick.",
+      tooltip: "The first click loads the SAM model and encodes the picture; further clicks are fast.",
       type: "boolean",
       defaultValue: true,
     },

@@ -1,11 +1,12 @@
 """Maps of how much each pixel may change."""
 
-from comfy import model_management
 from comfy_api.latest import io
 from torch import Tensor
 
 from ...model_patchers.comfyui.progress import Progress
-from ...model_patchers.edit.change_map import change_map, check_levels
+from ...model_patchers.comfyui.results import home
+from ...model_patchers.edit import change_map
+from .. import inputs
 
 
 class ChangeMap(io.ComfyNode):
@@ -16,18 +17,24 @@ class ChangeMap(io.ComfyNode):
             node_id="PentimentoChangeMap",
             display_name="Change Map",
             category="Pentimento/edit",
-            description="Makes a map for Differential Img2Img from a depth picture, a gradient or a mask: levels, "
-            "gamma, blur and inversion, in this order. 1 = change most.",
+            description="Makes a map for Differential Img2Img from a depth picture, a gradient or a mask, by levels, "
+            "gamma, blur and inversion, in this order. In the map 1 = change most.",
             search_aliases=["depth to mask", "image to mask", "levels", "gamma", "soft mask", "differential diffusion"],
             inputs=[
                 io.MultiType.Input(
                     "source",
                     [io.Image, io.Mask],
-                    tooltip="Pictures, of which the brightness counts, or masks. White changes most.",
+                    tooltip="The pictures or masks to make the map from. White changes most. Pictures are read by "
+                    "their brightness.",
                 ),
-                io.Float.Input("black", default=0.0, **level, tooltip="This value and all below become 0: kept."),
                 io.Float.Input(
-                    "white", default=1.0, **level, tooltip="This value and all above become 1: change most."
+                    "black", default=0.0, **level, tooltip="Source values at or below this level become 0 (keep)."
+                ),
+                io.Float.Input(
+                    "white",
+                    default=1.0,
+                    **level,
+                    tooltip="Source values at or above this level become 1 (change most).",
                 ),
                 io.Float.Input(
                     "gamma",
@@ -35,36 +42,35 @@ class ChangeMap(io.ComfyNode):
                     min=0.1,
                     max=10.0,
                     step=0.01,
-                    tooltip="Above 1 lifts what lies between black and white, so that more changes; below 1 lowers it.",
+                    tooltip="A gamma above 1 raises the values between black and white, so that more changes; a gamma "
+                    "below 1 lowers these values.",
                 ),
                 io.Int.Input(
                     "blur",
                     default=0,
                     min=0,
                     max=4096,
-                    tooltip="How far each value spreads, in pixels: OpenCV's GaussianBlur with a kernel of twice this "
-                    "and one.",
+                    tooltip="How far each value spreads, in pixels. The blur is OpenCV's GaussianBlur with a kernel of "
+                    "2 x blur + 1. 0 = no blur.",
                 ),
-                io.Boolean.Input("invert", default=False, tooltip="Change what was to be kept, after all the rest."),
+                io.Boolean.Input(
+                    "invert", default=False, tooltip="Swaps 0 (keep) and 1 (change most), after all other steps."
+                ),
             ],
             outputs=[io.Mask.Output(display_name="change_map")],
         )
 
     @classmethod
     def validate_inputs(cls, black: float | None = None, white: float | None = None) -> bool | str:
-        try:  # None: it comes over a link and is not known yet
-            check_levels(0.0 if black is None else black, 1.0 if white is None else white)
-        except ValueError as error:
-            return str(error)
-        return True
+        black, white = 0.0 if black is None else black, 1.0 if white is None else white  # None: a link, any level
+        return inputs.valid(change_map.check_levels, black, white)
 
     @classmethod
     def execute(
         cls, source: Tensor, black: float, white: float, gamma: float, blur: int, invert: bool
     ) -> io.NodeOutput:
         progress = Progress(1 if source.ndim == 2 else len(source))
-        result = change_map(source, black, white, gamma, blur, invert, progress)
-        return io.NodeOutput(result.to(model_management.intermediate_device()))
+        return io.NodeOutput(home(change_map.change_map(source, black, white, gamma, blur, invert, progress)))
 
 
 NODES = [ChangeMap]

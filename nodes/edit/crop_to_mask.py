@@ -1,62 +1,69 @@
 """Editing a part of a picture at full resolution: cut it out, edit it, paste it back."""
 
-from comfy import model_management
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...model_patchers.edit.crop_to_mask import REGIONS, Crops, crop
-from ...model_patchers.edit.paste_back import MATCHES, paste
+from nodes import MAX_RESOLUTION  # ComfyUI's
 
-LARGEST = 16384  # side of a picture, as elsewhere in the host
-CropsSocket = io.Custom("PENTIMENTO_CROPS")
+from ...model_patchers.comfyui.results import home
+from ...model_patchers.edit import crop_to_mask, paste_back
+from .. import sockets
 
 
 class CropToMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        side = {"default": 1024, "min": 64, "max": LARGEST, "step": 8}
+        side = {"default": 1024, "min": 64, "max": MAX_RESOLUTION, "step": 8}
         return io.Schema(
             node_id="PentimentoCropToMask",
             display_name="Crop to Mask",
             category="Pentimento/edit",
-            description="Cuts out what is masked with some of its surroundings, at the size that a model works at. "
-            "Edit the crops, then connect them to Paste Back.",
+            description="Cuts out the masked part with its surroundings, resized to the size that the model works at. "
+            "Edit the crops, then connect the edited crops to Paste Back.",
             search_aliases=["inpaint only masked", "crop and stitch", "padding_mask_crop", "mask crop", "detailer"],
             inputs=[
-                io.Image.Input("image", tooltip="Pictures of any size; grey and transparent ones too."),
+                io.Image.Input(
+                    "image", tooltip="The pictures to crop, of any size. Grey and transparent pictures work too."
+                ),
                 io.Mask.Input(
                     "mask",
-                    tooltip="What to edit: everything above 0. One for all pictures or one for each. All pictures of a "
-                    "batch are cut alike, around all masks together, so that a video does not jitter.",
+                    tooltip="The part to edit: every pixel above 0. One mask for all pictures, or one for each. All "
+                    "pictures of a batch are cut alike, around all masks together, so that a video does not jitter.",
                 ),
-                io.Int.Input("width", **side, tooltip="Of the crops: the size that the model works at."),
-                io.Int.Input("height", **side, tooltip="Of the crops: the size that the model works at."),
+                io.Int.Input(
+                    "width", **side, tooltip="The width of the crops in pixels: the size that the model works at."
+                ),
+                io.Int.Input(
+                    "height", **side, tooltip="The height of the crops in pixels: the size that the model works at."
+                ),
                 io.Int.Input(
                     "padding",
                     default=32,
                     min=0,
-                    max=LARGEST,
-                    tooltip="How many pixels of the picture to take along around the mask. The model goes by them.",
+                    max=MAX_RESOLUTION,
+                    tooltip="How many pixels of the picture to include around the mask. These pixels give the model "
+                    "context.",
                 ),
                 io.Combo.Input(
                     "regions",
-                    options=REGIONS,
-                    tooltip="one: a single crop around everything masked. each hole: one for each part of the mask; "
-                    "parts whose crops would overlap share one.",
+                    options=crop_to_mask.REGIONS,
+                    tooltip="one: a single crop around everything masked. each hole: one crop for each connected part "
+                    "of the mask; parts whose crops would overlap share one.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="image", tooltip="The crops, those of the first picture first."),
+                io.Image.Output(display_name="image", tooltip="The crops of the first picture, then of the next."),
                 io.Mask.Output(display_name="mask", tooltip="The mask of each crop."),
-                CropsSocket.Output(display_name="crops", tooltip="For Paste Back: where the crops came from."),
+                sockets.Crops.Output(
+                    display_name="crops", tooltip="The pictures and where the crops lie in them, for Paste Back."
+                ),
             ],
         )
 
     @classmethod
     def execute(cls, image: Tensor, mask: Tensor, width: int, height: int, padding: int, regions: str) -> io.NodeOutput:
-        crops = crop(image, mask, width, height, padding, regions)
-        device = model_management.intermediate_device()
-        return io.NodeOutput(crops.crop.to(device), crops.crop_mask.to(device), crops)
+        crops = crop_to_mask.crop(image, mask, width, height, padding, regions)
+        return io.NodeOutput(home(crops.crop), home(crops.crop_mask), crops)
 
 
 class PasteBack(io.ComfyNode):
@@ -66,33 +73,35 @@ class PasteBack(io.ComfyNode):
             node_id="PentimentoPasteBack",
             display_name="Paste Back",
             category="Pentimento/edit",
-            description="Puts edited crops back into the pictures that Crop to Mask took them from. Outside the mask "
-            "every bit stays.",
+            description="Pastes edited crops back into the pictures that Crop to Mask took them from. Pixels outside "
+            "the mask keep every bit.",
             search_aliases=["stitch", "uncrop", "inpaint only masked", "crop and stitch", "paste", "composite"],
             inputs=[
-                CropsSocket.Input("crops", tooltip="From Crop to Mask."),
-                io.Image.Input("image", tooltip="The edited crops: all of them, in the order and size they came in."),
+                sockets.Crops.Input("crops", tooltip="The crops output of Crop to Mask."),
+                io.Image.Input(
+                    "image", tooltip="All edited crops, in the order and size in which Crop to Mask returned them."
+                ),
                 io.Int.Input(
                     "feather",
                     default=16,
                     min=0,
                     max=1024,
-                    tooltip="How many pixels of the picture the new fades in over, from the mask's edge inwards; fewer "
-                    "where the mask is narrow. 0 = a hard edge.",
+                    tooltip="The edit fades in over this many pixels of the picture, from the mask's edge inwards. The "
+                    "fade is shorter where the mask is narrow. 0 = a hard edge.",
                 ),
                 io.Combo.Input(
                     "match_colour",
-                    options=MATCHES,
-                    tooltip="mean and spread: shifts the colours of a crop so that its unmasked part looks as before. "
-                    "For models and VAEs that change the tone of the whole crop.",
+                    options=paste_back.MATCHES,
+                    tooltip="off: leaves the colours alone. mean and spread: adjusts the colours of each crop so that "
+                    "its unmasked part looks as before, for models and VAEs that change the tone of the whole crop.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="image")],
         )
 
     @classmethod
-    def execute(cls, crops: Crops, image: Tensor, feather: int, match_colour: str) -> io.NodeOutput:
-        return io.NodeOutput(paste(crops, image, feather, match_colour).to(model_management.intermediate_device()))
+    def execute(cls, crops: crop_to_mask.Crops, image: Tensor, feather: int, match_colour: str) -> io.NodeOutput:
+        return io.NodeOutput(home(paste_back.paste(crops, image, feather, match_colour)))
 
 
 NODES = [CropToMask, PasteBack]

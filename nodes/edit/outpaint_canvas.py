@@ -1,52 +1,49 @@
 """Room for more picture."""
 
-from comfy import model_management
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...model_patchers.edit.outpaint_canvas import PREFILLS, Sides, outpaint_canvas
+from nodes import MAX_RESOLUTION  # ComfyUI's
 
-MAX_PIXELS = 16384  # the host's largest picture
+from ...model_patchers.comfyui.results import home
+from ...model_patchers.edit import outpaint_canvas
 
 
 class OutpaintCanvas(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        sides = {"left": "on the left", "top": "at the top", "right": "on the right", "bottom": "at the bottom"}
+        side = {"default": 0, "min": 0, "max": MAX_RESOLUTION, "step": 8}
         return io.Schema(
             node_id="PentimentoOutpaintCanvas",
             display_name="Outpaint Canvas",
             category="Pentimento/edit",
-            description="Puts a picture on a larger canvas, fills the new area with a guess to paint over, and makes "
-            "the maps that tell the sampler where to paint. The picture keeps every bit.",
+            description="Puts a picture on a larger canvas, fills the new area with a first guess, and makes the maps "
+            "that tell the sampler where to paint. The picture keeps every bit.",
             search_aliases=["outpaint", "pad image", "extend canvas", "expand image", "uncrop", "zoom out"],
             inputs=[
-                io.Image.Input("image", tooltip="Pictures of any size; grey and transparent ones too."),
+                io.Image.Input(
+                    "image", tooltip="The pictures to extend, of any size. Grey and transparent pictures work too."
+                ),
                 *(
-                    io.Int.Input(
-                        side, default=0, min=0, max=MAX_PIXELS, step=8, tooltip=f"Pixels to add {where}. 0 = none."
-                    )
-                    for side, where in (
-                        ("left", "on the left"),
-                        ("top", "at the top"),
-                        ("right", "on the right"),
-                        ("bottom", "at the bottom"),
-                    )
+                    io.Int.Input(name, **side, tooltip=f"How many pixels to add {where} of the picture.")
+                    for name, where in sides.items()
                 ),
                 io.Int.Input(
                     "overlap",
                     default=50,
                     min=0,
-                    max=MAX_PIXELS,
-                    tooltip="Pixels of the picture beside each new side that may be painted over, too: the seam lies "
-                    "there.",
+                    max=MAX_RESOLUTION,
+                    tooltip="The width in pixels of the strip of the picture beside each new side that may also be "
+                    "painted over. The seam lies in this strip.",
                 ),
                 io.Int.Input(
                     "blur",
                     default=250,
                     min=0,
-                    max=MAX_PIXELS,
-                    tooltip="How far change_map fades to either side of the seam, in pixels: OpenCV's GaussianBlur "
-                    "with a kernel of twice this and one. 0 = a hard edge.",
+                    max=MAX_RESOLUTION,
+                    tooltip="How far change_map fades to either side of the seam, in pixels. The blur is OpenCV's "
+                    "GaussianBlur with a kernel of 2 x blur + 1. 0 = a hard edge.",
                 ),
                 io.Float.Input(
                     "change",
@@ -54,20 +51,26 @@ class OutpaintCanvas(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="How much the new area may change, the value of change_map there. Less keeps more of the "
-                    "prefill; 1 paints the new area from noise.",
+                    tooltip="How much the new area may change: the value of change_map in the new area. Lower values "
+                    "keep more of the prefill; 1 paints the new area from noise.",
                 ),
                 io.Combo.Input(
                     "prefill",
-                    options=PREFILLS,
-                    tooltip="What the new area holds. harmonic: the border's colours, ever smoother. patchmatch: "
-                    "pieces of the picture; takes longer. edge: the border's pixels, stretched. grey: nothing.",
+                    options=outpaint_canvas.PREFILLS,
+                    tooltip="What fills the new area before sampling. harmonic: the colours along the border, ever "
+                    "smoother outwards. patchmatch: pieces of the picture; slow. edge: the border's pixels, stretched. "
+                    "grey: mid grey.",
                 ),
             ],
             outputs=[
                 io.Image.Output(display_name="image"),
-                io.Mask.Output(display_name="change_map", tooltip="For Differential Img2Img: 1 = change most."),
-                io.Mask.Output(display_name="new_area", tooltip="For inpainting models: core's mask, 1 = new."),
+                io.Mask.Output(
+                    display_name="change_map",
+                    tooltip="How much each pixel may change, for Differential Img2Img. 1 = change most.",
+                ),
+                io.Mask.Output(
+                    display_name="new_area", tooltip="The mask of the new area, for inpainting models. 1 = new."
+                ),
             ],
         )
 
@@ -84,9 +87,11 @@ class OutpaintCanvas(io.ComfyNode):
         change: float,
         prefill: str,
     ) -> io.NodeOutput:
-        results = outpaint_canvas(image, Sides(left, top, right, bottom), overlap, blur, change, prefill)
-        device = model_management.intermediate_device()
-        return io.NodeOutput(*(result.to(device) for result in results))
+        sides = outpaint_canvas.Sides(left, top, right, bottom)
+        results = outpaint_canvas.outpaint_canvas(
+            image, sides, overlap=overlap, blur_by=blur, change=change, prefill=prefill
+        )
+        return io.NodeOutput(*map(home, results))
 
 
 NODES = [OutpaintCanvas]

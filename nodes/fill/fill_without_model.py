@@ -1,10 +1,11 @@
 """Filling holes from the picture itself, without weights."""
 
-from comfy import model_management
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...model_patchers.fill.fill_without_model import METHODS, fill
+from ...model_patchers.comfyui.results import home
+from ...model_patchers.fill import fill_without_model
+from .. import inputs
 
 
 class FillWithoutModel(io.ComfyNode):
@@ -14,29 +15,28 @@ class FillWithoutModel(io.ComfyNode):
             node_id="PentimentoFillWithoutModel",
             display_name="Fill Without a Model",
             category="Pentimento/fill",
-            description="Fills the masked part of a picture with pieces of the picture itself, or smoothly from the "
-            "hole's rim. Needs no weights. The rest keeps every bit.",
+            description="Fills the masked part of a picture with pieces of the picture itself, or with a smooth blend "
+            "of the colours around the hole. Needs no model. Pixels outside the mask keep every bit.",
             search_aliases=["patchmatch", "content-aware fill", "inpaint", "remove object", "erase", "harmonic"],
             inputs=[
-                io.Image.Input("image", tooltip="Pictures of any size; grey and transparent ones too."),
+                io.Image.Input(
+                    "image", tooltip="The pictures to fill, of any size. Grey and transparent pictures work too."
+                ),
                 io.Mask.Input(
                     "mask",
-                    tooltip="What to fill: everything above 0. One for all pictures or one for each. Let it cover the "
-                    "object's soft edges and its shadow.",
+                    tooltip="The part to fill: every pixel above 0. One mask for all pictures, or one for each. The "
+                    "mask should cover the object's soft edges and its shadow.",
                 ),
                 io.Combo.Input(
                     "method",
-                    options=METHODS,
-                    tooltip="patchmatch: continues the surroundings with pieces of them: grass, gravel, bricks, wood, "
-                    "sky. harmonic: a smooth blend of the colours around the hole.",
+                    options=fill_without_model.METHODS,
+                    tooltip="patchmatch: continues the surroundings with pieces of the picture, such as grass, gravel, "
+                    "bricks, wood, sky. harmonic: blends the colours around the hole smoothly.",
                 ),
-                io.Int.Input(
+                inputs.seed(
                     "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Another number gives another patchmatch fill; the same number gives the same bits.",
+                    "The seed of patchmatch. Another seed gives another fill; the same seed gives the same fill. "
+                    "harmonic ignores the seed.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="image")],
@@ -44,7 +44,7 @@ class FillWithoutModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Tensor, mask: Tensor, method: str, seed: int) -> io.NodeOutput:
-        return io.NodeOutput(fill(image, mask, method, seed).to(model_management.intermediate_device()))
+        return io.NodeOutput(home(fill_without_model.fill(image, mask, method, seed)))
 
 
 NODES = [FillWithoutModel]

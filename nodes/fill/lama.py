@@ -4,10 +4,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...model_patchers.comfyui.folders import filenames, full_path
-from ...model_patchers.fill.lama import AREAS, LaMa, load
+from ...model_patchers.comfyui.results import home
+from ...model_patchers.fill import lama
+from .. import sockets
 
 FOLDERS = ("inpaint", "lama")
-LaMaSocket = io.Custom("PENTIMENTO_LAMA")
 
 
 class LoadLaMa(io.ComfyNode):
@@ -17,22 +18,22 @@ class LoadLaMa(io.ComfyNode):
             node_id="PentimentoLoadLaMa",
             display_name="Load LaMa",
             category="Pentimento/fill",
-            description="Loads a LaMa network, which fills holes without a prompt, from any form its files come in.",
+            description="Loads a LaMa network, which fills holes in pictures without a prompt.",
             search_aliases=["lama", "big-lama", "inpaint model", "remove object", "eraser"],
             inputs=[
                 io.Combo.Input(
                     "lama_name",
                     options=filenames(*FOLDERS),
                     tooltip="A LaMa file in models/inpaint or models/lama: TorchScript, Lightning .ckpt, .pth or "
-                    ".safetensors. What it is, is told from its contents.",
+                    ".safetensors. The node recognises the network by its tensors, not by the file's name.",
                 )
             ],
-            outputs=[LaMaSocket.Output(display_name="lama")],
+            outputs=[sockets.LaMa.Output(display_name="lama")],
         )
 
     @classmethod
     def execute(cls, lama_name: str) -> io.NodeOutput:
-        return io.NodeOutput(load(full_path(lama_name, *FOLDERS)))
+        return io.NodeOutput(lama.load(full_path(lama_name, *FOLDERS)))
 
 
 class LaMaFill(io.ComfyNode):
@@ -42,26 +43,30 @@ class LaMaFill(io.ComfyNode):
             node_id="PentimentoLaMaFill",
             display_name="LaMa Fill",
             category="Pentimento/fill",
-            description="Fills the masked part of a picture from its surroundings. The rest keeps every bit.",
+            description="Fills the masked part of a picture from its surroundings. Pixels outside the mask keep every "
+            "bit.",
             search_aliases=["lama", "inpaint", "remove object", "erase", "cleanup"],
             inputs=[
-                LaMaSocket.Input("lama", tooltip="The network, from Load LaMa."),
-                io.Image.Input("image", tooltip="Pictures of any size; grey and transparent ones too."),
+                sockets.LaMa.Input("lama", tooltip="The LaMa network, from Load LaMa."),
+                io.Image.Input(
+                    "image", tooltip="The pictures to fill, of any size. Grey and transparent pictures work too."
+                ),
                 io.Mask.Input(
-                    "mask", tooltip="What to fill: everything above 0. One for all pictures or one for each."
+                    "mask",
+                    tooltip="The part to fill: every pixel above 0. One mask for all pictures, or one for each.",
                 ),
                 io.Combo.Input(
                     "area",
-                    options=AREAS,
-                    tooltip="each hole: the network sees each hole with its surroundings, at the picture's own "
-                    "resolution; fast on big pictures. whole picture: it sees everything at once.",
+                    options=lama.AREAS,
+                    tooltip="How much the network sees at a time. each hole: one hole with its surroundings, at the "
+                    "picture's own resolution; fast on big pictures. whole picture: everything at once.",
                 ),
                 io.Int.Input(
                     "context",
                     default=128,
                     min=0,
                     max=4096,
-                    tooltip="How many pixels around a hole the network sees when area is 'each hole'.",
+                    tooltip="How many pixels around each hole the network sees. Ignored when area is 'whole picture'.",
                 ),
                 io.Int.Input(
                     "refine_steps",
@@ -69,7 +74,8 @@ class LaMaFill(io.ComfyNode):
                     min=0,
                     max=1000,
                     tooltip="Makes big holes sharper by optimising against a smaller version of the picture: 0 = off, "
-                    "15 = as the paper. Slow. Has an effect where the area is at least 725 pixels high and wide.",
+                    "15 = as in the paper. Slow. Ignored where the network sees fewer than 725 pixels in height or "
+                    "width.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="image")],
@@ -77,9 +83,10 @@ class LaMaFill(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, lama: LaMa, image: Tensor, mask: Tensor, area: str, context: int, refine_steps: int
+        cls, lama: lama.LaMa, image: Tensor, mask: Tensor, area: str, context: int, refine_steps: int
     ) -> io.NodeOutput:
-        return io.NodeOutput(lama.fill(image, mask, area, context, refine_steps))
+        filled = lama.fill(image, mask, area=area, context=context, refine_steps=refine_steps)
+        return io.NodeOutput(home(filled))
 
 
 NODES = [LoadLaMa, LaMaFill]

@@ -4,7 +4,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...model_patchers.comfyui.temp import save_picture
-from ...model_patchers.segment.pick_points import fit, parse_picks, prompts
+from ...model_patchers.segment import pick_points
+from .. import inputs
 
 
 class PickPoints(io.ComfyNode):
@@ -14,18 +15,20 @@ class PickPoints(io.ComfyNode):
             node_id="PentimentoPickPoints",
             display_name="Pick Points",
             category="Pentimento/segment",
-            description="Click points and drag boxes on the picture: what to select, and what to leave out.",
+            description="Click points and drag boxes on the picture, to mark what to select and what to leave out.",
             search_aliases=["points editor", "click to segment", "sam detector", "select object", "draw box", "bbox"],
             is_output_node=True,  # so that it can be run alone, to see a picture that comes from another node
             inputs=[
-                io.Image.Input("image", tooltip="The picture to pick on. Of a batch the first is shown."),
+                io.Image.Input(
+                    "image", tooltip="The picture to pick points on. The node shows the first picture of a batch."
+                ),
                 io.String.Input(
                     "picks",
                     default="",
                     socketless=True,
                     extra_dict={"widgetType": "PENTIMENTO_PICKS"},
-                    tooltip="What was picked, as JSON in pixels of the picture it was picked on. Edited on the picture "
-                    "in the node.",
+                    tooltip="The picked points and boxes as JSON, in pixels of the picture. Clicks and drags on the "
+                    "picture in the node write this text.",
                 ),
             ],
             outputs=[
@@ -37,17 +40,14 @@ class PickPoints(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, picks: str) -> bool | str:
-        try:
-            parse_picks(picks)
-        except ValueError as error:
-            return str(error)
-        return True
+        return inputs.valid(pick_points.parse_picks, picks)
 
     @classmethod
     def execute(cls, image: Tensor, picks: str) -> io.NodeOutput:
         height, width = image.shape[1:3]
-        fitted = fit(parse_picks(picks), width, height)
-        return io.NodeOutput(*prompts(fitted), ui={"pentimento_picture": [save_picture(image)]})
+        fitted = pick_points.fit(pick_points.parse_picks(picks), width, height)
+        picture = save_picture(image)
+        return io.NodeOutput(*pick_points.prompts(fitted), ui={"pentimento_picture": [picture]})
 
 
 NODES = [PickPoints]

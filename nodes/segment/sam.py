@@ -6,18 +6,11 @@ from torch import Tensor
 from ...model_patchers.comfyui.boxes import boxes_per_picture
 from ...model_patchers.comfyui.folders import filenames, full_path
 from ...model_patchers.comfyui.points import parse_points, read_points
-from ...model_patchers.segment.sam import PRECISIONS, SAM, load
-from ...model_patchers.segment.sam_prompts import CHOICES
+from ...model_patchers.comfyui.results import home
+from ...model_patchers.segment import sam, sam_prompts
+from .. import inputs, sockets
 
 FOLDER = "sams"
-SAMSocket = io.Custom("PENTIMENTO_SAM")
-
-
-def boxes_input(tooltip: str) -> io.BoundingBox.Input:
-    """An optional socket for boxes. Core's class gives it a default box, which would count as one that was drawn."""
-    boxes = io.BoundingBox.Input("bboxes", optional=True, tooltip=tooltip, force_input=True)
-    boxes.default = None
-    return boxes
 
 
 class LoadSAM(io.ComfyNode):
@@ -27,28 +20,29 @@ class LoadSAM(io.ComfyNode):
             node_id="PentimentoLoadSAM",
             display_name="Load SAM",
             category="Pentimento/segment",
-            description="Loads Segment Anything (ViT-B, L or H), MobileSAM or SAM-HQ.",
+            description="Loads Segment Anything (ViT-B, ViT-L or ViT-H), MobileSAM or SAM-HQ.",
             search_aliases=["sam", "segment anything", "mobile sam", "sam hq", "SAMLoader"],
             inputs=[
                 io.Combo.Input(
                     "sam_name",
                     options=filenames(FOLDER),
                     tooltip="A file in models/sams, such as sam_vit_b_01ec64.pth, mobile_sam.pt or sam_hq_vit_l.pth. "
-                    "What it is, is told from its contents.",
+                    "The node recognises the network by its tensors, not by the file's name.",
                 ),
                 io.Combo.Input(
                     "precision",
-                    options=list(PRECISIONS),
+                    options=list(sam.PRECISIONS),
                     default="auto",
-                    tooltip="Of the image encoder. auto: bf16 where the GPU has it, else fp32. fp16 ruins ViT-H.",
+                    tooltip="The precision of the image encoder. auto: bf16 on GPUs that support it, else fp32. "
+                    "fp16 gives garbage with ViT-H.",
                 ),
             ],
-            outputs=[SAMSocket.Output(display_name="sam")],
+            outputs=[sockets.SAM.Output(display_name="sam")],
         )
 
     @classmethod
     def execute(cls, sam_name: str, precision: str) -> io.NodeOutput:
-        return io.NodeOutput(load(full_path(sam_name, FOLDER), precision))
+        return io.NodeOutput(sam.load(full_path(sam_name, FOLDER), precision))
 
 
 class SAMSegment(io.ComfyNode):
@@ -59,47 +53,55 @@ class SAMSegment(io.ComfyNode):
             display_name="SAM Segment",
             category="Pentimento/segment",
             description="Selects the object under the points, in the boxes, or roughly in the mask. The picture is "
-            "looked at once; another click takes a moment.",
+            "encoded once; further clicks are fast.",
             search_aliases=["sam", "segment anything", "point to mask", "box to mask", "click to mask", "SAM detector"],
             inputs=[
-                SAMSocket.Input("sam", tooltip="The network, from Load SAM."),
-                io.Image.Input("image", tooltip="The pictures to segment, of any size. Points are used on each."),
+                sockets.SAM.Input("sam", tooltip="The SAM network, from Load SAM."),
+                io.Image.Input(
+                    "image",
+                    tooltip="The pictures to segment, of any size. The same points are used on every picture of a "
+                    "batch.",
+                ),
                 io.Combo.Input(
                     "choice",
-                    options=CHOICES,
+                    options=sam_prompts.CHOICES,
                     default="auto",
-                    tooltip="SAM gives one answer to a clear prompt and three to an unclear one (a button, a coat, a "
-                    "person). auto: SAM's own rule, the best of the three for a click, the one for more points. "
-                    "best: the best of the three. 1, 2, 3: that one of the three. all: all three as a batch.",
+                    tooltip="Which mask to return. SAM makes a single mask for a clear prompt and three for an "
+                    "ambiguous one (a button, a coat, a person). auto: SAM's own rule (a single click or a box alone: "
+                    "the best of the three; more points: the single mask). best: the best of the three. 1, 2, 3: that "
+                    "one of the three. all: all three as a batch.",
                 ),
                 io.Int.Input(
                     "refine_iterations",
                     default=0,
                     min=0,
                     max=20,
-                    tooltip="How often the mask is fed back to be improved with the same points and boxes. 1 to 3 "
-                    "often gives cleaner edges.",
+                    tooltip="How many times SAM gets its mask back, with the same points and boxes, to improve it. "
+                    "1 to 3 often gives cleaner edges.",
                 ),
-                io.String.Input(
+                inputs.points(
                     "positive_coords",
-                    default="",
+                    (120, 80),
+                    'Points on the object: a JSON list in pixels such as [{"x": 120, "y": 80}]. Write the list here, '
+                    "or connect Pick Points.",
                     optional=True,
-                    placeholder='[{"x": 120, "y": 80}]',
-                    tooltip='Points on the object: a JSON list in pixels such as [{"x": 120, "y": 80}], written here '
-                    "or linked from Pick Points.",
                 ),
-                io.String.Input(
+                inputs.points(
                     "negative_coords",
-                    default="",
+                    (300, 200),
+                    'Points that are not on the object: a JSON list in pixels such as [{"x": 300, "y": 200}].',
                     optional=True,
-                    placeholder='[{"x": 300, "y": 200}]',
-                    tooltip="Points that are not on the object, in the same form.",
                 ),
-                boxes_input(
-                    "Boxes around objects: one, several for every picture, or a list for each picture. Several on a "
-                    "picture are segmented one by one and joined.",
+                inputs.boxes(
+                    "bboxes",
+                    "Boxes around objects: one box, a list of boxes for every picture, or a list for each picture. "
+                    "Several boxes on a picture are segmented one by one, and their masks are joined.",
                 ),
-                io.Mask.Input("mask_prompt", optional=True, tooltip="A rough mask of the object. A blank one is none."),
+                io.Mask.Input(
+                    "mask_prompt",
+                    optional=True,
+                    tooltip="A rough mask of the object. A blank mask is ignored.",
+                ),
             ],
             outputs=[
                 io.Mask.Output(display_name="mask"),
@@ -109,17 +111,13 @@ class SAMSegment(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, positive_coords: str | None = None, negative_coords: str | None = None) -> bool | str:
-        try:  # None: it comes over a link and is not known yet
-            read_points(positive_coords or "", "positive_coords")
-            read_points(negative_coords or "", "negative_coords")
-        except ValueError as error:
-            return str(error)
-        return True
+        positive = inputs.valid(read_points, positive_coords, "positive_coords")
+        return positive if positive is not True else inputs.valid(read_points, negative_coords, "negative_coords")
 
     @classmethod
     def execute(
         cls,
-        sam: SAM,
+        sam: sam.SAM,
         image: Tensor,
         choice: str,
         refine_iterations: int,
@@ -129,11 +127,16 @@ class SAMSegment(io.ComfyNode):
         mask_prompt: Tensor | None = None,
     ) -> io.NodeOutput:
         pictures, height, width = image.shape[:3]
-        positive = parse_points(positive_coords, "positive_coords", width, height)
-        negative = parse_points(negative_coords, "negative_coords", width, height)
-        boxes = boxes_per_picture(bboxes, "bboxes", pictures, width, height)
-        mask, scores = sam.segment(image, positive, negative, boxes, mask_prompt, choice, refine_iterations)
-        return io.NodeOutput(mask, scores)
+        mask, scores = sam.segment(
+            image,
+            positive=parse_points(positive_coords, "positive_coords", width, height),
+            negative=parse_points(negative_coords, "negative_coords", width, height),
+            boxes=boxes_per_picture(bboxes, "bboxes", pictures, width, height),
+            mask=mask_prompt,
+            choice=choice,
+            refine_iterations=refine_iterations,
+        )
+        return io.NodeOutput(home(mask), scores)
 
 
 NODES = [LoadSAM, SAMSegment]

@@ -1,11 +1,14 @@
-"""Segment Anything without being told what: masks of everything in a picture."""
+"""Segment Anything without a prompt: masks of everything in a picture."""
 
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...model_patchers.comfyui.results import home
+from ...model_patchers.segment import sam_everything
 from ...model_patchers.segment.sam import SAM
-from ...model_patchers.segment.sam_everything import Settings, segment_everything
-from .sam import SAMSocket
+from .. import sockets
+
+DEFAULT = sam_everything.Settings()
 
 
 class SAMSegmentEverything(io.ComfyNode):
@@ -15,52 +18,53 @@ class SAMSegmentEverything(io.ComfyNode):
             node_id="PentimentoSAMSegmentEverything",
             display_name="SAM Segment Everything",
             category="Pentimento/segment",
-            description="Masks of everything in the picture, largest first: SAM is asked at a grid of points, and its "
-            "good answers are kept once each.",
+            description="Makes a mask of every object in the picture, largest first. SAM segments each point of a "
+            "grid; the node keeps the good masks and drops duplicates.",
             search_aliases=["segment anything", "automatic mask generator", "auto mask", "AMG", "all objects"],
             inputs=[
-                SAMSocket.Input("sam", tooltip="From Load SAM."),
-                io.Image.Input("image", tooltip="The pictures to take apart."),
+                sockets.SAM.Input("sam", tooltip="The SAM network, from Load SAM."),
+                io.Image.Input("image", tooltip="The pictures to segment."),
                 io.Int.Input(
                     "points_per_side",
-                    default=32,
+                    default=DEFAULT.points_per_side,
                     min=1,
                     max=256,
-                    tooltip="The grid is this many points wide and high. More find smaller things; the time goes with "
-                    "the square.",
+                    tooltip="The number of grid points along each side of the picture. More points find smaller "
+                    "objects; the time grows with the square of this number.",
                 ),
                 io.Float.Input(
                     "pred_iou_thresh",
-                    default=0.88,
+                    default=DEFAULT.pred_iou_thresh,
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How good SAM must think a mask to be. Lower finds more masks and worse ones; 0 takes all.",
+                    tooltip="The node keeps masks whose quality, estimated by SAM, is above this value. Lower values "
+                    "keep more and worse masks; 0 keeps all.",
                 ),
                 io.Float.Input(
                     "stability_score_thresh",
-                    default=0.95,
+                    default=DEFAULT.stability_score_thresh,
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How little a mask may change when its threshold moves: 1 is not at all. Lower finds more "
-                    "masks, with vaguer edges.",
+                    tooltip="The node keeps masks whose stability is at least this value. A mask of stability 1 does "
+                    "not change when its threshold moves. Lower values keep more masks, with vaguer edges.",
                 ),
                 io.Int.Input(
                     "crop_layers",
-                    default=0,
+                    default=DEFAULT.crop_layers,
                     min=0,
                     max=4,
-                    tooltip="Look again in 4 crops of the picture (1), in 16 more (2), and so on: finds small things, "
-                    "at 5, 21, ... times the time.",
+                    tooltip="Also segments crops of the picture, to find small objects: 1 adds 4 crops, 2 adds 16 "
+                    "more, and so on. The time grows to 5, 21, ... times.",
                 ),
                 io.Int.Input(
                     "min_area",
-                    default=0,
+                    default=DEFAULT.min_area,
                     min=0,
                     max=2**24,
-                    tooltip="Fill holes and drop loose pieces of masks that have fewer pixels than this. 0 leaves "
-                    "masks as SAM gives them.",
+                    tooltip="Fills holes in masks and drops detached pieces that have fewer pixels than this. 0 leaves "
+                    "masks as SAM makes them.",
                 ),
             ],
             outputs=[
@@ -81,8 +85,15 @@ class SAMSegmentEverything(io.ComfyNode):
         crop_layers: int,
         min_area: int,
     ) -> io.NodeOutput:
-        settings = Settings(points_per_side, pred_iou_thresh, stability_score_thresh, crop_layers, min_area)
-        return io.NodeOutput(*segment_everything(sam, image, settings))
+        settings = sam_everything.Settings(
+            points_per_side=points_per_side,
+            pred_iou_thresh=pred_iou_thresh,
+            stability_score_thresh=stability_score_thresh,
+            crop_layers=crop_layers,
+            min_area=min_area,
+        )
+        masks, boxes, preview = sam_everything.segment_everything(sam, image, settings)
+        return io.NodeOutput(home(masks), boxes, home(preview))
 
 
 NODES = [SAMSegmentEverything]

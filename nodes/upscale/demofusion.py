@@ -10,6 +10,8 @@ from ...model_patchers.comfyui.results import home
 from ...model_patchers.upscale import demofusion
 from .. import inputs
 
+DEFAULT = demofusion.Settings()
+
 
 class DemoFusion(io.ComfyNode):
     @classmethod
@@ -51,7 +53,7 @@ class DemoFusion(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "scale",
-                    default=2.0,
+                    default=DEFAULT.scale,
                     min=1.0,
                     max=16.0,
                     step=0.01,
@@ -60,30 +62,30 @@ class DemoFusion(io.ComfyNode):
                 io.Combo.Input(
                     "phases",
                     options=list(demofusion.LADDERS),
-                    default="every multiple",
+                    default=DEFAULT.phases,
                     tooltip="The sizes on the way to the result. every multiple: 2, 3, ... times, as the authors do. "
                     "doubling: 2, 4, ... times, faster for scales above 3. one: the final size at once.",
                 ),
                 inputs.window(
-                    1024,
+                    DEFAULT.window,
                     "The width and height of a window in pixels: the size that the model was trained for, 1024 for "
                     "SDXL.",
                 ),
                 inputs.overlap(
-                    512,
+                    DEFAULT.overlap,
                     "The minimum number of pixels that neighbouring windows share. The authors use half a window. A "
                     "quarter saves 20 to 30 % of the time at 3 and 4 times, and nothing at 2 times.",
                 ),
                 io.Boolean.Input(
                     "jitter",
-                    default=True,
+                    default=DEFAULT.jitter,
                     tooltip="Moves windows at random at each step, by up to a quarter of the overlap, so that no seam "
                     "stays in one place. Windows at the picture's border stay there.",
                     advanced=True,
                 ),
                 io.Float.Input(
                     "residual",
-                    default=3.0,
+                    default=DEFAULT.residual,
                     min=0.0,
                     max=100.0,
                     step=0.1,
@@ -92,7 +94,7 @@ class DemoFusion(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "dilated",
-                    default=1.0,
+                    default=DEFAULT.dilated,
                     min=0.0,
                     max=100.0,
                     step=0.1,
@@ -102,7 +104,7 @@ class DemoFusion(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "blur",
-                    default=1.0,
+                    default=DEFAULT.blur,
                     min=0.0,
                     max=100.0,
                     step=0.1,
@@ -111,7 +113,7 @@ class DemoFusion(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "sigma",
-                    default=0.8,
+                    default=DEFAULT.sigma,
                     min=0.01,
                     max=10.0,
                     step=0.01,
@@ -121,7 +123,7 @@ class DemoFusion(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "skip_below",
-                    default=0.01,
+                    default=DEFAULT.skip_below,
                     min=0.0,
                     max=0.5,
                     step=0.01,
@@ -131,7 +133,7 @@ class DemoFusion(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "start",
-                    default=1.0,
+                    default=DEFAULT.start,
                     min=0.01,
                     max=1.0,
                     step=0.01,

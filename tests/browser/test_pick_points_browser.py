@@ -422,7 +422,7 @@ def test_the_mask_appears_as_the_user_clicks(live):
     before = seen(live)
     with live.expect_request("**/pentimento/sam/preview") as first:
         click(live, 120, 70)
-        live.get_by_role("status").filter(has_text="1 point \u00b7 Reading the picture").wait_for()
+        live.get_by_role("status").filter(has_text="1 point \u00b7 Encoding the picture").wait_for()
     live.get_by_role("status").filter(has_text="Mask score").wait_for()
     mask = mask_of(first.value)
     assert mask.shape == (HEIGHT, WIDTH)

@@ -93,7 +93,7 @@ def test_prediction(models, name, prediction):
 def test_prediction_after_the_hosts_patch(models):
     for choice, prediction in (("v_prediction", "v"), ("eps", "eps"), ("x0", "x0")):
         (patched,) = nodes_model_advanced.ModelSamplingDiscrete().patch(models["sd2"], choice, False)
-        assert identify(patched) == identify(models["sd2"])._replace(prediction=prediction)
+        assert identify(patched) == replace(identify(models["sd2"]), prediction=prediction)
     (edm,) = nodes_model_advanced.ModelSamplingContinuousEDM().patch(models["sdxl"], "edm", 80.0, 0.002)
     assert identify(edm).prediction == "EDM"
 

@@ -85,8 +85,8 @@ def test_the_loaded_unet_computes_what_diffusers_does(kind, tmp_path, rng, caplo
         model = load(tmp_path / FILE)
 
     assert not caplog.messages  # the host names weights that are missing or left over
-    assert identify(model)[:3:2] == (name, theirs.config.in_channels)
-    assert identify(model).prediction == prediction
+    identity = identify(model)
+    assert (identity.name, identity.in_channels, identity.prediction) == (name, theirs.config.in_channels, prediction)
     x = torch.randn(2, theirs.config.in_channels, 8, 6, generator=rng)
     text = torch.randn(2, 77, theirs.config.cross_attention_dim, generator=rng)
     t, y = torch.tensor([3.0, 700.0]), torch.tensor([20, 350]) if kind == "x4" else None

@@ -471,7 +471,7 @@ def demo_fit(picture, width, height):
 def test_pictures_are_fitted_as_in_the_demo(height, width):
     picture = photograph(1, 2, height, width)
 
-    fitted = resample.cover(ic_light.signed(image(picture)), 64, 128)
+    fitted = resample.cover(ic_light.signed(image(picture)), 64, 128).clamp(-1, ic_light.FULL_SCALE - 1)
 
     expected = demo_pixels([demo_fit(p, 128, 64) for p in picture]).movedim(1, -1)
     assert (fitted - expected).abs().max() < 2 / 127  # the demo rounds to 8 bits after each direction
@@ -539,9 +539,17 @@ def test_other_models_are_refused(kind, title, folder):
         refused(bare(kind), condition(photograph(1)), f"IC-Light Conditioning works with IC-Light, .*{title}")
 
 
-def test_a_model_that_is_relit_already_is_refused(lights):
-    with pytest.raises(ValueError, match=r"IC-Light works with Stable Diffusion 1\.5, .* is IC-Light"):
-        ICLight.execute(lights[FC], FC)
+def test_a_second_file_takes_the_place_of_the_first(model, lights):
+    for first, second in ((FC, FC), (FC, FBC), (FBC, FC)):
+        before = {name: list(entries) for name, entries in lights[first].patches.items()}
+        light = ICLight.execute(lights[first], second).result[0]
+        expected = lights[second].patches
+        assert light.patches.keys() == expected.keys()
+        assert all(len(entries) == 1 for entries in light.patches.values())
+        for name, ((_, (_, (offset, _)), *_),) in light.patches.items():
+            assert torch.equal(offset, expected[name][0][1][1][0])
+        assert identify(light).in_channels == identify(lights[second]).in_channels
+        assert {name: list(entries) for name, entries in lights[first].patches.items()} == before
 
 
 def other_files():

@@ -1,0 +1,134 @@
+"""docs/nodes.md and docs/models.md, written from the nodes' schemas, the workflows and models.json."""
+
+import re
+from typing import Any
+
+from . import models
+from .client import Graph
+
+WRITE = "python3 host test tests/pack/test_docs.py --update-docs"
+
+NODES = f"""\
+# Nodes
+
+Written from the nodes' schemas by `{WRITE}`; do not edit it by hand.
+
+The nodes are in ComfyUI's node library under *Pentimento*. Each has a help page in ComfyUI (select the node, press *i*)
+and a Chinese translation."""
+
+MODELS = f"""\
+# Models
+
+Written from the workflows and host/models.json by `{WRITE}`; do not edit it by hand.
+
+Nothing downloads by itself. `python3 host models` lists these files and says which are here; `--download NAME` fetches
+one and verifies it. The folders of your `extra_model_paths.yaml` are searched too, and Load LaMa searches both
+`models/inpaint` and `models/lama`. The workflow `remove_without_models` needs no model."""
+
+CHECKSUMS = "`sha256sum --check --ignore-missing` verifies files by these lines:"
+
+
+def nodes(schemas: list[Any]) -> str:
+    """docs/nodes.md.
+
+    Args:
+        schemas: The nodes' `io.Schema`, in the order of the menu.
+    """
+    graphs = models.workflows()
+    rows = [
+        (f"[{schema.display_name}](#{anchor(schema.display_name)})", schema.description, users(schema, graphs))
+        for schema in schemas
+    ]
+    parts = [NODES, table(("node", "what it does", "workflows"), rows)]
+    for category in dict.fromkeys(schema.category for schema in schemas):
+        parts.append(f"## {category}")
+        parts += [section(schema, graphs) for schema in schemas if schema.category == category]
+    return "\n\n".join(parts) + "\n"
+
+
+def section(schema: Any, graphs: dict[str, Graph]) -> str:
+    """One node: its description, inputs and outputs."""
+    inputs = [(f"`{entry.id}`", kind(entry), default(entry), entry.tooltip) for entry in schema.inputs]
+    outputs = [
+        (f"`{entry.display_name}`", entry.get_io_type() + (", a list" if entry.is_output_list else ""), entry.tooltip)
+        for entry in schema.outputs
+    ]
+    page = f"[help page](../web/docs/{schema.node_id}.md)"
+    parts = [
+        f"### {schema.display_name}",
+        f"{schema.description}\n\nId `{schema.node_id}`; {page}; workflows: {users(schema, graphs)}.",
+        table(("input", "type", "default", "what it is"), inputs),
+        table(("output", "type", "what it is"), outputs),
+    ]
+    return "\n\n".join(parts)
+
+
+def anchor(heading: str) -> str:
+    """The name that GitHub gives a heading in links."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def users(schema: Any, graphs: dict[str, Graph]) -> str:
+    """The names of the workflows that hold a node."""
+    classes = {name: {node["class_type"] for node in graph.values()} for name, graph in graphs.items()}
+    return ", ".join(name for name in graphs if schema.node_id in classes[name])
+
+
+def kind(entry: Any) -> str:
+    """An input's type, with its options or its range, and whether it may be left out."""
+    text = entry.get_io_type().replace(",", " or ")
+    if is_file(entry):
+        text = "a file"
+    elif text == "COMBO":
+        text = ", ".join(f"`{option}`" for option in entry.options)
+    elif getattr(entry, "max", None) is not None:
+        text = f"{text}, {entry.min} to {entry.max}"
+    marks = ["optional"] * entry.optional + ["advanced"] * bool(getattr(entry, "advanced", None))
+    return "; ".join([text, *marks])
+
+
+def default(entry: Any) -> str:
+    """An input's value unless another is chosen; nothing for sockets and files."""
+    value = getattr(entry, "default", None)
+    if entry.get_io_type() == "COMBO" and not is_file(entry):
+        value = value or entry.options[0]
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return {None: "", "": "empty"}.get(value, f"`{value}`")
+
+
+def is_file(entry: Any) -> bool:
+    """Whether an input lists files, which differ by machine: its id then ends in _name."""
+    return entry.get_io_type() == "COMBO" and entry.id.endswith("_name")
+
+
+def model_files() -> str:
+    """docs/models.md."""
+    catalogue = models.catalogue().values()
+    rows = [
+        (
+            f"[{model.name}]({model.url})",
+            size(model.size),
+            f"`models/{model.folder}`",
+            model.licence,
+            ", ".join(models.users(model)),
+            model.instead,
+        )
+        for model in catalogue
+    ]
+    files = table(("file", "size", "goes to", "licence", "workflows", "instead"), rows)
+    lines = "\n".join(f"{model.sha256}  {model.name}" for model in catalogue)
+    return "\n\n".join([MODELS, files, CHECKSUMS, f"```\n{lines}\n```"]) + "\n"
+
+
+def size(count: int) -> str:
+    """A number of bytes as people read it."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} KB"
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str | None, ...]]) -> str:
+    """A table in Markdown; a cell of None is empty."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join((cell or "").replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -394,9 +394,13 @@ def test_other_vaes_are_refused_by_name(vae, taesd):
         (normed, "TAESD with group norms"),
         (cascade, "stage_a.StageA"),
     ):
-        with pytest.raises(ValueError, match=rf"Tiled VAE Decode, Seamless got in vae a .*{words}.*VAE Decode \(Tiled\)"):
+        with pytest.raises(
+            ValueError, match=rf"Tiled VAE Decode, Seamless got in vae a .*{words}.*VAE Decode \(Tiled\)"
+        ):
             decode(latent(vae, 64, 64), other(vae, model), 128)
-        with pytest.raises(ValueError, match=rf"Tiled VAE Encode, Seamless got in vae a .*{words}.*VAE Encode \(Tiled\)"):
+        with pytest.raises(
+            ValueError, match=rf"Tiled VAE Encode, Seamless got in vae a .*{words}.*VAE Encode \(Tiled\)"
+        ):
             encode(picture(64, 64), other(vae, model), 128)
 
 

@@ -1,4 +1,4 @@
-"""Maps of how much each pixel may change, from depth pictures, gradients and masks."""
+"""Change maps (1 = change most) from depth pictures, gradients and masks."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,10 @@ from ..pixels.images import luma
 
 
 def check_levels(black: float, white: float) -> None:
-    """
+    """Checks that 0 <= black < white <= 1.
+
     Raises:
-        ValueError: They are not in order, or not levels of a picture.
+        ValueError: They are not.
     """
     if not 0 <= black < white <= 1:
         raise ValueError(
@@ -23,7 +24,10 @@ def check_levels(black: float, white: float) -> None:
 
 
 def levels(value: Tensor, black: float, white: float, gamma: float) -> Tensor:
-    """The Levels of image editors: ((v - black) / (white - black))^(1 / gamma), v cut at both. Float64 inside."""
+    """The Levels of image editors: ((v - black) / (white - black))^(1 / gamma), v clamped to black ... white.
+
+    It is computed in float64.
+    """
     share = ((value.double() - black) / (white - black)).clamp(0, 1)
     return (share ** (1 / gamma)).float()
 
@@ -40,11 +44,11 @@ def change_map(
     """Levels, blur and inversion, in this order.
 
     Args:
-        source: Pictures (B, H, W, C), of which the luma counts and alpha does not, or masks (B, H, W) or (H, W).
-        black, white: These values and what lies beyond them become 0 and 1.
-        gamma: Above 1 brightens what lies between, below 1 darkens it.
-        blur_by: Radius of the blur in pixels. See `blur.opencv`.
-        invert: Swap 0 and 1 in the end.
+        source: Pictures (B, H, W, C), whose luma is read and whose alpha is ignored, or masks (B, H, W) or (H, W).
+        black, white: Values up to black become 0, values from white on 1.
+        gamma: Above 1 brightens the values between black and white, below 1 darkens them.
+        blur_by: Radius of `blur.opencv` in pixels.
+        invert: Swaps 0 and 1 at the end.
         progress: Called after each map.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Regions around what is masked, cut out and brought to one size, as by diffusers' padding_mask_crop.
+"""Crops of the regions around a mask, all resized to one size, as diffusers' padding_mask_crop makes them.
 
-`region` and `fill` give what VaeImageProcessor's get_crop_region and its resize mode "fill" give (diffusers,
-Apache-2.0; written afresh), but in float32, where diffusers goes through 8-bit pictures.
+`region` equals get_crop_region of diffusers' VaeImageProcessor, and `letterbox` its resize mode "fill" (Apache-2.0;
+written afresh). Here pictures stay in float32, while diffusers rounds them to 8 bits.
 """
 
 from typing import NamedTuple
@@ -19,41 +19,50 @@ from ..pixels.regions import bounds, join
 from ..pixels.resample import resize
 
 REGIONS = ["one", "each hole"]
-MOST = 256  # regions; as crops of 1024 x 1024 they take 4 GB
+MAX_REGIONS = 256  # crops of 1024 x 1024 then take 4 GB
 
 
 class Crops(NamedTuple):
-    """What Paste Back needs to know. The crop of region j of picture i is number i * len(boxes) + j."""
+    """Crops, and what Paste Back needs to put them back. Crop i * len(boxes) + j shows region j of picture i.
 
-    image: Tensor  # (M, H, W, C), the pictures themselves
-    mask: Tensor  # (M, H, W)
-    boxes: list[Box]  # the regions, the same for all pictures; none overlaps another
-    crop: Tensor  # (M * len(boxes), height, width, 3), as given out
-    crop_mask: Tensor  # (M * len(boxes), height, width)
+    Attributes:
+        image: (M, H, W, C), the whole pictures.
+        mask: (M, H, W).
+        boxes: The regions, the same for all pictures; none overlaps another.
+        crop: (M * len(boxes), height, width, 3), before they are edited.
+        crop_mask: (M * len(boxes), height, width).
+    """
+
+    image: Tensor
+    mask: Tensor
+    boxes: list[Box]
+    crop: Tensor
+    crop_mask: Tensor
 
 
 def region(box: Box, size: tuple[int, int], padding: int, width: int, height: int) -> Box:
-    """The box around what is masked, padded, then made longer in one direction to be as width to height.
+    """A box with padding, lengthened along one axis to the proportions width : height.
 
-    Padding ends at the picture's borders. A region that is too long for one side goes on at the other, and one that is
-    too long for the picture is as long as the picture.
+    The padding is cut at the picture's borders. A region that crosses a border is moved inside; one that is longer than
+    the picture is as long as the picture.
 
     Args:
-        box: Around what is masked.
-        size: Width and height of the picture.
+        box: Around the mask.
+        size: (H, W) of the picture.
         padding: Pixels of the picture, on every side.
+        width, height: Of the crops.
     """
-    box = box.expand(padding, *size)
+    box = box.expand(padding, size[1], size[0])
     if box.width / box.height > width / height:
-        y, tall = _lengthen(box.y, box.height, box.width / (width / height), size[1])
-        return Box(box.x, y, box.width, tall)
-    x, wide = _lengthen(box.x, box.width, box.height * (width / height), size[0])
-    return Box(x, box.y, wide, box.height)
+        y, region_height = _lengthen(box.y, box.height, box.width / (width / height), size[0])
+        return Box(box.x, y, box.width, region_height)
+    x, region_width = _lengthen(box.x, box.width, box.height * (width / height), size[1])
+    return Box(x, box.y, region_width, box.height)
 
 
-def _lengthen(start: int, length: int, wanted: float, limit: int) -> tuple[int, int]:
-    """Start and length of an interval that is longer at both ends, and within 0 ... limit."""
-    more = int(wanted - length)
+def _lengthen(start: int, length: int, target: float, limit: int) -> tuple[int, int]:
+    """The start and the length of an interval that is lengthened at both ends and moved into 0 ... limit."""
+    more = int(target - length)
     length += more
     return max(min(start - more // 2, limit - length), 0), min(length, limit)
 
@@ -62,60 +71,68 @@ def regions(hole: Tensor, choice: str, padding: int, width: int, height: int) ->
     """The regions around a hole, bool (H, W), from top to bottom and left to right; none overlaps another.
 
     Args:
-        choice: One of REGIONS: one for the whole hole; or one for each connected part, and for parts whose regions
-            overlap, one for them together.
+        choice: "one" region for the whole hole, or one for "each hole": each connected part. Parts whose regions
+            overlap share one.
         padding, width, height: As in `region`.
 
     Returns:
-        At least one: the whole picture where the hole is empty.
+        At least one. The region of an empty hole is the whole picture.
 
     Raises:
-        ValueError: There are more than MOST.
+        ValueError: There are more than MAX_REGIONS.
     """
-    size = hole.shape[1], hole.shape[0]
+    size = tuple(hole.shape)
     if not hole.any():
-        return [Box(0, 0, *size)]
+        return [Box(0, 0, size[1], size[0])]
     boxes = bounds(hole) if choice == "each hole" else _around(hole)
     while True:
-        sides = ((x, y, right - x, bottom - y) for x, y, right, bottom in boxes.tolist())
-        found = np.array([region(Box(*side), size, padding, width, height) for side in sides])  # (N, 4)
-        if len(boxes) == 1:
+        parts = [Box(left, top, right - left, bottom - top) for left, top, right, bottom in boxes.tolist()]
+        around = [region(part, size, padding, width, height) for part in parts]
+        if len(around) == 1:
             break
-        # `join` joins what touches, and what overlaps still touches without its last row and column
-        joined = join(boxes, np.hstack((found[:, :2], found[:, :2] + (found[:, 2:] - 1).clip(1))))
+        joined = join(boxes, _shrunk_by_one(around))
         if len(joined) == len(boxes):
             break
         boxes = joined
-    if len(boxes) > MOST:
+    if len(around) > MAX_REGIONS:
         raise ValueError(
-            f"mask has holes for {len(boxes)} crops of each picture, which would fill the memory; {MOST} is the most. "
-            "Drop specks with Tune Mask's remove_specks, raise padding so that neighbours share a crop, or set regions "
-            "to 'one'."
+            f"mask has holes for {len(around)} crops of each picture, which would fill the memory; {MAX_REGIONS} is "
+            "the most. Drop specks with Tune Mask's remove_specks, raise padding so that neighbours share a crop, or "
+            "set regions to 'one'."
         )
-    return sorted((Box(*sides) for sides in found.tolist()), key=lambda box: (box.y, box.x))
+    return sorted(around, key=lambda box: (box.y, box.x))
+
+
+def _shrunk_by_one(boxes: list[Box]) -> np.ndarray:
+    """(N, 4) of left, top, right, bottom: boxes without the last row and column, for `join`.
+
+    `join` joins boxes that touch. A shrunk box touches the boxes that it overlaps, and no longer its neighbours.
+    """
+    corners, sizes = np.hsplit(np.array(boxes), 2)  # (N, 2) each
+    return np.hstack((corners, corners + (sizes - 1).clip(1)))
 
 
 def _around(hole: Tensor) -> np.ndarray:
-    """(1, 4): left, top, right, bottom of all that is True."""
+    """The box around the whole hole: (1, 4) of left, top, right, bottom."""
     columns, rows = (hole.any(dim).nonzero().flatten().tolist() for dim in (0, 1))
     return np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]])
 
 
 def placement(region: Box, width: int, height: int) -> Box:
-    """Where in a crop of width x height a region lies: as big as fits with its proportions, in the middle."""
-    wide, tall = width, height
+    """The place of a region in its crop of width x height: as large as fits in its proportions, in the middle."""
+    inner_width, inner_height = width, height
     if width / height < region.width / region.height:
-        tall = max(region.height * width // region.width, 1)
+        inner_height = max(region.height * width // region.width, 1)
     else:
-        wide = max(region.width * height // region.height, 1)
-    return Box(width // 2 - wide // 2, height // 2 - tall // 2, wide, tall)
+        inner_width = max(region.width * height // region.height, 1)
+    return Box(width // 2 - inner_width // 2, height // 2 - inner_height // 2, inner_width, inner_height)
 
 
-def fill(picture: Tensor, at: Box, width: int, height: int) -> Tensor:
-    """Puts a picture into a larger one, its edges stretched to the borders: (h, w, C) -> (height, width, C) in [0, 1].
+def letterbox(picture: Tensor, at: Box, width: int, height: int) -> Tensor:
+    """A picture in a larger one, its edges stretched to the borders: (h, w, C) -> (height, width, C) in [0, 1].
 
     Args:
-        at: Where, as big as the picture.
+        at: The picture's place in the larger one.
     """
     if picture.shape[:2] == (height, width):
         return picture
@@ -125,25 +142,35 @@ def fill(picture: Tensor, at: Box, width: int, height: int) -> Tensor:
 
 
 def _stretch(x: Tensor, before: int, after: int) -> Tensor:
-    """(n, ...) -> (before + n + after, ...). What is added is cubic interpolation (a = -1/2) on the very edge: Pillow's
-    answer when asked to resize a rectangle of no height."""
-    first, last = (edge + (edge - inner) / 8 for edge, inner in ((x[:1], x[:2][-1:]), (x[-1:], x[-2:][:1])))
+    """Repeats the edges of an axis: (n, ...) -> (before + n + after, ...)."""
+    first = _edge(x[0], x[min(1, len(x) - 1)])
+    last = _edge(x[-1], x[max(len(x) - 2, 0)])
     return torch.cat((first.expand(before, *x.shape[1:]), x, last.expand(after, *x.shape[1:])))
 
 
+def _edge(outer: Tensor, inner: Tensor) -> Tensor:
+    """The value on the outer edge of the outermost row: Pillow's bicubic resize of a box without height.
+
+    The two outermost rows are 1/2 and 3/2 away. The cubic kernel (a = -1/2) weights them by 9/16 and -1/16, and
+    their weights are divided by the sum: 9/8 outer - 1/8 inner.
+    """
+    return outer + (outer - inner) / 8
+
+
 def crop(image: Tensor, mask: Tensor, width: int, height: int, padding: int, choice: str) -> Crops:
-    """Cuts out what is masked with its surroundings, and brings every piece to width x height.
+    """Crops of the regions around a mask, resized to width x height.
 
     The regions are those of all masks together, so that every frame of a video is cut alike.
 
     Args:
         image: (B, H, W, C), C = 1, 3 or 4.
         mask: (N, H, W). Everything above 0 is inside.
-        width, height, padding: Of the crops, and pixels of the picture around what is masked.
+        width, height: Of the crops.
+        padding: Pixels of the picture around the mask.
         choice: One of REGIONS.
 
     Raises:
-        ValueError: Pictures and masks do not go together (masks.pair), or there are too many regions.
+        ValueError: As masks.pair and `regions`.
     """
     image, mask = pair(image, mask)
     boxes = regions((mask > 0).any(0), choice, padding, width, height)
@@ -154,14 +181,14 @@ def crop(image: Tensor, mask: Tensor, width: int, height: int, padding: int, cho
     for k in range(number):
         i, j = divmod(k, len(boxes))
         at, place = (i, *boxes[j].slices), placement(boxes[j], width, height)
-        crops[k] = fill(resize(to_rgb(image[at]).float(), place.height, place.width), place, width, height)
-        crop_masks[k] = fill(_resize_mask(mask[at], place), place, width, height)[..., 0]
+        crops[k] = letterbox(resize(to_rgb(image[at]).float(), place.height, place.width), place, width, height)
+        crop_masks[k] = letterbox(_resize_mask(mask[at], place), place, width, height)[..., 0]
         progress()
     return Crops(image, mask, boxes, crops, crop_masks)
 
 
 def _resize_mask(mask: Tensor, place: Box) -> Tensor:
-    """Linear, so that no value leaves 0 ... 1: (h, w) -> (place.height, place.width, 1)."""
+    """Resizes a mask linearly, so that no value leaves 0 ... 1: (h, w) -> (place.height, place.width, 1)."""
     size = place.height, place.width
     resized = F.interpolate(mask.float()[None, None], size, mode="bilinear", antialias=True)[0, 0, ..., None]
-    return torch.where(resized > 1 - 1e-6, 1, resized)  # a sum of weights: samplers may ask for 1 itself
+    return torch.where(resized > 1 - 1e-6, 1, resized)  # the weights' sum is rounded; samplers compare with 1

@@ -1,7 +1,7 @@
 """Differential Diffusion (Levin, Fried, "Differential Diffusion: Giving Each Pixel Its Strength", arXiv 2306.00950).
 
-Each pixel of the latent is held to the noised original until its turn comes, the sooner the more it is to change. From
-then on it is the sampler's.
+Each pixel of the latent is held to the noised original until a step that depends on its value in the change map: the
+higher the value, the earlier the step. After that step the sampler changes the pixel freely.
 """
 
 import copy
@@ -21,23 +21,23 @@ from ..pixels.images import to_rgb
 from ..pixels.masks import pair
 
 KEY, SLOT = "pentimento_differential_img2img", "denoise_mask_function"
-ROUNDING = 1e-6  # a grey level of an 8-bit map and the fraction of a step differ by more, or are one
-WHITE = 1 - 1 / 255 - ROUNDING  # from the last grey level on, a map counts as white
+ROUNDING = 1e-6  # a smaller difference between a grey level k / 255 and a fraction of steps i / T is rounding
+WHITE = 1 - 1 / 255 - ROUNDING  # a map counts as white from the last 8-bit grey level on
 
-Function = Callable[..., Tensor]  # the host's denoise_mask_function: (sigma, denoise_mask, extra_options) -> mask
+Function = Callable[..., Tensor]  # ComfyUI's denoise_mask_function: (sigma, denoise_mask, extra_options) -> mask
 
 
 def paper(sigma: Tensor, change: Tensor, sigmas: Tensor) -> Tensor:
-    """The pixels that step i of T changes: those with 1 - change <= (i + 1) / T.
+    """The mask of pixels that step i of T changes: 1 - change <= (i + 1) / T.
 
-    The authors' loop puts the noised original back before step i where 1 - change > i / T. The last step that begins
-    with a pixel put back is a real one all the same: what the model makes of it stays. Here a mask holds before the
-    model and after it, so a pixel must be free in that step already, one step ahead of the authors' mask.
+    The authors' loop puts the noised original back before step i where 1 - change > i / T, and never after a step. So
+    the last step before which a pixel is put back changes it. ComfyUI applies its mask before and after the model. So
+    the pixel must be free in that step already: one step earlier than in the authors' mask.
 
     Args:
-        sigma: (B,), where the model is evaluated.
-        change: (B, ...), 1 = change most. 0 is never changed; from 254/255 on a pixel is free in every step.
-        sigmas: (T + 1,), the schedule that is sampled.
+        sigma: (B,), at which the model is evaluated.
+        change: (B, ...), 1 = change most. Pixels of 0 never change; pixels from 254/255 on are free in every step.
+        sigmas: (T + 1,), the schedule.
 
     Returns:
         1 where the pixel is free, 0 where it is held, in the shape and dtype of `change`.
@@ -55,7 +55,7 @@ def by_step(sigma: Tensor, denoise_mask: Tensor, extra_options: dict) -> Tensor:
 def by_timestep(sigma: Tensor, denoise_mask: Tensor, extra_options: dict) -> Tensor:
     """Rule `timestep` as a denoise_mask_function: core's Differential Diffusion, operation for operation.
 
-    A pixel is free where change >= (t - t_end) / (t_start - t_end), the part of the timesteps still to go.
+    A pixel is free where change >= (t - t_end) / (t_start - t_end), the part of the timesteps that is left.
     """
     sampling, sigmas = extra_options["model"].inner_model.model_sampling, extra_options["sigmas"]
     start, end = sampling.timestep(sigmas[0]), sampling.timestep(max(sigmas[-1], sampling.sigma_min))
@@ -69,8 +69,8 @@ RULES: dict[str, Function] = {"paper": by_step, "timestep": by_timestep}
 def patch(model: ModelPatcher, rule: str) -> ModelPatcher:
     """A clone of the model that frees each pixel of the denoise mask in its own step.
 
-    ComfyUI keeps a single denoise_mask_function. One that is there already sees the mask first, and the rule reads what
-    it returns. This patch on a model that has it replaces the rule.
+    A model has a single denoise_mask_function. A function of another patch is called first, and the rule reads the mask
+    that it returns. Patching twice replaces the rule.
     """
     wrappers = {WrappersMP.OUTER_SAMPLE: _start_held} if rule == "paper" else {}
     return chain(attach(model, KEY, wrappers), SLOT, KEY, partial(_after, RULES[rule]))
@@ -79,16 +79,17 @@ def patch(model: ModelPatcher, rule: str) -> ModelPatcher:
 def _after(
     rule: Function, earlier: Function | None, sigma: Tensor, denoise_mask: Tensor, extra_options: dict
 ) -> Tensor:
-    """The rule on what an earlier function makes of the mask."""
+    """The rule on the mask that an earlier denoise_mask_function returns."""
     mask = earlier(sigma, denoise_mask, extra_options=extra_options) if earlier else denoise_mask
     return rule(sigma, mask, extra_options=extra_options)
 
 
 def _start_held(executor: Callable, noise: Tensor, latent: Tensor, sampler: Sampler, *args: object, **kwargs) -> Tensor:
-    """A wrapper of the host's outer_sample: all but the white pixels begin where the authors' loop begins.
+    """A wrapper of OUTER_SAMPLE: all pixels but the white ones start from the noised original, as in the authors' loop.
 
-    The host begins at sigma_max with noise times sqrt(1 + sigma_max^2), and its `ddim` holds pixels to another noise
-    than it begins with. A pixel would keep that until it is free, with 0.2 % too much noise or another one altogether.
+    At sigma_max ComfyUI starts with noise times sqrt(1 + sigma_max^2), and its `ddim` starts with other noise than the
+    mask holds pixels to. Held pixels would keep this start: 0.2 % too much noise, or (ddim) noise that differs from the
+    mask's.
     """
     if isinstance(sampler, KSAMPLER):
         sampler = copy.copy(sampler)
@@ -97,7 +98,7 @@ def _start_held(executor: Callable, noise: Tensor, latent: Tensor, sampler: Samp
 
 
 def _put_back_first(sample: Callable) -> Callable:
-    """One of the host's sampler functions, from x with the noised original put back."""
+    """A sampler function of ComfyUI that starts from x with the noised original put back."""
 
     @wraps(sample)
     def put_back_first(model: KSamplerX0Inpaint, x: Tensor, sigmas: Tensor, extra_args: dict, **kwargs) -> Tensor:
@@ -111,19 +112,19 @@ def _put_back_first(sample: Callable) -> Callable:
 
 
 def encode(vae: VAE, image: Tensor, change_map: Tensor) -> dict[str, Tensor]:
-    """A LATENT of the pictures, with the map as the noise mask that the host's samplers read.
+    """A LATENT of the pictures, with the change map as its noise mask.
 
     Args:
-        vae: It may crop a picture to whole cells of its latent; the map is cropped alike.
-        image: (B, H, W, C); an alpha channel is left out.
+        vae: It may crop pictures to whole latent pixels; the map is cropped alike.
+        image: (B, H, W, C); alpha is ignored.
         change_map: (N, h, w), 1 = change most.
 
     Returns:
-        samples (B, C, H', W') with noise_mask (B, 1, H, W) as core's Set Latent Noise Mask makes it, or of frames or
-        pictures that the VAE gives a time axis (b, C, T', H', W') with (b, 1, T, H, W).
+        samples (B, C, H', W') and noise_mask (B, 1, H, W), as core's Set Latent Noise Mask makes it. A VAE with a time
+        axis makes samples (b, C, T', H', W') and noise_mask (b, 1, T, H, W).
 
     Raises:
-        ValueError: The numbers do not match, or the map has other proportions than the picture.
+        ValueError: As masks.pair.
     """
     image, change_map = pair(image, change_map, ("image", "change_map"))
     rgb = to_rgb(image)

@@ -1,8 +1,8 @@
-"""A picture on a larger canvas, and the maps for painting what is new there.
+"""A picture on a larger canvas, with the maps for painting the new area.
 
-The change map is that of OzzyGT, "Outpainting II - Differential Diffusion", 2024. There a map of what to keep is 255 on
-the picture and 50 on the new area and the 50 px of the picture beside it, then blurred by OpenCV's GaussianBlur with a
-kernel of 501. The mask of the new area is that of core's ImagePadForOutpaint.
+The change map follows OzzyGT, "Outpainting II - Differential Diffusion", 2024: a map that is 255 on the picture (keep),
+and 50 on the new area and the 50 px of the picture beside it, blurred by OpenCV's GaussianBlur with a kernel of 501.
+The mask of the new area is that of core's ImagePadForOutpaint.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from ..pixels import blur
 
 PREFILLS = ["harmonic", "patchmatch", "edge", "grey"]
 GREY = 0.5
-SEED = 0  # of patchmatch
+SEED = 0  # for patchmatch
 
 
 class Sides(NamedTuple):
-    """By how many pixels the canvas is larger than the picture."""
+    """The pixels that the canvas adds on each side of the picture."""
 
     left: int
     top: int
@@ -34,18 +34,19 @@ class Sides(NamedTuple):
 def outpaint_canvas(
     image: Tensor, sides: Sides, overlap: int, blur_by: int, change: float, prefill: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures on a larger canvas, the map of how much to change there and the mask of what is new.
+    """Pictures on a larger canvas, the change map there and the mask of the new area.
 
     Args:
         image: (B, H, W, C), C = 1, 3 or 4.
         sides: Pixels to add on each side.
         overlap: Pixels of the picture beside each new side that may change too.
         blur_by: Radius of the change map's blur, in pixels.
-        change: The change map's value where all may change, 0 ... 1.
-        prefill: What the new area holds, one of PREFILLS. See `place`.
+        change: The change map's value in the new area, 0 ... 1.
+        prefill: The content of the new area, one of PREFILLS. See `place`.
 
     Returns:
-        The canvases (B, H', W', C) with the picture's own bits in them, `change_map` and `new_area`, both (1, H', W').
+        The canvases (B, H', W', C), in which the pictures keep their bits, then `canvas_change_map` and `new_area`,
+        both (1, H', W').
 
     Raises:
         ValueError: A number of pixels is negative, or `change` is out of its range.
@@ -54,17 +55,17 @@ def outpaint_canvas(
         if pixels < 0:
             raise ValueError(f"{name} is {pixels} px but must be 0 or more. To make a picture smaller, crop it.")
     if not 0 <= change <= 1:
-        raise ValueError(f"change is {change:g} but must be between 0, as it is, and 1, anew.")
+        raise ValueError(f"change is {change:g} but must be between 0 (keep) and 1 (repaint from noise).")
     size = image.shape[1:3]
     canvas = place(image, sides, prefill)
-    return canvas, change_map(*size, sides, overlap, blur_by, change), new_area(*size, sides, overlap)
+    return canvas, canvas_change_map(*size, sides, overlap, blur_by, change), new_area(*size, sides, overlap)
 
 
 def place(image: Tensor, sides: Sides, prefill: str) -> Tensor:
     """The pictures on their canvas: (B, H, W, C) -> (B, H', W', C).
 
-    The new area is opaque. Its colours come from a fill without a model (harmonic, patchmatch), or are those of the
-    picture's nearest pixel (edge) or mid grey (grey).
+    The new area is opaque. Its colours come from a fill without a model (harmonic, patchmatch) or from the picture's
+    nearest pixel (edge), or are mid grey (grey).
     """
     batch, height, width, channels = image.shape
     canvas = empty(batch, sides.top + height + sides.bottom, sides.left + width + sides.right, channels)
@@ -80,19 +81,23 @@ def place(image: Tensor, sides: Sides, prefill: str) -> Tensor:
     return canvas
 
 
-def change_map(height: int, width: int, sides: Sides, overlap: int, blur_by: int, change: float) -> Tensor:
-    """How much each pixel of the canvas may change: (1, H', W'), from 0, as it is, to `change`.
+def canvas_change_map(height: int, width: int, sides: Sides, overlap: int, blur_by: int, change: float) -> Tensor:
+    """The canvas's change map: (1, H', W'), from 0 (keep) to `change`.
 
-    What is kept is a rectangle, and a Gaussian blurs rows and columns in turn: so the blurred rectangle is the product
-    of its blurred sides.
+    It is change (1 - y x): the part to keep is a rectangle, and a Gaussian blurs rows and columns separately. So the
+    blurred rectangle is the product of the blurred lines y and x.
     """
-    y = kept(sides.top, height, sides.bottom, overlap, blur_by)[:, None]
-    x = kept(sides.left, width, sides.right, overlap, blur_by)
+    y = keep_line(sides.top, height, sides.bottom, overlap, blur_by)[:, None]
+    x = keep_line(sides.left, width, sides.right, overlap, blur_by)
     return torch.mul(y * -change, x, out=empty(len(y), len(x))).add_(change)[None]
 
 
-def kept(before: int, length: int, after: int, overlap: int, blur_by: int) -> Tensor:
-    """A line of the canvas: 0 in its new parts and `overlap` px beside them, 1 between, blurred."""
+def keep_line(before: int, length: int, after: int, overlap: int, blur_by: int) -> Tensor:
+    """What to keep along one axis of the canvas: 0 in the new parts and `overlap` px beside them, 1 between; blurred.
+
+    Args:
+        before, length, after: The picture's length, and the new parts before and after it.
+    """
     line = torch.zeros(before + length + after)
     first, end = before + overlap * (before > 0), before + length - overlap * (after > 0)
     line[first : max(first, end)] = 1
@@ -100,19 +105,24 @@ def kept(before: int, length: int, after: int, overlap: int, blur_by: int) -> Te
 
 
 def new_area(height: int, width: int, sides: Sides, overlap: int) -> Tensor:
-    """Core's mask for inpainting models: (1, H', W'), 1 in the new area and falling to 0 beside it.
+    """Core's mask for inpainting models: (1, H', W'), 1 in the new area, and a feather that falls to 0 beside it.
 
-    Core leaves the fall out altogether where twice the overlap reaches the picture's height or width; here it is always
-    there, and only the distance to new sides counts.
+    Core drops the feather where twice the overlap reaches the picture's height or width. Here the feather is always
+    there, and falls with the distance to the nearest new side.
     """
-    y, x = feather(sides.top, height, sides.bottom, overlap), feather(sides.left, width, sides.right, overlap)
+    y = feather_line(sides.top, height, sides.bottom, overlap)
+    x = feather_line(sides.left, width, sides.right, overlap)
     return torch.maximum(y[:, None], x, out=empty(len(y), len(x)))[None]
 
 
-def feather(before: int, length: int, after: int, overlap: int) -> Tensor:
-    """A line of the canvas: 1 in its new parts, ((overlap - d) / overlap)^2 at a distance d from them.
+def feather_line(before: int, length: int, after: int, overlap: int) -> Tensor:
+    """The mask of the new area along one axis: 1 in the new parts, ((overlap - d) / overlap)^2 at distance d from them.
 
-    As in core, d counts from 0 beside the new part before and from 1 beside the one after. In float64, for core's bits.
+    As in core, d is 0 for the pixel next to the new part before the picture, and 1 for the pixel next to the new part
+    after it. Float64 makes core's bits.
+
+    Args:
+        before, length, after: As in `keep_line`.
     """
     x = torch.arange(length, dtype=torch.double)
     d = torch.full_like(x, overlap)
@@ -125,9 +135,10 @@ def feather(before: int, length: int, after: int, overlap: int) -> Tensor:
 
 
 def empty(*shape: int) -> Tensor:
-    """Room for a large picture or mask, float32 with any values, in huge pages where the system has them.
+    """An uninitialised float32 tensor for a large picture or mask, in huge pages where the system has them.
 
-    The canvas of a 2048 px picture takes 130 MB. In pages of 4 kB their first touch is two thirds of the node's time.
+    The canvas of a 2048 px picture takes 130 MB. With pages of 4 kB, the first write to them is two thirds of the
+    node's time.
     """
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(shape)

@@ -1,4 +1,4 @@
-"""Edited crops, brought back into the pictures that Crop to Mask took them from."""
+"""Pastes edited crops back into the pictures that Crop to Mask took them from."""
 
 from collections.abc import Iterator
 from math import sqrt
@@ -16,16 +16,16 @@ from ..pixels.resample import reach, resize_back
 from .crop_to_mask import Crops, placement
 
 MATCHES = ["off", "mean and spread"]
-KNOWN = 256  # the fewest pixels to measure colours on
-FLAT = 1 / 255  # a spread that 8 bits cannot tell from none
-SLOPE = 4  # the most that a feather's width changes from a pixel to the next
+KNOWN = 256  # the fewest known pixels that colours are measured on
+FLAT = 1 / 255  # a standard deviation below one 8-bit level counts as none
+SLOPE = 4  # the most that a ramp's length changes from one pixel to the next
 
 
 def ramp(hole: Tensor, feather: int) -> Tensor:
-    """How much of the new is seen: rises from a hole's rim inwards over `feather` pixels, and is 1 beyond.
+    """The opacity of the edited picture: it rises from a hole's rim inwards over `feather` pixels, then stays 1.
 
-    Where a hole is narrower than two feathers the ramp is shorter, so that it reaches 1 in the middle. The picture's
-    border is no rim.
+    Where a hole is narrower than two feathers, the ramp is shorter and reaches 1 in the middle. The picture's border is
+    no rim.
 
     Args:
         hole: bool (H, W).
@@ -37,91 +37,95 @@ def ramp(hole: Tensor, feather: int) -> Tensor:
     if not feather or inside.all():
         return hole.float()
     labels, _ = ndimage.label(inside, structure=EIGHT)
-    found = np.zeros(inside.shape, dtype=np.float32)
-    for number, part in enumerate(ndimage.find_objects(labels), 1):
-        around = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in part)
-        found[around] += _rise(labels[around] == number, feather)
-    return torch.from_numpy(found).to(hole.device)
+    opacity = np.zeros(inside.shape, dtype=np.float32)
+    for number, box in enumerate(ndimage.find_objects(labels), 1):
+        around = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
+        opacity[around] += _rise(labels[around] == number, feather)
+    return torch.from_numpy(opacity).to(hole.device)
 
 
 def _rise(inside: np.ndarray, feather: int) -> np.ndarray:
-    """The ramp of one connected hole, bool (H, W), with what is just outside: the depth below the rim by the ramp's
-    length.
+    """The ramp of one connected hole, (H, W): depth below the rim / length of the ramp, at most 1.
 
-    It is `feather` + 1 long or the radius of the largest disc around that fits into the hole, for radii that halve: the
-    local thickness of Hildebrand and Ruegsegger (J. Microscopy 185, 1997), where "around" means within sqrt(2) radii of
-    the disc's centre, so that a right angle is no narrow place. Further away a disc counts for SLOPE less per pixel.
+    The length at a pixel is the radius of the largest disc that lies in the hole and covers the pixel: the local
+    thickness of Hildebrand and Ruegsegger (J. Microscopy 185, 1997), at most `feather` + 1. Two changes: a disc covers
+    pixels up to sqrt(2) radii from its centre, so that a right angle is no narrow place, and beyond that the disc's
+    radius counts for SLOPE less per pixel. Radii are tried from the largest down, each half of the one before.
+
+    Args:
+        inside: bool (H, W), True in the hole, with the pixels just outside.
     """
     depth = ndimage.distance_transform_edt(inside)  # 1 at the rim
     length, radius = np.ones_like(depth), min(feather + 1, depth.max())
     while radius > 1 and (length < radius)[inside].any():
-        away = ndimage.distance_transform_edt(depth < radius) - sqrt(2) * radius
-        length = np.maximum(length, radius - SLOPE * away.clip(0))
+        beyond = ndimage.distance_transform_edt(depth < radius) - sqrt(2) * radius  # pixels beyond the nearest disc
+        length = np.maximum(length, radius - SLOPE * beyond.clip(0))
         radius /= 2
     return (depth / length).clip(max=1)
 
 
-def match_colour(edited: Tensor, given: Tensor, known: Tensor) -> Tensor:
-    """Gives each channel of the edited crop the mean and the spread that the given crop has on known pixels.
+def match_colour(edited: Tensor, original: Tensor, known: Tensor) -> Tensor:
+    """The edited crop with the original crop's mean and standard deviation on the known pixels, channel by channel.
+
+    x' = (x - mu) sigma_0 / sigma + mu_0. A channel that is flat (FLAT) in either crop is only shifted.
 
     Args:
-        edited, given: (H, W, 3).
-        known: bool (H, W), the pixels to measure on. On fewer than KNOWN the edited crop comes back as it is. Where a
-            channel is flat on them, only its mean is moved.
+        edited, original: (H, W, 3).
+        known: bool (H, W). With fewer than KNOWN known pixels, the edited crop is returned as it is.
     """
     if known.sum() < KNOWN:
         return edited
-    (sigma, mu), (sigma_0, mu_0) = (torch.std_mean(crop[known], 0) for crop in (edited, given))  # (3,)
+    (sigma, mu), (sigma_0, mu_0) = (torch.std_mean(crop[known], 0) for crop in (edited, original))  # (3,)
     gain = torch.where(torch.minimum(sigma, sigma_0) < FLAT, 1, sigma_0 / sigma)
     return ((edited - mu) * gain + mu_0).clamp(0, 1)
 
 
-def bring_back(edited: Tensor, given: Tensor, mask: Tensor, region: Box, match: str) -> tuple[Tensor, Tensor]:
-    """The edited crop at its region's own size, without the borders that were filled, and where edits reach.
+def bring_back(edited: Tensor, original: Tensor, mask: Tensor, region: Box, match: str) -> tuple[Tensor, Tensor]:
+    """The edited crop without its letterbox borders, at its region's own size, and the pixels that edits reach.
 
     Args:
-        edited, given: (H, W, 3).
-        mask: (H, W), as given with the crop.
+        edited, original: (H, W, 3), the crop after and before the edit.
+        mask: (H, W), of the crop.
         match: One of MATCHES.
 
     Returns:
-        (region.height, region.width, 3), and bool (region.height, region.width): False where no pixel that has to do
-        with the result has another bit than the crop given.
+        (region.height, region.width, 3), and bool (region.height, region.width): True where at least one pixel of the
+        edited crop that the resampling reads differs from the original crop.
     """
     place = placement(region, edited.shape[1], edited.shape[0])
-    edited, given, mask = (each[place.slices] for each in (edited, given, mask))
-    changed = (edited != given).any(-1)
+    edited, original, mask = edited[place.slices], original[place.slices], mask[place.slices]
+    changed = (edited != original).any(-1)
     if match == "mean and spread":
-        edited = torch.where(changed[..., None], match_colour(edited, given, mask == 0), edited)
+        edited = torch.where(changed[..., None], match_colour(edited, original, mask == 0), edited)
     size = region.height, region.width
     return resize_back(edited, *size), reach(changed, *size)
 
 
 def paste(crops: Crops, edited: Tensor, feather: int, match: str) -> Tensor:
-    """The pictures with the edited crops in them, inside the masks.
+    """The pictures with the edited crops pasted in, inside the masks.
 
-    A pixel is original + alpha (edited - original), where alpha is the mask times the feather's ramp. Where nothing
-    was edited it is the original itself, however the crop was resized.
+    A pixel becomes original + alpha (edited - original), alpha = mask * ramp. Pixels that no edit reaches keep their
+    bits, although the crop was resized there and back.
 
     Args:
-        crops: As from crop_to_mask.crop.
-        edited: (M * len(boxes), height, width, C), C = 1, 3 or 4: the crops, in the same order.
-        feather: Pixels of the picture.
+        crops: From crop_to_mask.crop.
+        edited: (M * len(boxes), height, width, C), C = 1, 3 or 4: the edited crops, in the order of `crops`.
+        feather: Length of the ramp in pixels of the picture.
         match: One of MATCHES.
 
     Returns:
-        (M, H, W, C) as the pictures. Outside the masks, their bits.
+        (M, H, W, C), C of the pictures. Outside the masks every bit stays.
 
     Raises:
-        ValueError: The edited crops are not as many or not of the size that was given out.
+        ValueError: The number or the size of the edited crops differs from that of `crops`.
     """
     _check(edited.shape, crops.crop.shape)
     edited, result, progress = to_rgb(edited).to(crops.crop), crops.image.clone(), Progress(len(edited))
     for j, box in enumerate(crops.boxes):
-        for i, fade in enumerate(_ramps(crops.mask, box, feather)):
+        for i, opacity in enumerate(_ramps(crops.mask, box, feather)):
             k, at = i * len(crops.boxes) + j, (i, *box.slices)
             rgb, reached = bring_back(edited[k], crops.crop[k], crops.crop_mask[k], box, match)
-            alpha = crops.mask[at].float() * fade
+            alpha = crops.mask[at].float() * opacity
             rgb = torch.lerp(to_rgb(crops.image[at]).float(), rgb, alpha[..., None])
             result[at] = put_rgb(crops.image[at], rgb, (alpha > 0) & reached)
             progress()
@@ -129,26 +133,29 @@ def paste(crops: Crops, edited: Tensor, feather: int, match: str) -> Tensor:
 
 
 def _ramps(mask: Tensor, box: Box, feather: int) -> Iterator[Tensor]:
-    """The ramp of each mask (M, H, W) in a box. No hole reaches out of it, but the pixels around it tell a hole's rim
-    from the picture's border. Frames that share a mask share the work."""
+    """The ramp of each mask (M, H, W) in a box that no hole leaves.
+
+    The pixels around the box tell a hole's rim from the picture's border. Frames with the same hole share one ramp.
+    """
     outer = box.expand(1, mask.shape[2], mask.shape[1])
     inner = Box(box.x - outer.x, box.y - outer.y, box.width, box.height)
-    hole = fade = None
-    for one in mask:
-        last, hole = hole, one[outer.slices] > 0
-        if last is None or not torch.equal(hole, last):
-            fade = ramp(hole, feather)[inner.slices]
-        yield fade
+    previous = None
+    for frame in mask:
+        hole = frame[outer.slices] > 0
+        if previous is None or not torch.equal(hole, previous):
+            opacity = ramp(hole, feather)[inner.slices]
+        previous = hole
+        yield opacity
 
 
-def _check(came: torch.Size, given: torch.Size) -> None:
-    if came[0] != given[0]:
+def _check(edited: torch.Size, crops: torch.Size) -> None:
+    if edited[0] != crops[0]:
         raise ValueError(
-            f"image is a batch of {came[0]} but Crop to Mask gave out {given[0]}. Connect every crop, edited or not, "
-            "in the order in which they came."
+            f"image is a batch of {edited[0]} but Crop to Mask made {crops[0]} crops. Connect every crop, edited or "
+            "not, in the order in which Crop to Mask returned them."
         )
-    if came[1:3] != given[1:3]:
+    if edited[1:3] != crops[1:3]:
         raise ValueError(
-            f"image is {came[2]} x {came[1]} but the crops are {given[2]} x {given[1]}. Resize the edited crops to "
-            f"{given[2]} x {given[1]}, or set the width and height of Crop to Mask to the size at which you edit."
+            f"image is {edited[2]} x {edited[1]} but the crops are {crops[2]} x {crops[1]}. Resize the edited crops to "
+            f"{crops[2]} x {crops[1]}, or set the width and height of Crop to Mask to the size at which you edit."
         )

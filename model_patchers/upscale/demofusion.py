@@ -1,7 +1,9 @@
-"""The phases of DemoFusion (Du et al., CVPR 2024, arXiv 2311.16973, section 3.1): a picture at the size that a model
-knows, then enlarged, noised and denoised anew, held to what it was, at one size after the other.
+"""The phases of DemoFusion (Du et al., CVPR 2024, arXiv 2311.16973, section 3.1).
 
-Each phase is a run of the host's own sampling, which encodes sizes, areas, masks and ControlNets for that phase.
+The first phase samples a picture at the size that the model was trained for. Each later phase enlarges the picture,
+adds noise and denoises it again, held to the enlarged picture by the skip residual.
+
+Each phase is a run of ComfyUI's own sampling, which encodes sizes, areas, masks and ControlNets for the phase.
 """
 
 import math
@@ -24,7 +26,7 @@ from ..comfyui.progress import Preview
 from ..comfyui.schedule import Interval
 from .demofusion_denoiser import NODE, Denoiser, Moments, moments, renormalised
 from .iterative_mixing import IterativeMixing, iterative_mixing
-from .windows import Plan, in_latent, overlap_error, put_on
+from .windows import Plan, attach_denoiser, in_latent, overlap_error
 
 LADDERS: dict[str, Callable[[float], list[float]]] = {
     "every multiple": lambda scale: [float(k) for k in range(2, math.ceil(scale))],
@@ -34,7 +36,7 @@ LADDERS: dict[str, Callable[[float], list[float]]] = {
 
 
 class Settings(NamedTuple):
-    """The node's inputs of the same names. `window` and `overlap` are in pixels of the picture."""
+    """The inputs of DemoFusion Upscale with the same names. `window` and `overlap` are in pixels of the picture."""
 
     scale: float = 2.0
     phases: str = "every multiple"
@@ -50,38 +52,46 @@ class Settings(NamedTuple):
 
     @property
     def ladder(self) -> list[float]:
-        """The phases after the base, by their scale."""
+        """The scales of the phases after the base."""
         return [*LADDERS[self.phases](self.scale), self.scale]
 
     def later(self, sigmas: Tensor) -> Tensor:
-        """The part of the schedule that phases after the base run through; at least the last step."""
+        """The part of the schedule that each phase after the base samples: at least the last step."""
         steps = len(sigmas) - 1
         return sigmas[min(round(steps * (1 - self.start)), steps - 1) :]
 
     def problem(self) -> str | None:
-        """What is wrong with them, as a sentence."""
+        """A sentence about settings that cannot be used."""
         if self.scale < 1:
             return (
-                f"scale is {self.scale:g}. {NODE} makes pictures larger, and needs a scale of 1 or more: 2 makes them "
-                "twice as wide and high."
+                f"scale is {self.scale:g}. {NODE} enlarges pictures and needs a scale of 1 or more: 2 makes them twice "
+                "as wide and high."
             )
         return overlap_error(self.window, self.overlap) if self.overlap >= self.window else None
 
     def denoiser(self, model: ModelPatcher, scale: float, seed: int) -> Denoiser:
-        """
+        """The denoiser of the phase of this scale.
+
         Raises:
             ValueError: In latent pixels, the overlap is not smaller than the window.
         """
-        size, shared = in_latent(model, self.window, self.overlap)
-        mix = {"dilated": self.dilated, "blur": self.blur, "sigma": self.sigma, "skip_below": self.skip_below}
-        return Denoiser(plan=Plan("average", size, shared, self.jitter, seed), s=math.ceil(scale), **mix)
+        size, latent_overlap = in_latent(model, self.window, self.overlap)
+        return Denoiser(
+            plan=Plan("average", size, latent_overlap, self.jitter, seed),
+            s=math.ceil(scale),
+            dilated=self.dilated,
+            blur=self.blur,
+            sigma=self.sigma,
+            skip_below=self.skip_below,
+        )
 
 
 class Phase(NamedTuple):
-    """A phase that is to be sampled.
+    """A phase to sample.
 
     Attributes:
-        work: Of each step, in latent pixels that the model is shown.
+        size: (H, W) of its latent.
+        work: The latent pixels that the model computes in each step.
     """
 
     model: ModelPatcher
@@ -93,28 +103,28 @@ class Phase(NamedTuple):
 
 
 def resized(x: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
-    """(..., H, W) -> (..., *size), each channel and frame alone."""
+    """Resizes each channel and frame: (..., H, W) -> (..., *size)."""
     return F.interpolate(x.reshape(-1, 1, *x.shape[-2:]), size=size, mode=mode).reshape(*x.shape[:-2], *size)
 
 
 @dataclass
 class Run:
-    """What all phases have in common.
+    """The sampling of all phases, with the inputs that they share.
 
     Attributes:
-        given: The latent that went in, at the base's size.
+        base: The node's latent, of the base's size.
     """
 
     positive: Conditioning
     negative: Conditioning
     cfg: float
-    given: Tensor
+    base: Tensor
     batch_index: list[int] | None
     mask: Tensor | None
     preview: Preview
 
     def sample(self, phase: Phase, x: Tensor) -> Tensor:
-        """A whole run of the host's from x, (B, C, H, W) or (B, C, 1, H, W), as SamplerCustom does it."""
+        """Samples a phase from x, (B, C, H, W) or (B, C, 1, H, W), as ComfyUI's SamplerCustom does."""
         noise = comfy.sample.prepare_noise(x, phase.seed, self.batch_index)
         return comfy.sample.sample_custom(
             phase.model,
@@ -132,21 +142,27 @@ class Run:
         )
 
     def enlarge(self, phase: Phase, x: Tensor, anchor: Moments) -> Tensor:
-        """The next larger picture. What the mask keeps is the given latent, enlarged at once and by nothing else."""
+        """Enlarges x, the result of the phase before, to a phase's size, and samples the phase.
+
+        The part that the mask keeps is the base, enlarged in one step.
+
+        Args:
+            anchor: Moments of the base, to which the result is renormalised.
+        """
         x = resized(x.float(), phase.size)
         if self.mask is None:
             return renormalised(self.sample(phase, x).float(), anchor)
         mask = comfy.utils.reshape_mask(self.mask, x.shape).to(x)
-        x = torch.lerp(resized(self.given.float(), phase.size), x, mask)
+        x = torch.lerp(resized(self.base.float(), phase.size), x, mask)
         x = self.sample(phase, x).float()
         return torch.lerp(x, renormalised(x, anchor), mask)
 
 
 def pictures(model: ModelPatcher, latent: Latent) -> Tensor:
-    """The latent's samples, an empty one's shaped as the model needs them, as the host's samplers do.
+    """The samples of a latent of pictures. An empty latent gets the model's channels, as in ComfyUI's samplers.
 
     Raises:
-        ValueError: They are no pictures.
+        ValueError: The latent holds a video, sound or several latents.
     """
     samples = latent["samples"]
     if not samples.is_nested:
@@ -154,23 +170,26 @@ def pictures(model: ModelPatcher, latent: Latent) -> Tensor:
         samples = comfy.sample.fix_empty_latent_channels(model, samples, *ratios)
         if samples.ndim == 4 or samples.ndim == 5 and samples.shape[2] == 1:
             return samples
-    found = "several latents in one" if samples.is_nested else f"one of shape {tuple(samples.shape)}"
+    content = "several latents in one" if samples.is_nested else f"one of shape {tuple(samples.shape)}"
     raise ValueError(
-        f"latent is {found}, of a video or of sound. {NODE} enlarges pictures: give it a latent of (batch, channels, "
+        f"latent is {content}, of a video or of sound. {NODE} enlarges pictures: connect a latent of (batch, channels, "
         "height, width), or of one frame."
     )
 
 
 def plan(
-    model: ModelPatcher, sampler: Sampler, sigmas: Tensor, noise_seed: int, settings: Settings, given: Tensor
+    model: ModelPatcher, sampler: Sampler, sigmas: Tensor, noise_seed: int, settings: Settings, base: Tensor
 ) -> list[Phase]:
-    """The phases to sample. The base is among them where the given latent is empty.
+    """The phases to sample. The base is the first of them if `base` is empty.
+
+    Args:
+        base: The node's latent, all 0 if empty.
 
     Raises:
         ValueError: As Settings.denoiser and iterative_mixing.
     """
     held = iterative_mixing(sampler, settings.residual, Interval(0, 1), NODE)
-    size, empty = tuple(given.shape[-2:]), not given.any()
+    size, empty = tuple(base.shape[-2:]), not base.any()
     phases = []
     if empty:
         free = sampler.base if isinstance(sampler, IterativeMixing) else sampler
@@ -184,7 +203,7 @@ def plan(
         denoiser = settings.denoiser(model, scale, seed)
         larger = tuple(math.floor(side * scale + 0.5) for side in size)
         work = [denoiser.work(*larger, left) for left in lefts]
-        phases.append(Phase(put_on(model, denoiser), held, later, seed, larger, work))
+        phases.append(Phase(attach_denoiser(model, denoiser), held, later, seed, larger, work))
     return phases
 
 
@@ -199,31 +218,31 @@ def demofusion(
     noise_seed: int,
     settings: Settings,
 ) -> list[Latent]:
-    """The latents of all phases, of which the first is the base and the last the result.
+    """The latents of all phases: the base first, the result last.
 
     Args:
-        sigmas: (steps + 1,), of every phase.
-        latent: A picture's is the base; from an empty one the base is sampled as by the host.
-        noise_seed: Of the base. Each later phase has the next.
+        sigmas: (steps + 1,), the schedule of every phase.
+        latent: The latent of a picture is the base. If the latent is empty, ComfyUI samples the base.
+        noise_seed: Of the base. Each later phase has the next seed.
 
     Raises:
-        ValueError: The settings, the sampler or the latent cannot be used, there are no steps, or a conditioning holds
-            a picture for one size alone.
+        ValueError: The settings, the sampler or the latent cannot be used, the schedule has no steps, or a conditioning
+            holds a picture for a latent of another size.
     """
     if problem := settings.problem():
         raise ValueError(problem)
     if len(sigmas) < 2:
         raise ValueError(f"sigmas has no steps. {NODE} needs a schedule of one or more, such as BasicScheduler's.")
-    given = pictures(model, latent).to(model_management.intermediate_device())  # where sampling leaves its results
-    phases = plan(model, sampler, sigmas, noise_seed, settings, given)
+    base = pictures(model, latent).to(model_management.intermediate_device())  # as the results of sampling
+    phases = plan(model, sampler, sigmas, noise_seed, settings, base)
     for phase in phases:
         for prompt in (positive, negative):
-            check_now(model, prompt, torch.Size((*given.shape[:-2], *phase.size)))
-    preview = Preview(model, sum(sum(phase.work) for phase in phases), tuple(given.shape[-2:]))
-    run = Run(positive, negative, cfg, given, latent.get("batch_index"), latent.get("noise_mask"), preview)
-    found = [given if given.any() else run.sample(phases.pop(0), given)]
-    anchor = moments(found[0].float())
+            check_now(model, prompt, torch.Size((*base.shape[:-2], *phase.size)))
+    preview = Preview(model, sum(sum(phase.work) for phase in phases), tuple(base.shape[-2:]))
+    run = Run(positive, negative, cfg, base, latent.get("batch_index"), latent.get("noise_mask"), preview)
+    results = [base if base.any() else run.sample(phases.pop(0), base)]
+    anchor = moments(results[0].float())
     for phase in phases:
-        found.append(run.enlarge(phase, found[-1], anchor))
+        results.append(run.enlarge(phase, results[-1], anchor))
     rest = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio_")}
-    return [{**rest, "samples": x.to(model_management.intermediate_dtype())} for x in found]
+    return [{**rest, "samples": x.to(model_management.intermediate_dtype())} for x in results]

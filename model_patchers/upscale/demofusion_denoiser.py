@@ -1,8 +1,9 @@
-"""DemoFusion: pictures far larger than a model knows, phase by phase. Du et al., "DemoFusion: Democratising
-High-Resolution Image Generation With No $$$", CVPR 2024, arXiv 2311.16973.
+"""The denoiser of one phase of DemoFusion.
 
-Here is the denoiser of a phase: windows see the picture's details, dilated views all of it, and their results are mixed
-by the timestep. What lies around it, the ladder of phases and the residual, is in demofusion.py.
+Du et al., "DemoFusion: Democratising High-Resolution Image Generation With No $$$", CVPR 2024, arXiv 2311.16973.
+
+Windows show the picture's details, dilated views show the whole picture, and the timestep decides how their results are
+mixed. The phases and their skip residual are in demofusion.py.
 """
 
 import math
@@ -17,52 +18,54 @@ from ..comfyui.patching import Call
 from ..pixels.blur import gaussian
 from . import tiles
 from .iterative_mixing import cosine
-from .windows import Kept, Plan, evaluate, refuse_easycache
+from .windows import Plan, RunCache, evaluate, refuse_easycache
 
 NODE = "DemoFusion Upscale"
 
-Moments = tuple[Tensor, Tensor]
+Moments = tuple[Tensor, Tensor]  # mean and standard deviation, (B, 1, ...) each
 
 
 def moments(x: Tensor) -> Moments:
-    """Mean and standard deviation of each picture: (B, 1, ...), from (B, ...)."""
+    """The mean and the standard deviation of each picture of x, (B, ...)."""
     dims = tuple(range(1, x.ndim))
     return x.mean(dims, keepdim=True), x.std(dims, keepdim=True)
 
 
 def renormalised(x: Tensor, to: Moments) -> Tensor:
-    """The pictures with another mean and standard deviation: (B, ...)."""
-    (mean, std), (wanted_mean, wanted_std) = moments(x), to
-    return (x - mean) / std * wanted_std + wanted_mean
+    """The pictures x, (B, ...), scaled and shifted to the moments `to`."""
+    (mean, std), (new_mean, new_std) = moments(x), to
+    return (x - mean) / std * new_std + new_mean
 
 
 def blurred(x: Tensor, s: int, sigma: float) -> Tensor:
-    """x through a gaussian filter as wide as its dilated views are apart, with the moments that x has (section 3.3).
+    """x, (B, ..., H, W), blurred by a Gaussian and renormalised to the moments of x (section 3.3).
 
     Args:
-        x: (B, ..., H, W).
-        s: The views' step. The kernel is 2 s - 1 wide; beyond the border are zeros.
-        sigma: Of the filter, in latent pixels, above 0.
+        s: The step of the dilated views. The kernel is 2 s - 1 wide: it ends just before the next pixel of the same
+            view. Beyond the border are zeros.
+        sigma: Standard deviation of the Gaussian in latent pixels, above 0.
     """
     return renormalised(gaussian(x, sigma, s - 1, "constant"), moments(x))
 
 
 def needed(c2: float, skip_below: float) -> tuple[bool, bool]:
-    """Whether the windows and the dilated views are computed, which weigh 1 - c2 and c2."""
+    """Whether to compute the windows, 1 - c2 >= skip_below, and the dilated views, c2 >= skip_below."""
     return 1 - c2 >= skip_below, c2 >= skip_below
 
 
 @dataclass(kw_only=True)
 class Denoiser:
-    """The denoiser of a phase, on a model.
+    """The denoiser of one phase. f = cosine(t / T) falls from 1 to 0 during the phase.
 
     Attributes:
         plan: Of the windows.
         s: The step of the dilated views: the phase's scale, rounded up, so that no view is larger than the base.
         dilated: Exponent of the views' weight c2 = f^dilated.
-        blur: Exponent of the filter's width, `sigma` (0.99 f^blur + 0.01) latent pixels.
-        skip_below: What weighs less is not computed; at most 0.5.
-        kept: For the run alone.
+        blur: Exponent of c3 = 0.99 f^blur + 0.01, by which the blur before the views narrows.
+        sigma: The blur's standard deviation at c3 = 1, in latent pixels.
+        skip_below: Windows or views of a smaller weight are not computed; at most 0.5.
+        batch: Windows in a call; 0 = as many as memory allows.
+        cache: Cleared after each run.
     """
 
     plan: Plan
@@ -71,11 +74,11 @@ class Denoiser:
     blur: float
     sigma: float
     skip_below: float
-    batch: int = 0  # windows in a call: as many as memory allows
-    kept: Kept = field(default_factory=Kept)
+    batch: int = 0
+    cache: RunCache = field(default_factory=RunCache)
 
     def wrap(self, *args: Any) -> list[Tensor]:
-        """A wrapper of CALC_COND_BATCH: x' = (1 - c2) windows + c2 views (section 3.4)."""
+        """A wrapper of CALC_COND_BATCH: D(x) = (1 - c2) windows + c2 views, with c2 = f^dilated (section 3.4)."""
         call = Call(*args)
         f = cosine(schedule.left(call.model.model_sampling, call.sigma[:1]))
         c2 = f**self.dilated
@@ -87,29 +90,35 @@ class Denoiser:
         return [torch.lerp(a, b, c2) for a, b in zip(self.windows(call), self.views(call, f), strict=True)]
 
     def windows(self, call: Call) -> list[Tensor]:
-        """The mean of overlapping windows, as in MultiDiffusion."""
+        """The mean of the results of overlapping windows, as in MultiDiffusion."""
         windows = self.plan.windows(*call.x.shape[-2:], call.sigma[0].item())
         if len(windows) > 1 and self.plan.moves:
             refuse_easycache(call.options, NODE, "Turn jitter off")
-        return evaluate(call, windows, tiles.uniform(*windows[0].size), self.batch, self.kept)
+        return evaluate(call, windows, tiles.uniform(*windows[0].size), self.batch, self.cache)
 
     def views(self, call: Call, f: float) -> list[Tensor]:
-        """What the views of the blurred picture say of the picture itself.
+        """The results of the dilated views of the blurred x, for x itself (section 3.3).
 
-        The authors' views of the blurred x yield the noise that they take from x: x - noise = D + x - blurred x, for
-        eps, v and flow models alike.
+        The blur's standard deviation is sigma c3, with c3 = 0.99 f^blur + 0.01. The authors predict the noise in the
+        blurred x and take it from x: x - (blurred x - D(blurred x)) = D(blurred x) + x - blurred x, for eps, v and flow
+        models alike.
         """
         smooth = blurred(call.x, self.s, self.sigma * (0.99 * f**self.blur + 0.01))
         views = tiles.dilated(*call.x.shape[-2:], self.s)
-        denoised = evaluate(call._replace(x=smooth), views, tiles.uniform(*views[0].size), self.batch, self.kept)
+        denoised = evaluate(call._replace(x=smooth), views, tiles.uniform(*views[0].size), self.batch, self.cache)
         return [D + (call.x - smooth) for D in denoised]
 
     def shown(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the larger of a window and a view: what the model is shown of a latent."""
+        """The larger sides (h, w) of a window and of a view on a latent of (height, width)."""
         return tuple(max(min(side, self.plan.size), math.ceil(side / self.s)) for side in (height, width))
 
     def work(self, height: int, width: int, left: float) -> int:
-        """How many latent pixels the model is shown for one prompt, of a picture (H, W) with t/T = left to go."""
+        """The number of latent pixels that the model computes for one prompt.
+
+        Args:
+            height, width: Of the whole latent.
+            left: t / T, the part of the schedule that is left.
+        """
         local, views = needed(cosine(left) ** self.dilated, self.skip_below)
         size = self.plan.size, self.plan.size
         plans = [tiles.grid(height, width, size, self.plan.overlap)] * local

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from pentimento.model_patchers.edit.crop_to_mask import MOST, fill, placement, region, regions
+from pentimento.model_patchers.edit.crop_to_mask import MAX_REGIONS, letterbox, placement, region, regions
 from pentimento.model_patchers.pixels.boxes import Box
 from pentimento.model_patchers.pixels.resample import resize
 from pentimento.nodes.edit.crop_to_mask import CropToMask
@@ -82,7 +82,7 @@ def test_one_region_is_that_of_diffusers(mask, width, height, padding):
     ],
 )
 def test_region_by_hand(box, size, expected):
-    assert region(Box(*box), (150, 100), 8, *size) == Box(*expected)
+    assert region(Box(*box), (100, 150), 8, *size) == Box(*expected)
     mask = box_mask(100, 150, box)[0].bool().numpy()
     assert diffusers_region(mask, *size, 8) == Box(*expected)
 
@@ -133,7 +133,7 @@ def test_regions_come_from_top_to_bottom():
 def test_a_mask_of_specks_is_refused_before_it_fills_the_memory():
     mask = torch.zeros(1, 512, 512)
     mask[:, ::16, ::16] = 1
-    with pytest.raises(ValueError, match=f"mask has holes for 1024 crops .* {MOST} is the most. Drop specks"):
+    with pytest.raises(ValueError, match=f"mask has holes for 1024 crops .* {MAX_REGIONS} is the most. Drop specks"):
         crop(torch.rand(1, 512, 512, 3), mask, padding=4, choice="each hole")
     assert len(crop(torch.rand(1, 512, 512, 3), mask, padding=8, choice="each hole")[0]) == 1
 
@@ -144,7 +144,7 @@ def test_filling_equals_diffusers_within_its_rounding(shape, size, rng):
     """A picture fitted into the middle, with its edges stretched to the borders."""
     picture = torch.randint(80, 176, (*shape, 3), generator=rng) / 255  # what overshoots is clipped in another order
     at = placement(Box(0, 0, shape[1], shape[0]), *size)
-    ours = fill(resize(picture, at.height, at.width), at, *size)
+    ours = letterbox(resize(picture, at.height, at.width), at, *size)
     expected = np.asarray(PROCESSOR.resize(as_pil(picture), size[1], size[0], "fill"))
     assert ours.shape == expected.shape
     assert np.abs(ours.numpy() * 255 - expected).max() < 2.2
@@ -217,7 +217,7 @@ def test_frames_are_cut_alike(b, n):
         box = payload.boxes[j]
         at = placement(box, 64, 64)
         piece = image[min(i, b - 1)][box.slices]
-        assert torch.equal(crops[k], fill(resize(piece, at.height, at.width), at, 64, 64))
+        assert torch.equal(crops[k], letterbox(resize(piece, at.height, at.width), at, 64, 64))
         assert bool(crop_masks[k].any()) == bool(mask[min(i, n - 1)][box.slices].any())
 
 

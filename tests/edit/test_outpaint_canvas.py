@@ -228,7 +228,9 @@ def test_negative_numbers_are_refused_in_a_sentence(name):
 
 @pytest.mark.parametrize("change", [-0.1, 1.5, float("nan")])
 def test_a_change_out_of_range_is_refused_in_a_sentence(change):
-    with pytest.raises(ValueError, match="^change is .* but must be between 0, as it is, and 1, anew.$"):
+    with pytest.raises(
+        ValueError, match=r"^change is .* but must be between 0 \(keep\) and 1 \(repaint from noise\)\.$"
+    ):
         OutpaintCanvas.execute(noise(1, 9, 9, 3), 8, 0, 0, 0, 4, 2, change, "grey")
 
 

@@ -361,7 +361,7 @@ def test_another_number_of_crops_is_refused():
     crops, _, payload = crop(photograph(b=3), box_mask(120, 150, (40, 30, 48, 40)))
     for number in (1, 2, 4):
         with pytest.raises(
-            ValueError, match=f"image is a batch of {number} but Crop to Mask gave out 3. Connect every"
+            ValueError, match=f"image is a batch of {number} but Crop to Mask made 3 crops. Connect every"
         ):
             paste(payload, crops[:1].expand(number, -1, -1, -1))
 

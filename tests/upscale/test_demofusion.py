@@ -208,7 +208,7 @@ def test_work_is_the_published(sdxl, ladder, skip_below, evaluations, shown, mon
     settings = {"scale": 4, "phases": ladder, "skip_below": skip_below, "overlap": 32, "jitter": True}
     upscale(counter.model, torch.zeros(1, 4, 8, 8), sigmas=sigmas, prompts=thin_sdxl.prompts(), **settings)
     assert counted == evaluations
-    assert max(counter.calls) <= 2 * windows.LARGEST * 64, "more than one batch of windows at once"
+    assert max(counter.calls) <= 2 * windows.MAX_WINDOWS * 64, "more than one batch of windows at once"
     assert shown.values[-1] == shown.total == 64 * evaluations[-1], "the bar moves by another measure"
     assert shown.values == sorted(shown.values)
 
@@ -300,7 +300,7 @@ def test_sizes(size, scale, sizes):
 
 @pytest.mark.parametrize("size, expected", [((24, 18), (8, 8)), ((48, 6), (16, 6)), ((24, 60), (8, 20))])
 def test_memory_is_asked_for_a_window_or_a_view(size, expected):
-    model = windows.put_on(stub(), Settings(window=64, overlap=24).denoiser(stub(), 2.5, 0))
+    model = windows.attach_denoiser(stub(), Settings(window=64, overlap=24).denoiser(stub(), 2.5, 0))
     (prepare,) = model.get_wrappers(WrappersMP.PREPARE_SAMPLING, windows.KEY)
     assert prepare(lambda model, shape: shape, None, (2, 4, *size)) == [2, 4, *expected]
 

@@ -279,7 +279,7 @@ def test_each_layer_sees_its_neighbours(height, width, rows, columns, scale):
         layers = TiledLayers(
             min(rows, whole.shape[1]), min(columns, whole.shape[2]), torch.device("cpu"), lambda share: None
         )
-        swept = layers.sweep(x, torch.full_like(whole, torch.nan), layer, lambda part: None, scale)
+        swept = layers.over_tiles(x, torch.full_like(whole, torch.nan), layer, lambda part: None, scale)
     assert (swept.x - whole).abs().max() < 1e-5
     variance, mean = torch.var_mean(whole.double(), (1, 2), correction=0)
     found_mean, found = swept.moments.of_groups(3)
@@ -394,9 +394,13 @@ def test_other_vaes_are_refused_by_name(vae, taesd):
         (normed, "TAESD with group norms"),
         (cascade, "stage_a.StageA"),
     ):
-        with pytest.raises(ValueError, match=rf"Tiled VAE Decode got in vae a .*{words}.*VAE Decode \(Tiled\)"):
+        with pytest.raises(
+            ValueError, match=rf"Tiled VAE Decode, Seamless got in vae a .*{words}.*VAE Decode \(Tiled\)"
+        ):
             decode(latent(vae, 64, 64), other(vae, model), 128)
-        with pytest.raises(ValueError, match=rf"Tiled VAE Encode got in vae a .*{words}.*VAE Encode \(Tiled\)"):
+        with pytest.raises(
+            ValueError, match=rf"Tiled VAE Encode, Seamless got in vae a .*{words}.*VAE Encode \(Tiled\)"
+        ):
             encode(picture(64, 64), other(vae, model), 128)
 
 

@@ -30,7 +30,7 @@ def fused(x, windows, weight, work=lambda part: part):
     fusion = tiles.Fusion(x)
     for window in windows:
         fusion.add(window, work(tiles.gather(x, window)), weight(*window.size))
-    return fusion.value
+    return fusion.mean
 
 
 @pytest.mark.parametrize("weight", WEIGHTS)
@@ -67,7 +67,7 @@ def test_the_fusion_is_the_weighted_mean(weight):
         (top, left), (h, w) = window.origin, window.size
         value[..., top : top + h, left : left + w] += part * WEIGHTS[weight](16, 24).double()
         total[top : top + h, left : left + w] += WEIGHTS[weight](16, 24).double()
-    assert torch.allclose(fusion.value.double(), value / total, atol=1e-5)
+    assert torch.allclose(fusion.mean.double(), value / total, atol=1e-5)
 
 
 @pytest.mark.parametrize("s", [1, 2, 3, 4, 8])

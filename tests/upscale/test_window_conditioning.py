@@ -54,10 +54,10 @@ def whole(model, conds, x, options=None):
     return comfy.samplers.calc_cond_batch(model, conds, x, sigma, options or {"transformer_options": {}})
 
 
-def fused(model, conds, x, plan, batch=0, options=None, kept=None):
+def fused(model, conds, x, plan, batch=0, options=None, cache=None):
     host, sigma, weight = comfy.samplers.calc_cond_batch, torch.full(x.shape[:1], SIGMA), tiles.gaussian(*plan[0].size)
     options = options or {"transformer_options": {}}
-    return windows.evaluate(Call(host, model, conds, x, sigma, options), plan, weight, batch, kept)
+    return windows.evaluate(Call(host, model, conds, x, sigma, options), plan, weight, batch, cache)
 
 
 def grid(x, overlap=0, generator=None):
@@ -360,11 +360,11 @@ def test_hints_lie_as_without_windows(models, plan, vae, height, width, hints, s
     conds = as_sampled(model, [[[text(1), {"control": control, **area}], [text(2), {}]], [[text(3), {}]]], x)
     options = {"transformer_options": {}, "model_function_wrapper": pixelwise}
     expected = whole(model, conds, x, options)
-    kept, before = windows.Kept(), [vars(each).copy() for each in (control, first)]
-    found = fused(model, conds, x, PLANS[plan](x), 2, options, kept)
+    cache, before = windows.RunCache(), [vars(each).copy() for each in (control, first)]
+    found = fused(model, conds, x, PLANS[plan](x), 2, options, cache)
     assert close(found, expected)
     assert [vars(each) for each in (control, first)] == before, "the user's ControlNets stay as they are"
-    assert {each for each, _ in kept.hints} == {control, first}
+    assert {each for each, _ in cache.hints} == {control, first}
 
 
 def seen(model, conds, x, plan, batch=1):

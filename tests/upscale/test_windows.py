@@ -154,7 +154,7 @@ def test_memory_bounds_a_call(base, prompts, monkeypatch):
     asked, largest = [], []
     required = base.model.memory_required
     monkeypatch.setattr(base.model, "memory_required", lambda shape, **_: asked.append(tuple(shape)) or required(shape))
-    two = required([2 * 2, 4, 8, 8]) * windows.SPARE + 1  # both prompts of two windows
+    two = required([2 * 2, 4, 8, 8]) * windows.MARGIN + 1  # both prompts of two windows
     monkeypatch.setattr(type(base), "get_free_memory", lambda *_: two)
     model = with_denoiser(base, lambda x, _: largest.append(len(x)) or x)
     run(patch(model), prompts)
@@ -310,9 +310,9 @@ def test_an_inpaint_mask_with_a_strength_for_each_pixel(base, prompts, first):
 # What is left behind, and what is refused
 
 
-def kept(model):
+def cache(model):
     (wrapper,) = model.get_wrappers(WrappersMP.CALC_COND_BATCH, windows.KEY)
-    return wrapper.__self__.kept
+    return wrapper.__self__.cache
 
 
 def test_nothing_is_left_behind(base, prompts):
@@ -323,11 +323,11 @@ def test_nothing_is_left_behind(base, prompts):
     model, seen = patch(base), []
     model.set_model_unet_function_wrapper(
         lambda apply, given: (
-            seen.append(len(kept(model).hints)) or apply(given["input"], given["timestep"], **given["c"])
+            seen.append(len(cache(model).hints)) or apply(given["input"], given["timestep"], **given["c"])
         )
     )
     found = run(model, hinted)
-    assert set(seen) == {1} and not kept(model).hints and not kept(model).numbers
+    assert set(seen) == {1} and not cache(model).hints and not cache(model).batches
     assert off(found, run(patch(base), prompts)) > 1e-4
     assert control.cond_hint is None and control.cond_hint_original.shape == (1, 3, 40, 50)
     assert same(before, state(base))
@@ -350,7 +350,7 @@ def test_an_interrupt_in_the_middle_of_a_step(base, prompts):
         with pytest.raises(model_management.InterruptProcessingException):
             run(model, given)
         assert len(calls) == 13, "no window after it"
-        assert not kept(model).hints and not kept(model).numbers
+        assert not cache(model).hints and not cache(model).batches
         assert torch.equal(run(model, prompts), run(with_denoiser(base, lambda x, _: x), prompts))
 
 

@@ -106,9 +106,9 @@ def refuse_others(condition: dict) -> None:
     """
     if "unclip_conditioning" in condition:
         raise ValueError(
-            f"{ENCODE} and unCLIPConditioning are on the same conditioning, and they count pictures differently. Remove "
-            f"unCLIPConditioning, and connect its picture to {ENCODE}, in a batch with the other pictures, or to a "
-            f"second {ENCODE}."
+            f"{ENCODE} and unCLIPConditioning are on the same conditioning, and they count pictures differently. "
+            f"Remove unCLIPConditioning, and connect its picture to {ENCODE}: in a batch with the other pictures, or "
+            f"to one more {ENCODE}."
         )
 
 

@@ -205,7 +205,7 @@ def condition(
     if min(counts) not in (1, max(counts)):
         raise ValueError(
             f"background is a batch of {counts[1]} but foreground is a batch of {counts[0]}. "
-            "Connect equally many of both, or one of either."
+            "Connect equally many of both, or a single picture of either."
         )
     height, width = (max((side + MULTIPLE // 2) // MULTIPLE, 1) * MULTIPLE for side in foreground.shape[1:3])
     covering = [cover(picture, height, width).clamp(-1, FULL_SCALE - 1) for picture in pictures]

@@ -20,7 +20,7 @@ from comfy.model_base import BaseModel
 from torch import Tensor
 
 ID = "pentimento_instruct_pix2pix"
-ROLES = (1, 1, 0)  # what patches take e(0, 0), e(I, 0) and e(I, T) for: 0 is the prompt, 1 the negative prompt
+ROLES = (1, 1, 0)  # of e(0, 0), e(I, 0) and e(I, T) for patches: 0 = the prompt, 1 = the negative prompt
 HOOKS = (
     "sampler_calc_cond_batch_function",
     "sampler_pre_cfg_function",
@@ -106,7 +106,7 @@ class Step:
         return predict_pair({**args, "conds": [prompt, negative]})
 
     def uses(self) -> tuple[bool, bool, bool]:
-        """Whether e(0, 0), e(I, 0) and e(I, T) are used: each with weight 0 is left out if no hook can see it."""
+        """Whether to compute e(0, 0), e(I, 0) and e(I, T). One with weight 0 is left out if no hook can see it."""
         null = not math.isclose(self.image_scale, 1)
         watched = self.phi or any(self.model_options.get(name) for name in (*HOOKS, "disable_cfg1_optimization"))
         if watched or self.text_scale is None:
@@ -138,6 +138,7 @@ class Step:
         return constant + rescale_noise_cfg(guided - constant, args["cond_denoised"] - constant, self.phi)
 
     def guided(self, args: Options, text_scale: float) -> Tensor:
+        """Equation 3 at this s_T."""
         return guide(self.null, args["uncond_denoised"], args["cond_denoised"], self.image_scale, text_scale)
 
 

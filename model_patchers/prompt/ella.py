@@ -211,7 +211,7 @@ class Follower:
         changed = {id(cond): self.with_tokens(cond, timesteps, longest, call.x.device) for cond in active}
         while len(self.tokens) > KEEP:
             del self.tokens[next(iter(self.tokens))]
-        # `prompt and` leaves None, a prompt that is not computed, as it is
+        # `prompt and`: a prompt that is not computed is None, and stays None.
         return call.run(conds=[prompt and [changed.get(id(cond), cond) for cond in prompt] for prompt in call.conds])
 
     def prepare(self, texts: dict[bytes, Text], timesteps: list[float]) -> None:
@@ -225,12 +225,12 @@ class Follower:
     def with_tokens(self, cond: Cond, timesteps: list[float], longest: int, device: torch.device) -> Cond:
         """A copy of the conditioning with the tokens of the timesteps.
 
-        CLIP's tokens of an empty text fill it up to the number of tokens of the longest: ComfyUI batches conditionings
-        of the same length.
+        ComfyUI batches conditionings of the same length, so CLIP's tokens of an empty text are appended until the
+        conditioning is as long as the longest.
 
         Args:
             timesteps: One for all samples, or one for each.
-            longest: The most tokens of the active conditionings.
+            longest: The length of the longest active conditioning, in tokens.
         """
         model_conds = cond["model_conds"].copy()
         text, crossattn = model_conds.pop(KEY), model_conds["c_crossattn"]

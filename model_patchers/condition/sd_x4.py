@@ -20,7 +20,7 @@ from ..pixels.images import to_rgb
 NODE = "SD x4 Conditioning"
 MAX_LEVEL = 350  # max_noise_level in x4-upscaling.yaml, of the schedule's 1000 levels
 WORKSPACE = 1.2  # factor for the convolutions' workspace and the allocator's rounding
-AMD = 2.73  # ComfyUI's VAE_KL_MEM_RATIO: AMD takes so much more
+AMD = 2.73  # ComfyUI's VAE_KL_MEM_RATIO: the factor on AMD cards
 
 
 def alphas_cumprod() -> Tensor:

@@ -228,7 +228,7 @@ def build(weights: dict[str, Tensor], compute: torch.dtype, file: str) -> comfy.
     """
     if compute == torch.bfloat16:
         logging.warning(
-            "Load T5 for ELLA: in bf16, T5 gives other features than those that ELLA was trained on: pictures differ."
+            "Load T5 for ELLA: in bf16, T5 gives other features than those ELLA was trained on. Use fp16 instead."
         )
     dtype = compute
     if compute == torch.float32:

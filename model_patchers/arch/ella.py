@@ -1,9 +1,9 @@
 """ELLA's timestep-aware semantic connector. Hu et al. 2024, "ELLA: Equip Diffusion Models with LLM for Enhanced
 Semantic Alignment", section 3.1 (github.com/TencentQQGYLab/ELLA, Apache-2.0).
 
-A resampler: learned latents look at a text of any length, several times, and become the tokens that the denoiser sees.
-How they are normalised before each look depends on the timestep. Modules carry the names of the published state dict;
-its joint projections of queries, keys and values are three layers here, which the host can load one by one.
+A perceiver resampler: in several blocks, learned latents attend to a text of any length, and become the tokens of the
+denoiser. The timestep sets shift and scale of each normalisation. Modules have the names of the published state dict,
+whose joint projections of queries, keys and values are three layers here, so that ComfyUI can load them one by one.
 """
 
 import re
@@ -17,7 +17,7 @@ from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 from torch import Tensor, nn
 
 LATENTS_KEY = "connector.latents"
-CONFIG_KEYS = {  # those that tell the shape
+CONFIG_KEYS = {  # whose shapes give the Config
     LATENTS_KEY,
     "time_embedding.linear_1.weight",
     "connector.proj_in.weight",
@@ -36,13 +36,13 @@ class Config:
     latents: int
     layers: int
     heads: int
-    hidden: int  # of the perceptrons
+    hidden: int  # width between the two layers of an MLP
     time_channels: int  # of the sinusoids
     time_width: int  # of the timestep's embedding
 
     @classmethod
     def of(cls, weights: dict[str, Tensor], heads: int = 8) -> "Config":
-        """Reads the shape off a state dict with keys as `connector.latents`; the heads, no shape tells."""
+        """Reads the shape off a state dict with keys such as `connector.latents`. No tensor tells `heads`."""
         latents, width = weights[LATENTS_KEY].shape
         time_width, time_channels = weights["time_embedding.linear_1.weight"].shape
         numbers = (re.match(r"connector\.perceiver_blocks\.(\d+)\.", key) for key in weights)
@@ -59,18 +59,19 @@ class Config:
 
 
 def split_projections(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict with each stack of three projections, `in_proj_weight`, as `q.weight`, `k.weight`, `v.weight`."""
+    """The state dict with `q.weight`, `k.weight` and `v.weight` for each `in_proj_weight`, and so for its bias."""
     split = {}
     for key, value in weights.items():
-        if stack := re.fullmatch(r"(.*\.attn\.)in_proj_(weight|bias)", key):
-            split |= {f"{stack[1]}{part}.{stack[2]}": rows for part, rows in zip(QKV, value.chunk(3), strict=True)}
+        joint = re.fullmatch(r"(.*\.attn\.)in_proj_(weight|bias)", key)
+        if joint:
+            split |= {f"{joint[1]}{name}.{joint[2]}": rows for name, rows in zip(QKV, value.chunk(3), strict=True)}
         else:
             split[key] = value
     return split
 
 
 class AdaLayerNorm(nn.Module):
-    """A normalisation whose shift and scale, in this order, come from the timestep."""
+    """AdaLN: (1 + s) LN(x) + b, where a linear layer makes b and s, in this order, of the timestep's embedding."""
 
     def __init__(self, config: Config, ops: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -83,6 +84,8 @@ class AdaLayerNorm(nn.Module):
 
 
 class Attention(nn.Module):
+    """Multi-head cross-attention: softmax(q k^T / sqrt(width / heads)) v."""
+
     def __init__(self, config: Config, ops: Any, **kwargs: Any) -> None:
         super().__init__()
         self.heads = config.heads
@@ -97,16 +100,21 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """W2 relu(W1 x)^2: the squared ReLU of So et al. 2021, "Primer", as in the published code."""
+
     def __init__(self, config: Config, ops: Any, **kwargs: Any) -> None:
         super().__init__()
         self.c_fc = ops.Linear(config.width, config.hidden, **kwargs)
         self.c_proj = ops.Linear(config.hidden, config.width, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, n, width) -> (B, n, width)"""
         return self.c_proj(self.c_fc(x).relu().square())
 
 
 class Block(nn.Module):
+    """The latents attend to themselves and to the text; then the MLP. Both are added to the latents."""
+
     def __init__(self, config: Config, ops: Any, **kwargs: Any) -> None:
         super().__init__()
         self.attn = Attention(config, ops, **kwargs)
@@ -114,12 +122,15 @@ class Block(nn.Module):
         self.ln_1, self.ln_2, self.ln_ff = (AdaLayerNorm(config, ops, **kwargs) for _ in range(3))
 
     def forward(self, latents: Tensor, text: Tensor, time: Tensor) -> Tensor:
+        """(B, latents, width), (B, n, width), (B, 1, time_width) -> (B, latents, width)"""
         x = self.ln_1(latents, time)
         latents = latents + self.attn(x, torch.cat((x, self.ln_2(text, time)), dim=1))
         return latents + self.mlp(self.ln_ff(latents, time))
 
 
 class Resampler(nn.Module):
+    """Learned latents, shifted by the timestep, in blocks that attend to the text."""
+
     def __init__(self, config: Config, ops: Any, **kwargs: Any) -> None:
         super().__init__()
         self.latents = nn.Parameter(torch.empty(config.latents, config.width, **kwargs), requires_grad=False)
@@ -128,8 +139,9 @@ class Resampler(nn.Module):
         self.perceiver_blocks = nn.ModuleList(Block(config, ops, **kwargs) for _ in range(config.layers))
 
     def forward(self, text: Tensor, time: Tensor) -> Tensor:
+        """(B, n, text_width), (B, 1, time_width) -> (B, latents, width)"""
         text = self.proj_in(text)
-        # A parameter beside modules is not among what the host moves when it loads a part of the model.
+        # ComfyUI moves modules when it loads a part of the model, but not a parameter beside modules.
         latents = comfy.ops.cast_to_input(self.latents, text) + self.time_aware_linear(time)  # (B, latents, width)
         for block in self.perceiver_blocks:
             latents = block(latents, text, time)
@@ -137,6 +149,8 @@ class Resampler(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
+    """Sinusoids of the timestep, linear, SiLU, linear."""
+
     def __init__(self, config: Config, ops: Any, **kwargs: Any) -> None:
         super().__init__()
         self.channels = config.time_channels
@@ -149,11 +163,11 @@ class TimeEmbedding(nn.Module):
 
 
 class Connector(nn.Module):
-    """A text at a timestep -> the denoiser's tokens.
+    """The network from a text's features and a timestep to the denoiser's tokens.
 
     Args:
         config: The shape.
-        operations: The host's layers (comfy.ops), made with `device` and `dtype`.
+        operations: ComfyUI's layers (comfy.ops), made with `device` and `dtype`.
     """
 
     def __init__(
@@ -168,8 +182,8 @@ class Connector(nn.Module):
         """Computes in float32.
 
         Args:
-            text: T5's features, float32 (B, n, text_width), padding included: every row is looked at.
-            t: Timesteps from 0 to 999, (B,) or (1,) for all; fractions are allowed.
+            text: T5's features, float32 (B, n, text_width). The latents attend to every row, padding included.
+            t: Timesteps from 0 to 999, (B,) or (1,) for all. Fractions are allowed.
 
         Returns:
             (B, latents, width)

@@ -1,10 +1,10 @@
-"""T5's encoder, computing as ELLA saw it compute. Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a
-Unified Text-to-Text Transformer"; Chung et al. 2022, "Scaling Instruction-Finetuned Language Models" (FLAN-T5).
+"""T5's encoder with the arithmetic of ELLA's training. Raffel et al. 2020, "Exploring the Limits of Transfer Learning
+with a Unified Text-to-Text Transformer"; Chung et al. 2022, "Scaling Instruction-Finetuned Language Models" (FLAN-T5).
 
-ELLA was trained on features computed in half precision. The residual stream of flan-t5-xl goes past what half precision
-holds, and Hugging Face's T5 (github.com/huggingface/transformers, Apache-2.0) then clamps it, so its features are not
-the rounded ones of float32 but others. The layers are the host's; here are its blocks with that clamp, and its norm
-with the variance in float32.
+ELLA was trained on features computed in half precision. The residual stream of flan-t5-xl exceeds the largest number of
+half precision. Hugging Face's T5 (github.com/huggingface/transformers, Apache-2.0) then clamps it, and so gives other
+features than float32, not only rounded ones. The layers are ComfyUI's. Here are its blocks with that clamp, and its
+norm with the variance in float32.
 """
 
 from typing import Any
@@ -15,15 +15,13 @@ from comfy import model_management
 from comfy.text_encoders import t5
 from torch import Tensor
 
-MARGIN = 1000  # below the largest number of half precision: the clamp where something overflowed
+MARGIN = 1000  # after an overflow, all is clamped to so much below the largest number of half precision
 
 
 def limited_sum(x: Tensor, y: Tensor) -> Tensor:
-    """x + y as half precision has it: each and the sum rounded, and where any of it overflowed, all of it clamped to
-    +-64512.
+    """x + y in half precision, in the dtype of x. If any element overflows, all elements are clamped to +-64512.
 
-    Returns:
-        In the type of x.
+    64512 is 65504 - MARGIN, rounded to half precision.
     """
     z = x.to(torch.float16) + y.to(torch.float16)
     largest = torch.finfo(torch.float16).max
@@ -32,7 +30,7 @@ def limited_sum(x: Tensor, y: Tensor) -> Tensor:
 
 
 class Norm(t5.T5LayerNorm):
-    """x / sqrt(mean(x^2) + eps) * weight, the first part in float32."""
+    """x / sqrt(mean(x^2) + eps) * weight, with the quotient in float32."""
 
     def forward(self, x: Tensor) -> Tensor:
         z = x.float()
@@ -41,7 +39,7 @@ class Norm(t5.T5LayerNorm):
 
 
 class Block(t5.T5Block):
-    """Attention and feed-forward; `limited` where the sums are to be as half precision has them."""
+    """Attention and feed-forward, each added to the residual stream: by `limited_sum` if `limited`."""
 
     def __init__(self, config: dict[str, Any], first: bool, limited: bool, **where: Any) -> None:
         sizes = (config["d_model"], config["d_kv"] * config["num_heads"], config["d_ff"])
@@ -53,7 +51,7 @@ class Block(t5.T5Block):
     def forward(
         self, x: Tensor, mask: Tensor | None = None, past_bias: Tensor | None = None, optimized_attention: Any = None
     ) -> tuple[Tensor, Tensor]:
-        """(B, n, d_model) -> the same, and the position bias (1, heads, n, n), which the first block alone makes."""
+        """(B, n, d_model) -> (B, n, d_model) and the position bias (1, heads, n, n), which the first block computes."""
         model_management.throw_exception_if_processing_interrupted()
         attention, feed_forward = self.layer
         y, past_bias = attention.SelfAttention(attention.layer_norm(x), mask, past_bias, optimized_attention)
@@ -62,13 +60,13 @@ class Block(t5.T5Block):
 
 
 class T5(t5.T5):
-    """The host's T5 with these blocks, for its SDClipModel.
+    """ComfyUI's T5 with these blocks, for ComfyUI's SDClipModel.
 
     Args:
-        config: As in the host's t5_config_*.json.
-        dtype, device, operations: Of the weights, as everywhere in the host.
-        compute: The arithmetic. float16 on a device that is slow in it is float32 with the sums of the
-            residual stream made in float16, which differs little: they are what overflows.
+        config: In the form of ComfyUI's t5_config_*.json.
+        dtype, device, operations: Of the weights, as in all networks of ComfyUI.
+        compute: The dtype of the arithmetic. On a device that is slow in float16, float16 means float32 with the sums
+            of the residual stream in float16. The difference is small, since only these sums overflow.
     """
 
     def __init__(
@@ -86,19 +84,19 @@ class T5(t5.T5):
     ) -> tuple[Tensor, Tensor | None]:
         """
         Args:
-            input_ids: Unused: the host looks the tokens up itself.
+            input_ids: Ignored: ComfyUI's SDClipModel passes `embeds`.
             attention_mask: (B, n), 0 where a token is padding.
             embeds: (B, n, d_model).
-            options: As for the host's T5.
+            options: Of ComfyUI's T5.
 
         Returns:
-            The last hidden states (B, n, d_model), and those of the layer that was asked for, if any.
+            The last hidden states (B, n, d_model), and those of the layer that `options` ask for, or None.
         """
         x = embeds.to(arithmetic(self.compute, embeds.device))
         return super().forward(None, attention_mask, embeds=x, **options)
 
 
 def arithmetic(compute: torch.dtype, device: torch.device) -> torch.dtype:
-    """The type that the layers compute in on this device."""
+    """The dtype in which the layers compute on a device, for the dtype of the arithmetic."""
     slow = compute == torch.float16 and not model_management.should_use_fp16(device)
     return torch.float32 if slow else compute

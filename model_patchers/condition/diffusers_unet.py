@@ -1,7 +1,7 @@
-"""UNets in diffusers' format, with any number of channels in and of blocks.
+"""UNets in diffusers' format, with any number of input channels and of blocks.
 
-ComfyUI's own loader knows them by a list of whole shapes, which lacks SD 1.5 with 8 or 12 channels in, SD 2 with 5 or 9
-and SD x4. Here each name is translated on its own, and the result goes to the host as a file of Stability's would.
+ComfyUI's own loader compares a UNet with a list of shapes, which lacks SD 1.5 with 8 or 12 input channels, SD 2 with 5
+or 9, and SD x4. Here each name is translated, and ComfyUI loads the result as it loads a file of Stability's.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..comfyui.weights import are_offsets, below, describe, read_state_dict
 
 NODE = "Load Diffusers UNet"
-# diffusers' name of a module -> Stability's
+# {diffusers' name of a module: Stability's}
 OUTSIDE = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",
@@ -38,12 +38,12 @@ RESIDUAL = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-# Beside the UNet in a checkpoint: how its noise levels run (CosXL, models with v prediction).
+# Keys beside the UNet in a checkpoint that tell its noise levels (CosXL, models with v prediction).
 SAMPLING = ("edm_vpred.sigma_max", "edm_vpred.sigma_min", "v_pred", "ztsnr")
 
 
 def to_stability(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A diffusers UNet's weights under the names of Stability's files. Names that are in no UNet stay as they are."""
+    """A diffusers UNet's weights under the names of Stability's files. Names that are in no UNet are not changed."""
     names = modules(weights)
 
     def renamed(key: str) -> str:
@@ -58,10 +58,11 @@ def to_stability(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def modules(keys: Iterable[str]) -> dict[str, str]:
-    """diffusers' name -> Stability's, of every module in a UNet with these keys.
+    """{diffusers' name: Stability's} of every module in a UNet with these keys.
 
-    diffusers counts blocks in each level; Stability counts through all levels, a downsampling as a block of its own and
-    an upsampling as the last part of a block.
+    diffusers numbers blocks within each level. Stability numbers them through all levels: a downsampling is a block of
+    its own, an upsampling is the last part of a block. ComfyUI's `unet_to_diffusers(config)` does not replace this:
+    it is wrong for levels with different numbers of residual blocks, and lacks SD x4's table of noise levels.
     """
     present = {key[: end + 1] for key in keys for end, letter in enumerate(key) if letter == "."}
 
@@ -90,16 +91,16 @@ def modules(keys: Iterable[str]) -> dict[str, str]:
 
 
 def unet_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
-    """The UNet's part of a file under the names of Stability's files, without prefix.
+    """The UNet in a file under the names of Stability's files, without a prefix.
 
     Args:
-        weights: All that the file holds, in either format and with any prefix.
-        file: Its name, for messages.
+        weights: All weights of the file, in diffusers' format or in Stability's, with any prefix.
+        file: The file's name, for messages.
 
     Raises:
-        ValueError: It holds no whole UNet.
+        ValueError: The file holds no whole UNet.
     """
-    for telling_key, convert, others in STYLES:
+    for telling_key, convert, others in FORMATS:
         unet = below(weights, telling_key)
         if unet.keys() >= others:
             unet = convert(unet)
@@ -108,8 +109,9 @@ def unet_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
     raise ValueError(f"'{file}' holds no UNet: it is {_other(weights)}")
 
 
-# A key that a UNet has and no ControlNet or VAE, what brings its names to Stability's, and more keys of every UNet.
-STYLES = (
+# For each format: a key that UNets have but no ControlNet and no VAE has; a function that gives the UNet's weights
+# Stability's names; more keys of every UNet.
+FORMATS = (
     ("out.2.weight", dict, {"input_blocks.0.0.weight", "time_embed.0.weight"}),
     ("time_embedding.linear_1.weight", to_stability, {"conv_in.weight", "conv_out.weight"}),
 )
@@ -118,13 +120,13 @@ STYLES = (
 def _refuse_offsets(weights: dict[str, Tensor], file: str) -> None:
     if are_offsets(weights):
         raise ValueError(
-            f"'{file}' holds offsets to a UNet's weights, as IC-Light's files do, and no UNet of its own. "
-            "Load Stable Diffusion 1.5, and add the file to it with the node IC-Light."
+            f"'{file}' holds offsets to a UNet's weights, as IC-Light's files do, and no UNet. "
+            "Load Stable Diffusion 1.5, and add the file to the model with the node IC-Light."
         )
 
 
 def _other(weights: dict[str, Tensor]) -> str:
-    """What a file without a UNet is, and where it goes."""
+    """What a file without a UNet is, and where to put it, for a message."""
     for part, answer in (
         ("lora", "a LoRA. Put it in models/loras and load it with Load LoRA."),
         ("control", "a ControlNet. Put it in models/controlnet and load it with Load ControlNet Model."),
@@ -138,15 +140,15 @@ def _other(weights: dict[str, Tensor]) -> str:
 
 
 def load(path: str | Path, disable_dynamic: bool = False) -> ModelPatcher:
-    """The model of a UNet file, in diffusers' format or in Stability's.
+    """The model of a UNet file in diffusers' format or in Stability's.
 
-    SD x4 predicts v; others what the host tells from their weights or their file. Memory is the host's to manage.
+    ComfyUI tells from the weights what the model predicts, such as v for SD x4, and manages the memory.
 
     Args:
-        disable_dynamic: For the host, which loads the file again where it needs the weights in one piece.
+        disable_dynamic: True: without dynamic VRAM. ComfyUI passes it when it loads the file again.
 
     Raises:
-        ValueError: The file holds no UNet, one of an unknown family, or parts of one.
+        ValueError: The file holds no UNet, a UNet of an unknown family, or parts of a UNet.
     """
     file = Path(path).name
     weights = unet_weights(read_state_dict(path), file)
@@ -155,7 +157,7 @@ def load(path: str | Path, disable_dynamic: bool = False) -> ModelPatcher:
     if model is None:
         raise ValueError(
             f"'{file}' is a UNet of no family that ComfyUI knows: {first.shape[1]} channels in and {first.shape[0]} in "
-            "the first level. SD 1.x, 2.x, unCLIP, x4 and SDXL are known."
+            "the first level. Choose a UNet of SD 1.x, 2.x, unCLIP, x4 or SDXL."
         )
     missing = sorted(model.model.diffusion_model.state_dict().keys() - names)
     if missing:

@@ -1,8 +1,8 @@
-"""IC-Light (Zhang, Rao, Agrawala, ICLR 2025): relighting of a foreground, as offsets on the weights of SD 1.5.
+"""IC-Light (Zhang, Rao, Agrawala, ICLR 2025): relighting of a foreground, by offsets to the weights of SD 1.5.
 
-W' = pad0(W) + dW for every weight W, where pad0 gives the first convolution 8 channels in (fc, fcon) or 12 (fbc) with
-zeros. With the noisy latent go 0.18215 times the VAE's mean of the foreground, on grey, and for fbc of the background,
-in the prompt's branch and in the negative one's alike.
+W' = pad0(W) + dW for every weight W, where pad0 fills the first convolution with zeros to 8 input channels (fc, fcon)
+or 12 (fbc). The noisy latent is concatenated with 0.18215 times the VAE's mean of the foreground on grey and, for fbc,
+of the background, both for the positive and for the negative prompt.
 """
 
 from pathlib import Path
@@ -35,7 +35,10 @@ FULL_SCALE = 255 / 127  # the reference reads 8-bit pixels as x / 127 - 1, so th
 
 
 def signed(image: Tensor) -> Tensor:
-    """Pictures as the reference gives them to its VAE: (B, H, W, C) in [0, 1] -> (B, H, W, 3), 0 = grey."""
+    """Pictures in the range of the reference's VAE: (B, H, W, C) in [0, 1] -> (B, H, W, 3) in [-1, 255 / 127 - 1].
+
+    0 is grey.
+    """
     return to_rgb(image) * FULL_SCALE - 1
 
 
@@ -44,72 +47,72 @@ def on_grey(foreground: Tensor, mask: Tensor | None) -> Tensor:
 
     Args:
         foreground: (B, H, W, C).
-        mask: (B, H, W) or (H, W), 1 = foreground. None: the alpha channel, or all where there is none.
+        mask: (B, H, W) or (H, W), 1 = foreground. None: the alpha channel; without one, all of the picture.
 
     Raises:
-        ValueError: Nothing is foreground, or the mask does not go with the picture.
+        ValueError: Nothing is foreground, or the mask's size or number is not the picture's.
     """
     if mask is None and foreground.shape[-1] < 4:
         return signed(foreground)
     matte, name = (foreground[..., 3], "The alpha channel of foreground") if mask is None else (mask, "foreground_mask")
     if not matte.any():
         raise ValueError(
-            f"{name} selects nothing. It has to be white where the subject is; without a mask and an alpha channel all "
-            "of the foreground is relit. Load Image's mask is white where the picture is transparent: invert it."
+            f"{name} selects nothing. It must be white where the subject is. Load Image's mask is white where the "
+            "picture is transparent: invert it. Without a mask and an alpha channel, all of the foreground is relit."
         )
     foreground, matte = pair(foreground, matte, ("foreground", name))
     return signed(foreground) * matte[..., None]
 
 
 def offsets(weights: dict[str, Tensor], own: dict[str, Tensor], names: dict[str, str], file: str) -> dict[str, Tensor]:
-    """The offsets in a file, under the model's names for the weights that they belong to.
+    """The offsets dW in a file, under the UNet's names.
 
     Args:
-        weights: The file's, named as in diffusers (the original files) or as in Stability's files, with any prefix.
+        weights: Of the file, with diffusers' names (the original files) or Stability's, and any prefix.
         own: The UNet's weights.
-        names: diffusers' name -> the UNet's.
-        file: Its name, for messages.
+        names: {diffusers' name: the UNet's}.
+        file: The file's name, for messages.
 
     Raises:
-        ValueError: The file holds no IC-Light, or one for another network.
+        ValueError: The file holds no IC-Light, or an IC-Light for another network.
     """
-    found = _renamed(weights, names)
-    if not {FIRST_CONVOLUTION, "time_embed.0.weight"} <= found.keys():
+    deltas = _renamed(weights, names)
+    if not {FIRST_CONVOLUTION, "time_embed.0.weight"} <= deltas.keys():
         raise ValueError(f"'{file}' is no IC-Light model: it holds {describe(weights)}. Choose {FILES}.")
-    channels = found[FIRST_CONVOLUTION].shape[1]
-    if channels not in (8, 12) or not are_offsets(found):
+    channels = deltas[FIRST_CONVOLUTION].shape[1]
+    if channels not in (8, 12) or not are_offsets(deltas):
         raise ValueError(
             f"'{file}' is a whole UNet ({channels} channels in). {MODEL_NODE} adds offsets to an SD 1.5 model: choose "
             f"{FILES}. A whole UNet is loaded with Load Diffusion Model or Load Diffusers UNet."
         )
-    for name in sorted(own.keys() | found.keys()):
-        ours, theirs = (tuple(w[name].shape) if name in w else None for w in (own, found))
-        if ours != theirs and name != FIRST_CONVOLUTION:
+    for name in sorted(own.keys() | deltas.keys()):
+        needed, came = (tuple(w[name].shape) if name in w else None for w in (own, deltas))
+        if needed != came and name != FIRST_CONVOLUTION:
             raise ValueError(
-                f"'{file}' does not fit this model: its '{name}' is {theirs or 'missing'}, the model's is "
-                f"{ours or 'missing'}. It was made for another network than this one; IC-Light's own files want "
-                "Stable Diffusion 1.5 or a fine-tune of it."
+                f"'{file}' does not fit this model: its '{name}' is {came or 'missing'}, the model's is "
+                f"{needed or 'missing'}. The file was made for another network; IC-Light's own files need Stable "
+                "Diffusion 1.5 or a finetune of it."
             )
-    return found
+    return deltas
 
 
 def _renamed(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
-    """A file's weights without a prefix, and with diffusers' names replaced; {} if it has no first convolution."""
+    """The weights of a file without a prefix and with `names` applied; {} if there is no first convolution."""
     unet = below(weights, FIRST_CONVOLUTION) or below(weights, "conv_in.weight")
     return {names.get(name, name): weight for name, weight in unet.items()}
 
 
 def patch(model: ModelPatcher, path: str | Path) -> ModelPatcher:
-    """A clone of an SD 1.5 model with IC-Light's offsets on its weights, in the place of any that it had.
+    """A clone of an SD 1.5 model with IC-Light's offsets on its weights, in place of an earlier IC-Light's.
 
-    They are patches as a LoRA's are: ComfyUI adds them when it loads the model and takes them away after, and other
-    patches on the same weights are added to the same sum. They stay in the file's dtype until then.
+    The offsets are patches like a LoRA's: ComfyUI adds them, with all other patches of a weight, when it loads the
+    model, and removes them when it unloads the model. Until then they have the file's dtype.
 
     Raises:
         ValueError: The model is of another kind, or the file is no IC-Light.
     """
     for earlier in model.get_wrappers(WrappersMP.PREPARE_SAMPLING, KEY):
-        model = earlier.taken_off(model)
+        model = earlier.detached(model)
     require(model, fitting(MODEL_NODE), MODEL_NODE)
     unet, config = model.model.diffusion_model.state_dict(), model.model.model_config.unet_config
     diff = offsets(read_state_dict(path), unet, unet_to_diffusers(config), Path(path).name)
@@ -120,10 +123,10 @@ def patch(model: ModelPatcher, path: str | Path) -> ModelPatcher:
 
 
 class Relight(NamedTuple):
-    """What `patch` puts on a model: a wrapper of PREPARE_SAMPLING that knows the patches on the weights.
+    """The wrapper of PREPARE_SAMPLING that `patch` attaches. It knows the patches on the weights.
 
     Attributes:
-        patches: As ModelPatcher.add_patches takes them.
+        patches: In the form of ModelPatcher.add_patches.
     """
 
     patches: dict[str, tuple]
@@ -137,14 +140,14 @@ class Relight(NamedTuple):
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        """Refuses what cannot be sampled before anything is loaded or computed."""
+        """Refuses wrong conditionings and patches before anything is loaded or computed."""
         for branch, conditions in conds.items():
             for condition in conditions:
                 _check_pictures(condition.get("noise_concat"), branch, shape[0])
         _check_later_patches(model)
         return executor(model, shape, conds, *args, **kwargs)
 
-    def taken_off(self, model: ModelPatcher) -> ModelPatcher:
+    def detached(self, model: ModelPatcher) -> ModelPatcher:
         """A clone of the model without these patches."""
         model = detach(model, KEY)
         for name, patch in self.patches.items():
@@ -156,23 +159,23 @@ class Relight(NamedTuple):
 def _check_pictures(concat: Tensor | None, branch: str, latents: int) -> None:
     if concat is None:
         raise ValueError(
-            f"The model is IC-Light's, and the {branch} conditioning holds no foreground. Connect both outputs of "
-            f"{CONDITIONING_NODE} to the sampler, and make other changes of the prompts before it."
+            f"The model is IC-Light's, and the {branch} conditioning holds no foreground. Connect positive and "
+            f"negative of {CONDITIONING_NODE} to the sampler, and nodes that change the prompts before that node."
         )
     if latents % len(concat):
         raise ValueError(
             f"{CONDITIONING_NODE} prepared {len(concat)} pictures, and a batch of {latents} latents is sampled. "
-            f"Connect its own latent, or a batch of {len(concat)}, {2 * len(concat)}, {3 * len(concat)} ..."
+            f"Connect that node's latent, or a batch of {len(concat)}, {2 * len(concat)}, {3 * len(concat)} ..."
         )
 
 
 def _check_later_patches(model: ModelPatcher) -> None:
-    """A LoRA's part for the first convolution finds it with more channels than it knows, and the host drops it."""
+    """Refuses a later patch of the first convolution, whose shape has fewer channels: ComfyUI would drop the patch."""
     (weight, _), *_, last = model.get_key_patches(FIRST)[FIRST]
     if calculate_shape([last], weight, FIRST) == weight.shape:
         raise ValueError(
-            f"A LoRA or a merge that comes after {MODEL_NODE} changes the first convolution, which {MODEL_NODE} has "
-            f"widened. Put it before {MODEL_NODE}: the sum is the same."
+            f"A LoRA or a merge after {MODEL_NODE} changes the first convolution, to which {MODEL_NODE} has added "
+            f"channels. Put the LoRA or the merge before {MODEL_NODE}: the sum is the same."
         )
 
 
@@ -187,12 +190,13 @@ def condition(
     """Both prompts with the pictures' latents to concatenate, and an empty latent of the same size.
 
     Args:
-        foreground: (B, H, W, C). Its sides are rounded to multiples of 64.
-        background: (B, h, w, C), of any size: scaled to cover the foreground. One goes with any number of foregrounds.
-        foreground_mask: (B, H, W) or (H, W), 1 = foreground. Without it an alpha channel tells; else all is foreground.
+        vae: Of SD 1.5.
+        foreground: (B, H, W, C) in [0, 1]. Its sides are rounded to multiples of 64.
+        background: (B, h, w, C) of any size, scaled to cover the foreground; or one, for all foregrounds.
+        foreground_mask: (B, H, W) or (H, W), 1 = foreground. None: as in `on_grey`.
 
     Raises:
-        ValueError: Numbers or sizes that do not match, a mask that selects nothing, a VAE of another family.
+        ValueError: The numbers or sizes do not match, the mask selects nothing, or the VAE is of another family.
     """
     pictures = [on_grey(foreground, foreground_mask)]
     if background is not None:
@@ -201,7 +205,7 @@ def condition(
     if min(counts) not in (1, max(counts)):
         raise ValueError(
             f"background is a batch of {counts[1]} but foreground is a batch of {counts[0]}. "
-            "Connect one of them alone for all of the other, or equally many."
+            "Connect equally many of both, or a single picture of either."
         )
     height, width = (max((side + MULTIPLE // 2) // MULTIPLE, 1) * MULTIPLE for side in foreground.shape[1:3])
     covering = [cover(picture, height, width).clamp(-1, FULL_SCALE - 1) for picture in pictures]
@@ -217,7 +221,7 @@ def condition(
 
 def _encode(vae: VAE, picture: Tensor) -> Tensor:
     """The VAE's mean, unscaled: (B, H, W, 3) of `signed` -> (B, 4, H / 8, W / 8)."""
-    latent = vae.encode((picture + 1) / 2)  # the host's VAE takes [0, 1] and makes it [-1, 1]
+    latent = vae.encode((picture + 1) / 2)  # ComfyUI's VAE maps [0, 1] to [-1, 1]
     expected = (4, picture.shape[1] // 8, picture.shape[2] // 8)
     if tuple(latent.shape[1:]) != expected:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What a model is and wants, for people to read."""
+"""The report of Inspect Model: what a model is and which inputs it takes."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from ..comfyui.kinds import Kind, identify
 
 
 def report(model: ModelPatcher) -> tuple[str, Kind]:
-    """What the model is, a line for each fact, and its kind."""
+    """The report, one line for each fact, and the model's kind."""
     kind = identify(model)
     latent = model.model.latent_format
     sampling = model.get_model_object("model_sampling")
@@ -44,6 +44,7 @@ def _patches(model: ModelPatcher) -> str:
 
 
 def _functions(options: Any) -> int:
+    """How many functions there are in nested dicts and lists."""
     if isinstance(options, dict):
         return sum(map(_functions, options.values()))
     if isinstance(options, list):

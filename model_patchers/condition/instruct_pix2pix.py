@@ -1,4 +1,4 @@
-"""InstructPix2Pix: its picture, its guider, and its patch for every other sampler."""
+"""InstructPix2Pix: the picture to edit as conditioning, the guider, and the patch for every other sampler."""
 
 from typing import Any
 
@@ -28,12 +28,12 @@ def condition(
     """Both prompts with the picture to edit.
 
     Args:
-        vae: ComfyUI's VAE. ComfyUI's model classes scale its mean as each was trained.
+        vae: The model's VAE. ComfyUI's model classes scale the latent as each model was trained.
         image: (B, H, W, C) in [0, 1]; an alpha channel is dropped.
-        multiple: Of the sides' pixels. See `resample.to_multiple`; the reference's edit_cli.py resizes by Lanczos too.
+        multiple: Each side is rounded to a multiple of so many pixels, by Lanczos, as in the reference's edit_cli.py.
 
     Returns:
-        Both conditionings, and zeros like the picture's latent, (B, 4, H / 8, W / 8).
+        Both conditionings, and zeros in the shape of the picture's latent, (B, 4, H / 8, W / 8) of the resized picture.
     """
     latent = vae.encode(resample.to_multiple(to_rgb(image), multiple))
     wants = Needs(fitting(CONDITIONING), CONDITIONING, tuple(latent.shape[-2:]), pictures=len(latent))
@@ -41,8 +41,8 @@ def condition(
     return *(needs(prompt, wants) for prompt in prompts), torch.zeros_like(latent)
 
 
-def check(conds: dict[str, Conds], noise: Tensor, node: str) -> None:
-    """Refuses what the host would sample with zeros for the picture, or with a resampled one, without a word.
+def check_pictures(conds: dict[str, Conds], noise: Tensor, node: str) -> None:
+    """Refuses prompts without a picture of the latent's size: ComfyUI would silently use zeros, or resize the picture.
 
     Args:
         conds: The guider's "positive" and "negative", before they are prepared for the model.
@@ -50,29 +50,31 @@ def check(conds: dict[str, Conds], noise: Tensor, node: str) -> None:
         node: The node's display name, for the message.
 
     Raises:
-        ValueError: One is missing or has no picture, or a picture's size or number is not the latent's.
+        ValueError: A prompt is missing or has no picture, or the pictures' size or number is not that of the latents.
     """
     (b, _, height, width) = noise.shape
     for name in ("positive", "negative"):
         if name not in conds:
-            raise ValueError(f"{node} needs a {name} conditioning. Use KSampler or CFG Guider, which take one.")
+            raise ValueError(
+                f"{node} needs a {name} conditioning, and the guider has none. Use KSampler or CFG Guider."
+            )
         for cond in conds[name]:
             latent = cond.get("concat_latent_image")
             if latent is None:
                 raise ValueError(
-                    f"{node}: {name} has no picture. Connect both, positive and negative, through {CONDITIONING}."
+                    f"{node}: {name} has no picture. Connect positive and negative through {CONDITIONING}."
                 )
             (n, _, h, w) = latent.shape
             if (h, w) != (height, width):
                 raise ValueError(
-                    f"{node}: the picture in {name} has {8 * w} x {8 * h} pixels, and the latent that is sampled is "
-                    f"one of {8 * width} x {8 * height}. Connect the latent of {CONDITIONING}, or give that node a "
-                    "picture of the other size."
+                    f"{node}: the picture in {name} has {8 * w} x {8 * h} pixels, and the sampled latent is for "
+                    f"{8 * width} x {8 * height}. Connect {CONDITIONING}'s latent, or connect a picture of "
+                    f"{8 * width} x {8 * height} to it."
                 )
             if n not in (1, b):
                 raise ValueError(
-                    f"{node}: {name} holds {n} pictures, and {b} latents are sampled. Connect the latent of "
-                    f"{CONDITIONING}, or give that node one picture for all."
+                    f"{node}: {name} holds {n} pictures, and {b} latents are sampled. Connect {CONDITIONING}'s latent, "
+                    "or connect one picture to it for all latents."
                 )
 
 
@@ -84,7 +86,7 @@ class IP2PGuider(comfy.samplers.CFGGuider):
         self.image_scale, self.phi, self.interval = image_scale, phi, interval
 
     def outer_sample(self, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        check(self.conds, noise, GUIDER)
+        check_pictures(self.conds, noise, GUIDER)
         return super().outer_sample(noise, *args, **kwargs)
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: Options, seed: int | None = None) -> Tensor:
@@ -104,7 +106,12 @@ def guider(
     phi: float,
     interval: Interval,
 ) -> IP2PGuider:
-    """A guider by equation 3 for the model, of which a patch of this module's is taken off: it would guide twice.
+    """A guider by equation 3. A patch of `patch` is removed from the model, as the two together would guide twice.
+
+    Args:
+        text_scale, image_scale: s_T and s_I.
+        phi: Of `rescale_noise_cfg`.
+        interval: Outside this part of the run, e(I, T) alone is used.
 
     Raises:
         ValueError: The model is of another kind.
@@ -117,14 +124,17 @@ def guider(
 
 
 def patch(model: ModelPatcher, image_scale: float) -> ModelPatcher:
-    """A clone with which any sampler of one CFG scale follows equation 3; its scale is s_T.
+    """A clone with which every sampler with one CFG scale guides by equation 3. The sampler's scale is s_T.
+
+    Args:
+        image_scale: s_I.
 
     Raises:
         ValueError: The model is of another kind.
     """
 
     def outer_sample(executor: WrapperExecutor, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        check(executor.class_obj.conds, noise, PATCH)
+        check_pictures(executor.class_obj.conds, noise, PATCH)
         return executor(noise, *args, **kwargs)
 
     def predict_noise(

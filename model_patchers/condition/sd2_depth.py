@@ -1,4 +1,4 @@
-"""Stable Diffusion 2 depth: the depth map is the fifth channel that the denoiser sees, next to the latent."""
+"""Stable Diffusion 2 depth: the depth map is concatenated to the latent as the denoiser's fifth channel."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,20 +8,19 @@ from ..comfyui.kinds import fitting
 from ..pixels.images import luma
 
 NODE = "SD2 Depth Conditioning"
-FLAT = 1e-5  # of the largest depth: resampling a constant picture leaves no more than this
+FLAT = 1e-5  # of the largest depth: a constant picture has a smaller span after it is resized
 
 
 def depth_channel(depth: Tensor, height: int, width: int, invert: bool = False) -> Tensor:
-    """The depth as the denoiser wants it: resampled first, then each picture stretched to -1 (far) ... 1 (near).
+    """The depth for the denoiser: resized to the latent, then each picture stretched to -1 (far) ... 1 (near).
 
     `2 (d - min) / (max - min) - 1`, LatentDepth2ImageDiffusion.get_input and scripts/gradio/depth2img.py of Stability's
-    stablediffusion. A picture of one depth has no span to divide by. It becomes -1, as it did in training, where 0.001
-    is added to the span.
+    stablediffusion. A picture of one depth becomes -1, as in training, where 0.001 is added to the span max - min.
 
     Args:
-        depth: (B, H, W, C), C = 1, 3 or 4, in any units, the nearest largest.
+        depth: (B, H, W, C), C = 1, 3 or 4, in any unit; larger is nearer.
         height, width: Of the latent.
-        invert: The nearest is the smallest, as in metric depth.
+        invert: True: smaller is nearer, as in metric depth.
 
     Returns:
         (B, 1, height, width), float32.
@@ -38,16 +37,16 @@ def depth_channel(depth: Tensor, height: int, width: int, invert: bool = False) 
 def condition(
     positive: Conditioning, negative: Conditioning, samples: Tensor, depth: Tensor, invert: bool = False
 ) -> tuple[Conditioning, Conditioning]:
-    """Both prompts, each with the depth for the latent `samples`, to be sampled by the SD2 depth model only.
+    """Both prompts with the depth for the latent `samples`. Only the SD2 depth model takes them.
 
     Args:
         positive, negative: Conditionings.
         samples: (N, 4, h, w), the latent that will be denoised.
-        depth: (B, H, W, C), one picture for the whole latent or one for each of its N.
-        invert: See `depth_channel`.
+        depth: (B, H, W, C), B = 1 or N.
+        invert: As in `depth_channel`.
 
     Raises:
-        ValueError: The latent is no picture's, or the numbers do not match.
+        ValueError: The latent has another number of dimensions, or the numbers do not match.
     """
     if samples.ndim != 4:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Stable Diffusion's x4 upscaler: the small picture, with noise of a known level, is concatenated to the latent."""
+"""Stable Diffusion's x4 upscaler: the small picture, with noise of a chosen level, is concatenated to the latent."""
 
 import copy
 from functools import partial
@@ -18,21 +18,21 @@ from ..comfyui.schedule import seeded
 from ..pixels.images import to_rgb
 
 NODE = "SD x4 Conditioning"
-MAX_LEVEL = 350  # max_noise_level in x4-upscaling.yaml; the schedule has 1000
-WORKSPACE = 1.2  # beside the tensors: what convolutions take to work in, and the allocator's rounding
-AMD = 2.73  # the host's VAE_KL_MEM_RATIO: so much more is taken there
+MAX_LEVEL = 350  # max_noise_level in x4-upscaling.yaml, of the schedule's 1000 levels
+WORKSPACE = 1.2  # factor for the convolutions' workspace and the allocator's rounding
+AMD = 2.73  # ComfyUI's VAE_KL_MEM_RATIO: the factor on AMD cards
 
 
 def alphas_cumprod() -> Tensor:
-    """abar of the noise on the small picture: LDM's "linear" schedule from 1e-4 to 2e-2, which is linear in sqrt(beta).
+    """abar of the noise on the small picture, (1000,) float64: LDM's "linear" schedule, which is linear in sqrt(beta).
 
-    configs/stable-diffusion/x4-upscaling.yaml and ldm's make_beta_schedule. (1000,), float64.
+    From 1e-4 to 2e-2, as in configs/stable-diffusion/x4-upscaling.yaml and ldm's make_beta_schedule.
     """
     return torch.cumprod(1 - make_beta_schedule("linear", 1000, 1e-4, 2e-2), 0)
 
 
 def q_sample(x: Tensor, level: int, noise: Tensor) -> Tensor:
-    """`sqrt(abar_t) x + sqrt(1 - abar_t) noise`, Ho et al. 2020, eq. 4. Level 0 has a little noise too: 0.01."""
+    """`sqrt(abar_t) x + sqrt(1 - abar_t) noise`, Ho et al. 2020, eq. 4. Level 0 has noise of spread 0.01."""
     abar = float(alphas_cumprod()[level])
     return abar**0.5 * x + (1 - abar) ** 0.5 * noise
 
@@ -40,16 +40,16 @@ def q_sample(x: Tensor, level: int, noise: Tensor) -> Tensor:
 def condition(
     positive: Conditioning, negative: Conditioning, image: Tensor, noise_level: int, noise_seed: int
 ) -> tuple[Conditioning, Conditioning, Tensor]:
-    """Both prompts, each with the same noised picture and its level, and the empty latent to denoise.
+    """Both prompts with the noised picture and its level, and the empty latent to denoise.
 
-    The latent has the picture's size, and the decoded picture four times that: the host's network takes every size, so
-    nothing is padded and nothing has to be cut off.
+    The latent has the picture's size, and the decoded picture four times that. ComfyUI's network takes every size, so
+    nothing is padded or cropped.
 
     Args:
         positive, negative: Conditionings.
         image: (B, H, W, C) in [0, 1], C = 1, 3 or 4; an alpha channel is dropped.
         noise_level: 0 ... MAX_LEVEL.
-        noise_seed: Of the noise on the picture; the sampler's seed has no say in it.
+        noise_seed: Of the noise on the picture. The sampler's seed does not matter for it.
 
     Returns:
         Both conditionings, and zeros (B, 4, H, W).
@@ -65,7 +65,7 @@ def condition(
 def model_inputs(
     noised: Tensor, level: int, condition: dict, model: ModelPatcher, device: torch.device
 ) -> dict[str, CONDRegular]:
-    """What the denoiser sees beside latent and text: the noised picture (B, 3, H, W) and its level."""
+    """The denoiser's inputs beside latent and text: the noised picture (B, 3, H, W) and its level. See `feed`."""
     y = torch.tensor([level], device=device)
     return {"c_concat": CONDNoiseShape(noised.to(device)), "y": CONDRegular(y)}
 
@@ -73,37 +73,39 @@ def model_inputs(
 def decode_memory(
     shape: tuple[int, ...], dtype: torch.dtype, ch: int = 128, split: bool = False, workspace: float = WORKSPACE
 ) -> float:
-    """What decoding one latent takes beside the weights, in bytes. The host's figure for every KL VAE takes 64 pixels.
+    """Bytes that decoding one latent takes beside the weights.
 
-    Most is alive in the first block at full size, which goes from 2 ch channels to ch. Of each pixel of the result it
-    holds its input (2 ch), the same normed (2 ch) and the first convolution's result (ch), and the host's loop holds
-    the 4 ch channels that the upsampling began with, 16 times smaller (ch / 4): 5.25 ch elements.
+    ComfyUI's own estimate for KL VAEs counts 64 pixels for each pixel of the latent; this VAE has 16.
 
-    The attention, at the latent's size, stays below that where it is computed without its matrix (PyTorch, xformers).
-    The host's split attention holds rows of the n x n matrix twice (before and after scaling), and the latent, its
-    normed form, q, k, v and the result (4 ch each). It halves the rows to fit the memory that is free, but only into
-    equal parts, and 128 at most: what counts is what it cannot do without, which is much for an odd n.
+    The peak is in the first block at full size, which goes from 2 ch channels to ch. For each pixel of the result, the
+    block's input (2 ch), the normed input (2 ch) and the first convolution's result (ch) are alive. ComfyUI's loop also
+    holds the input of the upsampling: 4 ch channels on a sixteenth of the pixels (ch / 4). Together: 5.25 ch.
+
+    The attention at the latent's size, of n pixels, needs less if it is computed without its n x n matrix (PyTorch,
+    xformers). ComfyUI's split attention holds rows of the matrix twice, before and after scaling, beside six tensors of
+    4 ch channels: the latent, its normed form, q, k, v and the result. It divides the rows into 2, 4, ... 128 equal
+    parts to fit the free memory, if n is divisible by that number. The estimate is for the most parts.
 
     Args:
-        shape: (B, 4, h, w) of the latent. B has no say: the host divides the free memory by this figure.
-        dtype: The VAE's.
+        shape: (B, 4, h, w) of the latent. B is ignored: ComfyUI divides the free memory by this estimate.
+        dtype: Of the VAE.
         ch: The decoder's channels at full size.
-        split: The VAE uses the host's split attention (CPU, AMD, Apple).
-        workspace: Factor for what is no tensor.
+        split: The VAE uses ComfyUI's split attention (CPU, AMD, Apple).
+        workspace: A factor for memory that is not in tensors.
     """
     n = shape[-2] * shape[-1]
     elements = 5.25 * ch * X4_PIXELS**2 * n
     if split:
-        parts = min(n & -n, 128)
+        parts = min(n & -n, 128)  # n & -n: the largest power of two that divides n
         elements = max(elements, 2 * n * n / parts + 6 * 4 * ch * n)
     return elements * dtype.itemsize * workspace
 
 
 def with_decode_estimate(vae: VAE) -> VAE:
-    """The same VAE with `decode_memory` for the host's estimate; the given one stays as it is.
+    """A copy of the VAE with `decode_memory` in place of ComfyUI's estimate.
 
     Raises:
-        ValueError: Another VAE than the x4 upscaler's.
+        ValueError: The VAE is not the x4 upscaler's.
     """
     vae.throw_exception_if_invalid()
     decoder = getattr(vae.first_stage_model, "decoder", None)
@@ -114,11 +116,11 @@ def with_decode_estimate(vae: VAE) -> VAE:
             f"latent pixel, and needs the x4 upscaler's own VAE, an AutoencoderKL that makes {X4_PIXELS} x {X4_PIXELS}."
             " Connect the VAE that comes with x4-upscaler-ema.safetensors, or leave vae empty."
         )
-    told = copy.copy(vae)
-    told.memory_used_decode = partial(
+    copied = copy.copy(vae)
+    copied.memory_used_decode = partial(
         decode_memory,
         ch=decoder.ch,
         split=decoder.mid.attn_1.optimized_attention is normal_attention,
         workspace=WORKSPACE * AMD if model_management.is_amd() else WORKSPACE,
     )
-    return told
+    return copied

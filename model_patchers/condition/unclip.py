@@ -1,6 +1,6 @@
-"""Stable unCLIP: Stable Diffusion 2.1 that follows a picture's CLIP embedding next to the text.
+"""Stable unCLIP: Stable Diffusion 2.1 that follows a picture's CLIP embedding beside the text.
 
-The embedding is noised to a level, and the level's own embedding goes with it as the model's global vector.
+The embedding gets noise of a level. The model's global vector is the noised embedding and the embedding of the level.
 """
 
 import logging
@@ -23,33 +23,33 @@ from ..comfyui.weights import read_state_dict
 from ..pixels.images import to_rgb
 
 ENCODE, STATS = "unCLIP Encode", "unCLIP-L Statistics"
-KINDS = {kind.pictures: kind.name for kind in ROWS if kind.pictures}  # by the width of the picture's embedding
+KINDS = {kind.pictures: kind.name for kind in ROWS if kind.pictures}  # {width of the CLIP embedding: kind of model}
 CROPS = ["center", "none"]
 MAX_LEVEL = 999
-HOW_TO_WEIGH = "Give one number for each picture, such as '1, 0.5', or leave it empty for equal weights."
+HOW_TO_WEIGH = "Write one number for each picture, such as '1, 0.5', or leave weights empty for equal weights."
 MEAN, STD = "noise_augmentor.data_mean", "noise_augmentor.data_std"
 
 
 def alphas_cumprod() -> Tensor:
-    """abar of the noise on embeddings: the cosine schedule of Nichol & Dhariwal 2021, eq. 17, with beta <= 0.999.
+    """abar of the noise on embeddings, (1000,) float64: the cosine schedule of Nichol & Dhariwal 2021, eq. 17.
 
-    "squaredcos_cap_v2" in Stability's and diffusers' configurations. (1000,), float64.
+    "squaredcos_cap_v2" in Stability's and diffusers' configurations, with beta <= 0.999.
     """
     return torch.cumprod(1 - torch.as_tensor(make_beta_schedule("squaredcos_cap_v2", 1000), dtype=torch.float64), 0)
 
 
 def augment(x: Tensor, level: int, noise: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Noises embeddings of the given statistics to a level. Level 0 has a little noise too: 0.0064 of the spread.
+    """Embeddings with noise of a level. Level 0 has noise of 0.0064 std.
 
-    `sqrt(abar_t) x' + sqrt(1 - abar_t) noise` with x' = (x - mean) / std, and back; CLIPEmbeddingNoiseAugmentation of
-    Stability's stablediffusion.
+    `(sqrt(abar_t) x' + sqrt(1 - abar_t) noise) std + mean` with `x' = (x - mean) / std`, as in
+    CLIPEmbeddingNoiseAugmentation of Stability's stablediffusion.
     """
     abar = float(alphas_cumprod()[level])
     return (abar**0.5 * (x - mean) / std + (1 - abar) ** 0.5 * noise) * std + mean
 
 
 class Pictures(NamedTuple):
-    """Embeddings of pictures and what unCLIP Encode was told of them. The noise is here, as it depends on no model."""
+    """Embeddings of pictures with the settings of one unCLIP Encode, and the noise, which depends on no model."""
 
     embeds: Tensor  # (N, dim)
     weights: Tensor  # (N, 1), float64
@@ -60,13 +60,13 @@ class Pictures(NamedTuple):
 
 
 def adm(groups: Sequence[Pictures], mean: Tensor, std: Tensor) -> Tensor:
-    """The global vector for one or more pictures: [embedding, level's embedding].
+    """The global vector for one or more pictures: [noised embedding, embedding of the level].
 
-    `a_i = [augment(x_i, L), emb(L)]`, `a = sum(w_i a_i) / sum(w_i)`; of several pictures, unless merge_level is -1,
-    `[augment(a's first half, M), emb(M)]`: scripts/streamlit/stableunclip.py of Stability's stablediffusion.
+    `a_i = [augment(x_i, L_i), emb(L_i)]`, `a = sum(w_i a_i) / sum(w_i)`. For several pictures and a merge level M >= 0:
+    `[augment(first half of a, M), emb(M)]`. From scripts/streamlit/stableunclip.py of Stability's stablediffusion.
 
     Args:
-        groups: The last one's merge level holds for all.
+        groups: The last group's merge level and merge noise are used.
         mean, std: (1, dim), of the embeddings that the model was trained with.
 
     Returns:
@@ -86,7 +86,7 @@ def adm(groups: Sequence[Pictures], mean: Tensor, std: Tensor) -> Tensor:
 
 
 class Mixture(NamedTuple):
-    """What a conditioning feeds to the model, once it is known which model: with or without statistics."""
+    """The ModelInputs of a conditioning with pictures. It uses the statistics of the model that samples."""
 
     groups: tuple[Pictures, ...]
 
@@ -94,25 +94,29 @@ class Mixture(NamedTuple):
         refuse_others(condition)
         mean, std = (model.get_model_object(name).float().cpu() for name in (MEAN, STD))
         if mean.shape[-1] == 768 and not mean.any():
-            logging.warning("unCLIP-L without statistics gets twice the noise it should: see %s.", STATS)
+            logging.warning("unCLIP-L without statistics gets twice the noise of its training. Use %s.", STATS)
         return {"y": CONDRegular(adm(self.groups, mean, std).to(device))}
 
 
 def refuse_others(condition: dict) -> None:
-    """Raises where the host's unCLIPConditioning is on the same conditioning, before it or after."""
+    """Refuses a conditioning on which ComfyUI's unCLIPConditioning is too.
+
+    Raises:
+        ValueError: It is.
+    """
     if "unclip_conditioning" in condition:
         raise ValueError(
-            f"{ENCODE} and unCLIPConditioning are on the same conditioning, and they count pictures differently. Take "
-            f"unCLIPConditioning out, and connect its picture to {ENCODE}: in a batch with the others, or to another "
-            f"{ENCODE} before or after."
+            f"{ENCODE} and unCLIPConditioning are on the same conditioning, and they count pictures differently. "
+            f"Remove unCLIPConditioning, and connect its picture to {ENCODE}: in a batch with the other pictures, or "
+            f"to one more {ENCODE}."
         )
 
 
 def read_weights(text: str) -> list[float]:
-    """The numbers in "1, 0.5"; none in "".
+    """The numbers in a text such as "1, 0.5"; [] for "".
 
     Raises:
-        ValueError: Something else is in it, or a number is negative, or they add up to 0.
+        ValueError: There is more than numbers in the text, a number is negative, or the sum is 0 or infinite.
     """
     words = re.split(r"[\s,;]+", text.strip(" \t\r\n,;"))
     try:
@@ -122,7 +126,7 @@ def read_weights(text: str) -> list[float]:
     if not (all(weight >= 0 for weight in weights) and sum(weights) < math.inf):
         raise ValueError(f"{ENCODE}: weights is '{text}', but no weight may be negative or infinite. {HOW_TO_WEIGH}")
     if weights and not sum(weights):
-        raise ValueError(f"{ENCODE}: weights is '{text}', so no picture has any. {HOW_TO_WEIGH}")
+        raise ValueError(f"{ENCODE}: weights is '{text}', so no picture has any weight. {HOW_TO_WEIGH}")
     return weights
 
 
@@ -136,19 +140,21 @@ def encode(
     noise_seed: int,
     crop: str,
 ) -> Conditioning:
-    """The prompt with pictures to follow. Those that it has from here already stay: the mean is then of them all.
+    """The prompt with pictures to follow, added to the pictures of an earlier unCLIP Encode on the same prompt.
 
     Args:
-        clip_vision: The host's CLIP vision model: ViT-L/14 or OpenCLIP's ViT-H/14, as the model was trained with.
+        clip_vision: ComfyUI's CLIP vision model, the one that the diffusion model was trained with: ViT-L/14 or
+            OpenCLIP's ViT-H/14.
         image: (N, H, W, C) in [0, 1].
-        weights: See `read_weights`. Empty: 1 for each.
-        noise_level: 0 ... MAX_LEVEL, of each picture.
-        merge_noise_level: Of the mean of several pictures; -1 = none.
-        crop: One of CROPS: the middle square, or the whole picture squeezed into one.
+        weights: As for `read_weights`, N numbers; empty: 1 for each picture.
+        noise_level: 0 ... MAX_LEVEL, for each picture.
+        merge_noise_level: 0 ... MAX_LEVEL, for the mean of several pictures; -1 = no noise.
+        noise_seed: Of the noise on embeddings.
+        crop: One of CROPS: the middle square, or the whole picture squeezed into a square.
 
     Raises:
-        ValueError: Wrong weights; a CLIP vision model that no Stable unCLIP was trained with, or another than for the
-            pictures before; pictures from the host's unCLIPConditioning.
+        ValueError: The weights are wrong; no Stable unCLIP was trained with the CLIP vision model; the earlier pictures
+            were encoded by another one; ComfyUI's unCLIPConditioning is on the same prompt.
     """
     numbers = read_weights(weights) or [1.0] * len(image)
     if len(numbers) != len(image):
@@ -159,42 +165,42 @@ def encode(
     dim = embeds.shape[-1]
     if dim not in KINDS:
         raise ValueError(
-            f"{ENCODE}: clip_vision makes embeddings of {dim} numbers, but Stable unCLIP knows those of CLIP ViT-L/14 "
-            "(768) or OpenCLIP ViT-H/14 (1024). Take the one in the model's own file, by unCLIPCheckpointLoader."
+            f"{ENCODE}: clip_vision makes embeddings of {dim} numbers, but Stable unCLIP needs those of CLIP ViT-L/14 "
+            "(768) or OpenCLIP ViT-H/14 (1024). Connect the clip_vision of unCLIPCheckpointLoader."
         )
     noise = seeded(noise_seed, (len(image) + 1, dim))
     column = torch.tensor(numbers, dtype=torch.float64)[:, None]
     pictures = Pictures(embeds, column, noise[:-1], noise_level, noise[-1:], merge_noise_level)
-    fed = []
+    prompt = []
     for text, values in needs(conditioning, Needs(frozenset({KINDS[dim]}), ENCODE)):
         refuse_others(values)
-        fed += feed([[text, values]], Mixture((*_groups(values, dim), pictures)))
-    return fed
+        prompt += feed([[text, values]], Mixture((*_groups(values, dim), pictures)))
+    return prompt
 
 
 def _groups(values: dict, dim: int) -> tuple[Pictures, ...]:
-    """The pictures that a conditioning has already."""
-    before = feeds(values)
-    if not isinstance(before, Mixture):
+    """The pictures of earlier unCLIP Encodes on a conditioning."""
+    mixture = feeds(values)
+    if not isinstance(mixture, Mixture):
         return ()
-    if (other := before.groups[-1].embeds.shape[-1]) != dim:
+    if (other := mixture.groups[-1].embeds.shape[-1]) != dim:
         raise ValueError(
-            f"{ENCODE}: clip_vision makes embeddings of {dim} numbers, but conditioning has pictures of another one, "
-            f"which makes {other}. Connect the same clip_vision to each {ENCODE}."
+            f"{ENCODE}: clip_vision makes embeddings of {dim} numbers, but conditioning has pictures of another "
+            f"clip_vision, which makes {other}. Connect the same clip_vision to each {ENCODE}."
         )
-    return before.groups
+    return mixture.groups
 
 
 def with_statistics(model: ModelPatcher, path: str | Path) -> ModelPatcher:
-    """A clone of an unCLIP-L model that knows the statistics of its embeddings, as its reference does.
+    """A clone of an unCLIP-L model with the mean and the standard deviation of its CLIP embeddings.
 
-    The host leaves mean 0 and deviation 1, which is right for unCLIP-H. With them unCLIP-L gets twice the noise.
+    ComfyUI uses 0 and 1, which is right for unCLIP-H but gives unCLIP-L twice the noise of the reference.
 
     Args:
-        path: See `read_statistics`.
+        path: As for `read_statistics`.
 
     Raises:
-        ValueError: The model is no unCLIP-L, or the file is no such file.
+        ValueError: The model is no unCLIP-L, or the file does not hold the statistics.
     """
     require(model, fitting(STATS), STATS)
     mean, std = read_statistics(path)
@@ -208,26 +214,25 @@ def read_statistics(path: str | Path) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (1, 768) of ViT-L/14's embeddings.
 
     Args:
-        path: Karlo's ViT-L-14_stats.th, a pickled pair, or the weights in the folder image_normalizer of a diffusers
-            model, named mean and std.
+        path: Of Karlo's ViT-L-14_stats.th, a pickled pair, or of a diffusers model's weights in the folder
+            image_normalizer, named mean and std.
 
     Raises:
-        ValueError: It is another file.
+        ValueError: The file holds something else.
     """
     weights = read_state_dict(path)
     names = ("mean", "std") if "mean" in weights else ("0", "1")
-    found = [tuple(weights[name].shape) for name in names if name in weights]
-    if weights.keys() != set(names) or any(math.prod(shape) != 768 for shape in found):
+    if weights.keys() != set(names) or any(tensor.numel() != 768 for tensor in weights.values()):
         shapes = ", ".join(f"'{name}' {tuple(tensor.shape)}" for name, tensor in list(weights.items())[:4])
         raise ValueError(
             f"'{Path(path).name}' holds {len(weights)} tensors: {shapes}. {STATS} needs the mean and the standard "
             "deviation of CLIP ViT-L/14's embeddings, 768 numbers each: ViT-L-14_stats.th, or the file in the folder "
-            "image_normalizer of stable-diffusion-2-1-unclip-small. Choose one of them."
+            "image_normalizer of stable-diffusion-2-1-unclip-small. Choose one of these files."
         )
     mean, std = (weights[name].float().reshape(1, 768) for name in names)
     if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
         raise ValueError(
-            f"'{Path(path).name}' has a standard deviation that is not above 0, or numbers that are none, so it is "
-            "damaged. Download it again."
+            f"'{Path(path).name}' is damaged: it has a standard deviation that is not above 0, or numbers that are not "
+            "finite. Download the file again."
         )
     return mean, std

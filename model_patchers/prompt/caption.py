@@ -1,12 +1,9 @@
-"""Captions for ELLA: the prompt that has a language model lengthen one, and its answer made a plain text."""
+"""Captions for ELLA: a prompt with which a language model lengthens a text, and the caption in the model's answer."""
 
 import re
 from bisect import bisect_right
-from functools import cache
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from transformers import T5TokenizerFast
+from .ella_t5 import tokenizer
 
 INSTRUCTION = (
     "Turn the short description of a picture into a long one, as in the examples below.\n"
@@ -47,17 +44,23 @@ EXAMPLES = [
     ),
 ]
 
+# Everything up to the end of the model's thoughts; thoughts without an end.
 THOUGHTS = re.compile(r".*</think(?:ing)?>|<think(?:ing)?>.*", re.DOTALL | re.IGNORECASE)
+# Special tokens of chat formats: "<|im_end|>", "</s>", "<end_of_turn>".
 CHAT_TOKENS = re.compile(r"<\|[^<>|]*\|>|</?(?:s|bos|eos|start_of_turn|end_of_turn)>")
+# The prompt repeated up to its last example, if a "Short:" follows; its line breaks may have changed.
 OWN_EXAMPLES = re.compile(r".*" + r"\s+".join(map(re.escape, EXAMPLES[-1][1].split())) + r"(?=\s+Short:)", re.DOTALL)
 MARKUP = r"[ \t*_#>`\"'-]*"
+# The labels of a pair at the start of a line: "Short:", "**Long:**", "Long prompt version:".
 SHORT = re.compile(rf"^{MARKUP}short\b[ \w*]*:", re.IGNORECASE | re.MULTILINE)
 LONG = re.compile(rf"^{MARKUP}long\b[ \w*]*:", re.IGNORECASE | re.MULTILINE)
-BREAKS = re.compile(
-    r"^[ \t]*(?:```\w*|#+ .*|[-*_=]{3,}|.*:[ *_]*)$", re.MULTILINE
-)  # fence, heading, rule, introduction
+# A line that is no part of a caption: a code fence, a heading, a rule, an introduction with a colon at its end.
+BREAKS = re.compile(r"^[ \t]*(?:```\w*|#+ .*|[-*_=]{3,}|.*:[ *_]*)$", re.MULTILINE)
+# Bullets, numbers and block quotes at the start of a line.
 LINE_MARKS = re.compile(r"^\s*(?:(?:[-+>\u2022]|\d+[.)])\s+)+", re.MULTILINE)
+# Asterisks and backquotes; underscores that are not within a word.
 EMPHASIS = re.compile(r"[*`]|(?<!\w)_+|_+(?!\w)")
+# Introductions on the caption's own line: "Sure!", "I'd be happy to help.", "Here is the caption:", "Long caption:".
 PREAMBLE = re.compile(
     r"(?:(?:sure|certainly|of course|absolutely|okay|ok|understood|got it)(?: thing)?[!,.:]\s*"
     r"|i(?:['\u2019]d| would|['\u2019]ll| will) (?:be happy|be glad|love)\b[^.!:]*[.!:]\s*"
@@ -67,28 +70,31 @@ PREAMBLE = re.compile(
     r"(?:(?:long|image|picture) )*(?:caption|prompt|description|version|answer|output)\s*:\s*)+",
     re.IGNORECASE,
 )
-QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb"}
+# An empty line between paragraphs.
+EMPTY_LINE = re.compile(r"\n\s*\n")
+# The end of a sentence with the quotation marks and brackets after it; full stops of Chinese and Japanese.
 SENTENCE = re.compile(r"""[.!?]["')\]\u201d\u2019]*(?= |$)|[\u3002\uff01\uff1f]""")
+QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb"}
 EMPTY = (
-    "text has no caption in it. It needs a language model's answer to the prompt of Caption Prompt: see what the model "
-    "wrote (Preview as Text), and try another seed or model."
+    "text has no caption in it. Connect a language model's answer to the prompt of Caption Prompt. To see the model's "
+    "answer, use Preview as Text; if it has no caption, try another seed or model."
 )
 STILL_THINKING = (
-    "text ends before the model had done thinking, so there is no caption in it. Raise max_length of the node that "
-    "wrote it, or turn its thinking off."
+    "text ends before the model had done thinking, so there is no caption in it. Raise max_length of the node with the "
+    "language model, or turn thinking off."
 )
 
 
 def prompt(text: str) -> str:
-    """For any language model: the instruction, four pairs of a short and a long caption, and the text as a fifth.
+    """The prompt for a language model: an instruction, four pairs of a short and a long caption, and the text.
 
-    In-context learning as the authors of ELLA advise (README of TencentQQGYLab/ELLA, notes), in other words.
+    ELLA's authors advise this in-context learning (README of TencentQQGYLab/ELLA, notes). The wording is new.
 
     Args:
         text: A short caption; its line breaks become spaces.
 
     Raises:
-        ValueError: It is empty.
+        ValueError: The text is empty.
     """
     short = " ".join(text.split())
     if not short:
@@ -98,57 +104,54 @@ def prompt(text: str) -> str:
 
 
 def clean(answer: str, max_tokens: int) -> str:
-    """The caption in a language model's answer to `prompt`: one line, without quotes, markup and what introduces it.
+    """The caption in a language model's answer to `prompt`: one line without quotes, markup and introductions.
 
     Args:
-        answer: The prompt may be repeated in it, and more pairs of captions may follow.
-        max_tokens: The most of T5's tokens, </s> included. A longer caption ends with its last sentence that fits if
-            that leaves at least half of the tokens in use, else with its last word that fits.
+        answer: It may repeat the prompt, and have more pairs of captions after the first.
+        max_tokens: The most T5 tokens, </s> included. A longer caption ends with the last sentence that fits if at
+            least half of the tokens remain, else with the last word that fits.
 
     Raises:
-        ValueError: No caption is in it, or not one word of it fits.
+        ValueError: The answer has no caption, or not one word of the caption fits.
     """
     text, before = answer, None
-    while text != before:  # what was in quotes, or is left of a cut, may itself begin or end with what is to go
-        text, before = _cut(_caption(text), max_tokens), text
+    while text != before:  # quotes that were removed, or a cut, may leave another introduction or quote at an end
+        before = text
+        text = _cut(_caption(text), max_tokens)
     if not text:
         raise ValueError(STILL_THINKING if re.search("<think", answer, re.IGNORECASE) else EMPTY)
     return text
 
 
 def count_tokens(text: str) -> int:
-    """T5's tokens, </s> included."""
-    return len(_tokenizer()(text, verbose=False)["input_ids"])
-
-
-@cache
-def _tokenizer() -> "T5TokenizerFast":
-    from comfy.text_encoders.sd3_clip import T5XXLTokenizer
-
-    return T5XXLTokenizer().tokenizer
+    """The number of T5 tokens, </s> included."""
+    return len(tokenizer()(text, verbose=False)["input_ids"])
 
 
 def _caption(answer: str) -> str:
     """The first paragraph that is more than an introduction; "" if there is none."""
     text = OWN_EXAMPLES.sub("", CHAT_TOKENS.sub("", THOUGHTS.sub("", answer)))
-    first, *pairs = SHORT.split(text)
-    # before the pairs that a model goes on with, or in the first pair if it repeats the short text
-    for part in [first, *filter(LONG.search, pairs)]:
-        for paragraph in re.split(r"\n\s*\n", BREAKS.sub("\n\n", LONG.split(part)[-1])):
+    # The caption stands before further pairs, or in the first pair if the model repeats the short text.
+    before_pairs, *pairs = SHORT.split(text)
+    for section in [before_pairs, *filter(LONG.search, pairs)]:
+        long = LONG.split(section)[-1]
+        for paragraph in EMPTY_LINE.split(BREAKS.sub("\n\n", long)):
             if caption := _plain(paragraph):
                 return caption
     return ""
 
 
 def _plain(paragraph: str) -> str:
+    """One line without markup, introduction and quotes."""
     text = " ".join(EMPHASIS.sub("", LINE_MARKS.sub("", paragraph)).split())
-    return _unquoted(text[preamble.end() :] if (preamble := PREAMBLE.match(text)) else text)
+    preamble = PREAMBLE.match(text)
+    return _unquoted(text[preamble.end() :] if preamble else text)
 
 
 def _unquoted(text: str) -> str:
-    """Without quotation marks around the whole, or one at an end that has no other."""
+    """The text without quotation marks around all of it, and without a single mark at one end."""
     for opening, closing in QUOTES.items():
-        marks = re.findall(rf"(?<!\w){opening}|{closing}(?!\w)", text)  # an apostrophe within a word is none
+        marks = re.findall(rf"(?<!\w){opening}|{closing}(?!\w)", text)  # not an apostrophe within a word
         encloses = len(text) > 1 and text[0] == opening and text[-1] == closing
         if marks == [opening, closing] and encloses:
             return text[1:-1].strip()
@@ -158,17 +161,22 @@ def _unquoted(text: str) -> str:
 
 
 def _cut(text: str, max_tokens: int) -> str:
+    """The text, cut as `clean` says if it has too many tokens."""
     if not text or count_tokens(text) <= max_tokens:
         return text
-    words = text.split(" ")[:max_tokens]  # each is a token or more
-    fitting = bisect_right(range(1, len(words) + 1), max_tokens, key=lambda n: count_tokens(" ".join(words[:n])))
+    words = text.split(" ")[:max_tokens]  # each word has one token or more
+
+    def tokens_of(number: int) -> int:
+        return count_tokens(" ".join(words[:number]))
+
+    fitting = bisect_right(range(1, len(words) + 1), max_tokens, key=tokens_of)
     if not fitting:
         raise ValueError(
-            f"max_tokens is {max_tokens}, and the caption's first word alone takes {count_tokens(words[0])} of T5's "
-            "tokens, the one that ends the text included. Raise max_tokens; ELLA takes 128."
+            f"max_tokens is {max_tokens}, and the caption's first word alone takes {tokens_of(1)} T5 tokens, the end "
+            "token included. Raise max_tokens; ELLA takes 128."
         )
-    kept = " ".join(words[:fitting])
-    ends = [match.end() for match in SENTENCE.finditer(kept)]
-    if ends and count_tokens(kept[: ends[-1]]) >= max_tokens / 2:
-        return kept[: ends[-1]]
-    return kept.rstrip(" ,;:-(")
+    start = " ".join(words[:fitting])
+    ends = [match.end() for match in SENTENCE.finditer(start)]
+    if ends and count_tokens(start[: ends[-1]]) >= max_tokens / 2:
+        return start[: ends[-1]]
+    return start.rstrip(" ,;:-(")

@@ -1,15 +1,15 @@
-"""The text encoder of ELLA: flan-t5-xl's encoder as a CLIP of the host, from any of the files it comes in.
+"""The text encoder of ELLA: flan-t5-xl's encoder as a CLIP of ComfyUI, from any file that holds it.
 
-The host's own loader takes such a file for the encoder of AuraFlow, which is built otherwise, and computes in float32,
-which gives other features than those that ELLA was trained on (see arch/t5_fp16.py).
+ComfyUI's own loader takes such a file for AuraFlow's encoder, which is another network, and computes in float32, which
+gives other features than those that ELLA was trained on (see arch/t5_fp16.py).
 """
 
 import logging
 import re
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.ops
 import comfy.sd
@@ -21,56 +21,65 @@ from torch import Tensor
 from ..arch.t5_fp16 import T5, arithmetic
 from ..comfyui.weights import below, describe, read_state_dict
 
+if TYPE_CHECKING:
+    from transformers import T5TokenizerFast
+
 PRECISIONS = {"fp16 (as trained)": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}
 TOKENIZER = Path(t5.__file__).parent / "t5_tokenizer"
-NAME = "t5xl"  # of the encoder among the host's
-VOCABULARY = 32128  # of T5 and FLAN-T5; the multilingual ones have others
+NAME = "t5xl"  # of the encoder within ComfyUI's CLIP
+VOCABULARY = 32128  # tokens of T5 and FLAN-T5; multilingual T5s have others
 SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\..+)")
 BIAS_KEY = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
-SHARED_KEYS = ("shared.weight", "encoder.embed_tokens.weight")  # one matrix under two names
-KINDS = {
+SHARED_KEYS = ("shared.weight", "encoder.embed_tokens.weight")  # two names of the token embedding
+KINDS = {  # {part of a key: what a file with it holds}
     "model.diffusion_model.": "a checkpoint of a diffusion model",
     "text_model.encoder.layers.": "a CLIP text encoder",
     "transformer.resblocks.": "a CLIP text encoder",
     "decoder.block.": "the decoder of a T5",
     "model.layers.": "a language model",
 }
-NEEDED = "Load T5 for ELLA needs flan-t5-xl, its encoder alone or whole. Choose that file."
+NEEDED = "Load T5 for ELLA needs flan-t5-xl, the encoder alone or the whole model. Choose that file."
 
 
 # The tokenizer
 
 
+@cache
+def tokenizer() -> "T5TokenizerFast":
+    """T5's tokenizer from ComfyUI's files."""
+    from transformers import T5TokenizerFast  # late, so that the pack loads fast
+
+    return T5TokenizerFast.from_pretrained(TOKENIZER)
+
+
 class Tokenizer:
-    """T5's own, with the host's files. Weights and embeddings are not read: parentheses are letters like others.
+    """T5's tokenizer for ComfyUI's CLIP. Parentheses and embedding names are plain text, without a special meaning.
 
     Attributes:
-        for_ella: Tells this text encoder from others.
+        for_ella: By this, ELLA's nodes tell this text encoder from others.
     """
 
     for_ella = True
 
     def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
-        from transformers import T5TokenizerFast  # as late as this, so that loading the pack stays fast
-
-        self.tokenizer = T5TokenizerFast.from_pretrained(TOKENIZER)
+        self.tokenizer = tokenizer()
 
     def tokenize_with_weights(
         self, text: str, return_word_ids: bool = False, length: int | None = None, **options: Any
     ) -> dict[str, list[list[tuple]]]:
-        """The tokens of a text and </s>, in the host's form.
+        """The tokens of a text and </s> as (token, weight 1) in ComfyUI's form.
 
         Args:
-            text: Any.
-            return_word_ids: Adds to each token the number of its word from 1 on; 0 for tokens of no word.
-            length: Longer texts are cut to so many tokens, </s> included, and shorter ones padded; None: neither.
-            options: The host's, for other tokenizers.
+            text: Any text.
+            return_word_ids: Adds to each token the number of its word, from 1 on; 0 for tokens of no word.
+            length: Longer texts are cut to so many tokens, </s> included, and shorter texts padded. None: neither.
+            options: Ignored. ComfyUI passes them to every tokenizer.
         """
         sized = {"max_length": length, "truncation": True, "padding": "max_length"} if length else {}
-        found = self.tokenizer(text, verbose=False, **sized)
-        tokens = [(token, 1.0) for token in found["input_ids"]]
+        encoding = self.tokenizer(text, verbose=False, **sized)
+        tokens = [(token, 1.0) for token in encoding["input_ids"]]
         if return_word_ids:
-            words = (0 if word is None else word + 1 for word in found.word_ids())
+            words = (0 if word is None else word + 1 for word in encoding.word_ids())
             tokens = [(*token, word) for token, word in zip(tokens, words, strict=True)]
         return {NAME: [tokens]}
 
@@ -88,7 +97,7 @@ class Tokenizer:
 
 
 class Encoder(sd1_clip.SDClipModel):
-    """T5's last hidden states. Padding is hidden from the other tokens, and its own rows stay as they come."""
+    """T5's last hidden states. No token attends to padding; the rows of the padding are returned too."""
 
     def __init__(self, config: dict[str, Any], compute: torch.dtype, **options: Any) -> None:
         super().__init__(
@@ -101,32 +110,33 @@ class Encoder(sd1_clip.SDClipModel):
 
 
 def shards(path: Path) -> list[Path]:
-    """All the files of a model that is cut into several, of which this is one; the file itself if it is not.
+    """All files of a model of which `path` is one file; [path] if the model has a single file.
 
     Raises:
-        ValueError: Not all are there.
+        ValueError: Files are missing.
     """
-    if not (parts := SHARD.fullmatch(path.name)):
+    match = SHARD.fullmatch(path.name)
+    if not match:
         return [path]
-    start, _, count, suffix = parts.groups()
-    found = [path.with_name(f"{start}{i:05}-of-{count}{suffix}") for i in range(1, int(count) + 1)]
-    if missing := [file.name for file in found if not file.exists()]:
+    start, _, count, suffix = match.groups()
+    files = [path.with_name(f"{start}{i:05}-of-{count}{suffix}") for i in range(1, int(count) + 1)]
+    if missing := [file.name for file in files if not file.exists()]:
         raise ValueError(
-            f"'{path.name}' is one of {int(count)} files of a model, and beside it there is no "
+            f"'{path.name}' is one of {int(count)} files of a model, and its folder has no "
             f"{' and no '.join(repr(name) for name in missing)}. Put all of them in one folder and choose the first."
         )
-    return found
+    return files
 
 
 def encoder_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
-    """The encoder's tensors under the names that T5 has for them; a decoder is left out.
+    """The encoder's tensors under T5's names, without a decoder.
 
     Args:
-        weights: As from read_state_dict.
-        file: The name to use in messages.
+        weights: From read_state_dict.
+        file: The file's name, for messages.
 
     Raises:
-        ValueError: This is another network.
+        ValueError: The file holds another network.
     """
     named = below(weights, BIAS_KEY.format(0))
     if not named:
@@ -136,20 +146,20 @@ def encoder_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
         raise ValueError(
             f"'{file}' holds a T5 with position biases in every block (UMT5, or the Pile-T5 of AuraFlow). {NEEDED}"
         )
-    found = {key: value for key, value in named.items() if key.startswith("encoder.") and key not in SHARED_KEYS}
+    encoder = {key: value for key, value in named.items() if key.startswith("encoder.") and key not in SHARED_KEYS}
     shared = next((named[key] for key in SHARED_KEYS if key in named), None)
     if shared is None:
-        return found
+        return encoder
     if len(shared) != VOCABULARY:
         raise ValueError(
             f"'{file}' holds a T5 of {len(shared)} tokens, a multilingual one for example; FLAN-T5 has "
             f"{VOCABULARY}. {NEEDED}"
         )
-    return found | {SHARED_KEYS[0]: shared}
+    return encoder | {SHARED_KEYS[0]: shared}
 
 
 def config_of(weights: dict[str, Tensor]) -> dict[str, Any]:
-    """What the host's t5_config_*.json would say, told from an encoder's tensors."""
+    """The configuration of an encoder, read off its tensors, in the form of ComfyUI's t5_config_*.json."""
     block = "encoder.block.0.layer."
     gated = f"{block}1.DenseReluDense.wi_0.weight" in weights
     heads = weights[BIAS_KEY.format(0)].shape[1]
@@ -168,9 +178,10 @@ def config_of(weights: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def check(weights: dict[str, Tensor], config: dict[str, Any], file: str) -> None:
-    """
+    """Refuses tensors that are not those of a T5 encoder with this configuration.
+
     Raises:
-        ValueError: These are not the tensors of a T5 encoder of these sizes.
+        ValueError: Tensors are missing, or have other names or shapes.
     """
     expected = T5(config, None, "meta", comfy.ops.manual_cast, torch.float32).state_dict()
     if missing := expected.keys() - weights.keys():
@@ -181,22 +192,22 @@ def check(weights: dict[str, Tensor], config: dict[str, Any], file: str) -> None
     wrong = [key for key in weights if key not in expected or weights[key].shape != expected[key].shape]
     if wrong:
         raise ValueError(
-            f"'{file}' is a T5 with {len(wrong)} tensors that T5's encoder does not have so, such as '{wrong[0]}': "
-            f"it may be quantized. {NEEDED}"
+            f"'{file}' is a T5 with {len(wrong)} tensors with names or shapes that a T5 encoder does not have, such as "
+            f"'{wrong[0]}'. It may be quantized. {NEEDED}"
         )
 
 
 def load(path: str | Path, precision: str) -> comfy.sd.CLIP:
-    """A T5 encoder of any size; which, is told from its tensors.
+    """A T5 encoder, whose size is read off its tensors.
 
     Its features are `clip.encode_from_tokens(clip.tokenize(text, length=...))`, float32 (1, n, d_model).
 
     Args:
-        path: One file, or one of several in the same folder.
-        precision: One of PRECISIONS: of the arithmetic. The weights are kept in it too; for fp32 as they are.
+        path: Of the model's only file, or of one of several files in the same folder.
+        precision: One of PRECISIONS, for the arithmetic and the weights. With fp32 the weights keep the file's dtype.
 
     Raises:
-        ValueError: A file cannot be read or is missing, or this is no T5 that FLAN-T5's tokens are for.
+        ValueError: A file cannot be read or is missing, or the network is no T5 with FLAN-T5's tokens.
     """
     path = Path(path)
     weights = {key: value for file in shards(path) for key, value in read_state_dict(file).items()}
@@ -205,14 +216,19 @@ def load(path: str | Path, precision: str) -> comfy.sd.CLIP:
 
 
 def build(weights: dict[str, Tensor], compute: torch.dtype, file: str) -> comfy.sd.CLIP:
-    """The host's CLIP of an encoder's tensors, as from encoder_weights.
+    """ComfyUI's CLIP with an encoder of these tensors.
+
+    Args:
+        weights: From encoder_weights.
+        compute: The dtype of the arithmetic.
+        file: The file's name, for messages.
 
     Raises:
         ValueError: The encoder is incomplete or quantized.
     """
     if compute == torch.bfloat16:
         logging.warning(
-            "Load T5 for ELLA: in bf16, T5 gives ELLA other features than those it was trained on, and other pictures."
+            "Load T5 for ELLA: in bf16, T5 gives other features than those ELLA was trained on. Use fp16 instead."
         )
     dtype = compute
     if compute == torch.float32:

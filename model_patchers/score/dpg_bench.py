@@ -1,7 +1,7 @@
 """DPG-Bench, the benchmark of ELLA's paper (arXiv 2403.05135, section 4): its prompts, picture files and scores.
 
-The prompts and the questions come from the folder dpg_bench of github.com/TencentQQGYLab/ELLA (Apache-2.0). Who answers
-the questions is up to the caller; the published scores have mPLUG-large answer them.
+The prompts and the questions come from the folder dpg_bench of github.com/TencentQQGYLab/ELLA (Apache-2.0). The caller
+chooses who answers the questions; for the published scores it was mPLUG-large.
 
     prompts = load_prompts("dpg_bench/prompts")
     for name, text in prompts.items():
@@ -27,31 +27,31 @@ class Question:
     """One row of the CSV."""
 
     id: int  # proposition_id
-    parents: tuple[int, ...]  # dependency without 0, which means none
-    category: str  # of the second level, "entity - whole": the tuple up to its parenthesis
+    parents: tuple[int, ...]  # ids of the questions that this one depends on: dependency, without 0 for "none"
+    category: str  # of the second level, such as "entity - whole": the column tuple up to its parenthesis
     text: str  # question_natural_language
 
 
 @dataclass
 class Scores:
-    """In percent, as the paper prints them."""
+    """Scores in percent, as the paper prints them."""
 
     total: float  # the mean over the items
     items: dict[str, float]  # the mean over an item's questions and its four pictures
     level1: dict[str, float]  # the mean over the questions: entity, attribute, relation, global, other
     level2: dict[str, float]  # "entity - whole" and so on
-    failed: dict[str, str] = field(default_factory=dict)  # what was left out, and why
+    failed: dict[str, str] = field(default_factory=dict)  # {item that was left out: why}
 
 
-Questions = Mapping[int, Question]  # an item's, by id, in the order of the file
-Answerer = Callable[[Image.Image, str], str]
+Questions = Mapping[int, Question]  # {id: question} of one item, in the order of the file
+Answerer = Callable[[Image.Image, str], str]  # (picture, question) -> answer
 
 
 def load_prompts(folder: str | Path) -> dict[str, str]:
-    """{name: text} of the folder's .txt files, 1,065 of them as published.
+    """{name: text} of a folder's .txt files. The published folder has 1,065.
 
     Raises:
-        FileNotFoundError: There are none.
+        FileNotFoundError: The folder has none.
     """
     prompts = {path.stem: path.read_text("utf-8").strip() for path in sorted(Path(folder).glob("*.txt"))}
     if not prompts:
@@ -60,15 +60,15 @@ def load_prompts(folder: str | Path) -> dict[str, str]:
 
 
 def grid(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Four pictures as one: the first and second above the third and fourth.
+    """One picture of four: the first and the second above the third and the fourth.
 
     Raises:
-        ValueError: They are not four squares of one size, as the evaluation needs them.
+        ValueError: The pictures are not four squares of one size.
     """
     sizes = [picture.size for picture in pictures]
     side = sizes[0][0] if sizes else 0
     if sizes != [(side, side)] * 4:
-        raise ValueError(f"DPG-Bench takes four square pictures of one size for each prompt; these are {sizes}.")
+        raise ValueError(f"DPG-Bench needs four square pictures of one size for each prompt; these are {sizes}.")
     whole = Image.new("RGB", (2 * side, 2 * side))
     for picture, corner in zip(pictures, _corners(side), strict=True):
         whole.paste(picture, corner)
@@ -76,14 +76,14 @@ def grid(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def crops(whole: Image.Image) -> list[Image.Image]:
-    """The four pictures of a `grid`, in their order.
+    """The four pictures of a `grid`, in order.
 
     Raises:
-        ValueError: It is no square of an even side.
+        ValueError: The grid is not a square with an even side.
     """
     side = whole.width // 2
     if whole.size != (2 * side, 2 * side):
-        raise ValueError(f"A grid of 2 x 2 squares was expected, and this picture is {whole.width} x {whole.height}.")
+        raise ValueError(f"A grid of 2 x 2 squares is needed, and this picture is {whole.width} x {whole.height}.")
     return [whole.crop((left, top, left + side, top + side)) for left, top in _corners(side)]
 
 
@@ -92,7 +92,7 @@ def _corners(side: int) -> list[tuple[int, int]]:
 
 
 def save(folder: str | Path, name: str, pictures: Sequence[Image.Image]) -> Path:
-    """Writes a prompt's `grid` where the published evaluation looks for it: under the prompt's name, without loss."""
+    """Writes a prompt's `grid` as <name>.png, the file that the published evaluation reads."""
     path = Path(folder) / f"{name}.png"
     grid(pictures).save(path)
     return path
@@ -102,16 +102,16 @@ def load_questions(file: str | Path, *, skip_first_row: bool = True) -> dict[str
     """{name of the prompt: its questions} of dpg_bench.csv.
 
     Args:
-        file: With the columns item_id, proposition_id, dependency, tuple and question_natural_language. An item whose
-            rows stand apart has those of the last place, as published.
-        skip_first_row: As published: a question is lost, and if others depend on it, its item cannot be scored and
-            counts as failed (partiprompts97, github.com/TencentQQGYLab/ELLA/issues/61). False reads all rows.
+        file: With the columns item_id, proposition_id, dependency, tuple and question_natural_language. If an item's
+            rows stand in several places, the last place counts, as in the published script.
+        skip_first_row: True: the first question is left out, as in the published script. If other questions depend on
+            it, the item fails (partiprompts97, github.com/TencentQQGYLab/ELLA/issues/61). False: all rows are read.
     """
     with Path(file).open(encoding="utf-8-sig", newline="") as opened:
         rows = list(csv.DictReader(opened))[skip_first_row:]
     return {
-        name: {question.id: question for question in map(_question, of_item)}
-        for name, of_item in groupby(rows, key=lambda row: row["item_id"])
+        name: {question.id: question for question in map(_question, item_rows)}
+        for name, item_rows in groupby(rows, key=lambda row: row["item_id"])
     }
 
 
@@ -125,15 +125,15 @@ def _question(row: dict[str, str]) -> Question:
 
 
 def answered(picture: Image.Image, questions: Questions, answer: Answerer) -> dict[int, float]:
-    """{question: 1 where the answer is "yes", to the letter, else 0}."""
+    """{id of the question: 1 if the answer is exactly "yes", else 0}."""
     return {question.id: float(answer(picture, question.text) == "yes") for question in questions.values()}
 
 
 def zeroed(raw: Mapping[int, float], questions: Questions) -> dict[int, float]:
-    """The scores with 0 for each question one of whose parents has 0.
+    """The scores, with 0 for each question that has a parent with 0.
 
-    In the order of the file, so that a zero passes on to those below; to a child that stands above its parent there
-    comes only what the parent was answered.
+    Questions are taken in the order of the file. So a zero passes from question to question downwards; a question that
+    stands above its parent gets 0 only if the answer to the parent was not "yes".
 
     Raises:
         ValueError: A parent is not among the questions.
@@ -142,7 +142,7 @@ def zeroed(raw: Mapping[int, float], questions: Questions) -> dict[int, float]:
     for question in questions.values():
         if missing := set(question.parents) - set(scores):
             raise ValueError(
-                f"Question {question.id} depends on question {min(missing)}, which is not there. If it is the CSV's "
+                f"Question {question.id} depends on question {min(missing)}, which is missing. If that is the CSV's "
                 "first row, load_questions(..., skip_first_row=False) reads it."
             )
         if any(scores[parent] == 0 for parent in question.parents):
@@ -158,16 +158,17 @@ def evaluate(
     last_crop_categories: bool = True,
     skip_failures: bool = True,
 ) -> Scores:
-    """The scores of a folder of grids. With every keyword as it is, those that the published script prints.
+    """The scores of a folder of grids. By default they are those that the published script prints.
 
     Args:
-        folder: Pictures as `save` writes them; what is no picture is passed over.
+        folder: Pictures as `save` writes them. Other files are ignored.
         questions: From `load_questions`.
         answer: (picture, question) -> "yes" or anything else.
-        last_crop_categories: As published: the categories see the fourth picture only, and its answers as they were
-            given (github.com/TencentQQGYLab/ELLA/issues/60). False: all four, zeroed as for the total.
-        skip_failures: As published: pictures that cannot be read or have no questions, items without a picture and
-            errors of `answer` are left out of the mean. False raises them.
+        last_crop_categories: True: the categories use the answers for the fourth picture only, without `zeroed`, as in
+            the published script (github.com/TencentQQGYLab/ELLA/issues/60). False: they use all four pictures, with
+            `zeroed`, like the total.
+        skip_failures: True: pictures that cannot be read or have no questions, items without a picture and errors of
+            `answer` are left out of the mean, as in the published script. False: they raise errors.
 
     Raises:
         ValueError: Nothing could be scored; or, without skip_failures, an item has no picture.
@@ -177,16 +178,16 @@ def evaluate(
     for path in paths:
         name = path.name.split(".")[0]
         try:
-            items[name], of_item = _item(path, questions[name], answer, last_crop_categories)
+            items[name], item_categories = _item(path, questions[name], answer, last_crop_categories)
         except Exception as error:
             if not skip_failures:
                 raise
             failed[name] = f"{type(error).__name__}: {error}"
             continue
-        for category, values in of_item.items():
+        for category, values in item_categories.items():
             categories[category] += values
     for name in sorted(questions.keys() - items.keys() - failed.keys()):
-        failed[name] = "It has no picture."
+        failed[name] = "The item has no picture."
         if not skip_failures:
             raise ValueError(f"{folder} has no picture for {name}.")
     if not items:
@@ -200,7 +201,7 @@ def evaluate(
 def _item(
     path: Path, questions: Questions, answer: Answerer, last_crop_categories: bool
 ) -> tuple[float, dict[str, list[float]]]:
-    """An item's score, and what it adds to each category of the second level."""
+    """An item's score, and its answers' scores by category of the second level."""
     with Image.open(path) as whole:
         raw = [answered(crop, questions, answer) for crop in crops(whole)]
     final = [zeroed(scores, questions) for scores in raw]

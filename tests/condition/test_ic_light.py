@@ -380,7 +380,7 @@ def test_a_lora_on_the_first_convolution_goes_before(model, lights, folder, unlo
 
     assert torch.allclose(weight(before, FIRST), padded(base, offsets(FC)[FIRST]) + offsets(FC)[FIRST], atol=1e-5)
     sample(before, *condition(photograph(1)), steps=1)
-    refused(after, condition(photograph(1)), "Put it before IC-Light")
+    refused(after, condition(photograph(1)), "Put the LoRA or the merge before IC-Light")
 
 
 def test_two_lights_in_turn_leave_each_other_and_the_model_alone(model, folder, caplog):

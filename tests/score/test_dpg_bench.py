@@ -195,7 +195,7 @@ def test_first_row_skipped_fails_the_item_that_depends_on_it(table, folder):
     answer = oracle(dict.fromkeys(COLOURS, ["Is the dog black?"]))
     published = dpg_bench.evaluate(folder, dpg_bench.load_questions(table), answer)
     assert published.total == 100
-    assert "Question 2 depends on question 1, which is not there" in published.failed["zero"]
+    assert "Question 2 depends on question 1, which is missing" in published.failed["zero"]
     assert "attribute" not in published.level1
     complete = dpg_bench.evaluate(folder, dpg_bench.load_questions(table, skip_first_row=False), answer)
     assert complete.items == {"sky": 100, "zero": 50}
@@ -233,7 +233,7 @@ def test_failures_are_raised_when_asked(table, folder, kind):
 def test_items_without_a_picture_are_named_and_not_counted(table, folder):
     dpg_bench.save(folder, "sky", pictures())
     scores = dpg_bench.evaluate(folder, dpg_bench.load_questions(table), oracle({}))
-    assert (scores.total, scores.failed) == (100, {"cat7": "It has no picture."})
+    assert (scores.total, scores.failed) == (100, {"cat7": "The item has no picture."})
 
 
 def test_nothing_to_score(table, folder):

@@ -211,6 +211,22 @@ def test_three_way_guidance_with_a_controlnet(models):
         assert all(off(cut(ours), theirs) < 1e-6 for ours, theirs in zip(found, expected, strict=True))
 
 
+def test_three_way_guidance_resizes_a_hint_once_in_a_run(models):
+    model, control = models("ip2p"), narrow.controlnet().set_cond_hint(rand(1, 3, 8 * SIZE, 16 * SIZE, seed=7), 0.9)
+    model_management.load_models_gpu(control.get_models())
+    x = randn(1, 4, SIZE, 2 * SIZE, seed=0)
+    values = {"concat_latent_image": x, "control": control}
+    image, full = as_sampled(model, [[[text(seed), values]] for seed in (1, 2)], x)
+    windowed = windows.Windowed(windows.Plan("average", SIZE, 0, False, 0), 0)
+    options = {"transformer_options": {"wrappers": {WrappersMP.CALC_COND_BATCH: {windows.KEY: [windowed.wrap]}}}}
+    hints = []
+    for sigma in (SIGMA, SIGMA / 2):
+        conds = [instruct_pix2pix_step.without_image(image), image, full]
+        instruct_pix2pix_step.calc_cond_batch(model, conds, x, torch.full((1,), sigma), options)
+        hints.append([hint for parts in windowed.kept.hints.values() for hint in parts])
+    assert len(hints[0]) == 1 and len(hints[1]) == 1 and hints[0][0] is hints[1][0]
+
+
 def test_a_window_of_sdxl_is_told_where_it_was_cut_out(models):
     """crop_h and crop_w as the host makes them for the cropped picture; at the corner nothing changes, to the bit."""
     model = models("sdxl")

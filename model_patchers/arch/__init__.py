@@ -1,1 +1,1 @@
-"""Network definitions that no dependency offers. Each takes the host's `operations` instead of torch.nn's layers."""
+"""Network definitions that no dependency offers. Each takes ComfyUI's `operations` in place of torch.nn's layers."""

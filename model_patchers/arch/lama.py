@@ -151,7 +151,7 @@ class Generator(nn.Module):
 
     Args:
         config: The shape.
-        operations: The host's layers (comfy.ops), made with `device` and `dtype`.
+        operations: ComfyUI's layers (comfy.ops), made with `device` and `dtype`.
     """
 
     def __init__(

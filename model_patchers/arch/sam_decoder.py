@@ -90,7 +90,7 @@ class PromptEncoder(nn.Module):
         config: The shape.
         grid: Sides of the picture's embedding.
         frame: Sides of the frame in pixels.
-        operations: The host's layers (comfy.ops), made with `device` and `dtype`.
+        operations: ComfyUI's layers (comfy.ops), made with `device` and `dtype`.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class MaskDecoder(nn.Module):
 
     Args:
         config: The shape.
-        operations: The host's layers (comfy.ops), made with `device` and `dtype`.
+        operations: ComfyUI's layers (comfy.ops), made with `device` and `dtype`.
     """
 
     def __init__(

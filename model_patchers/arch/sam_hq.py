@@ -18,7 +18,7 @@ class HQMaskDecoder(MaskDecoder):
     Args:
         config: The shape.
         early_width: Channels of the image encoder's early features.
-        operations: The host's layers (comfy.ops), made with `device` and `dtype`.
+        operations: ComfyUI's layers (comfy.ops), made with `device` and `dtype`.
     """
 
     def __init__(

@@ -192,7 +192,7 @@ class ImageEncoder(nn.Module):
 
     Args:
         config: The shape.
-        operations: The host's layers (comfy.ops), made with `device` and `dtype`.
+        operations: ComfyUI's layers (comfy.ops), made with `device` and `dtype`.
     """
 
     def __init__(

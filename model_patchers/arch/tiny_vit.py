@@ -163,7 +163,7 @@ class ImageEncoder(nn.Module):
 
     Args:
         config: The shape.
-        operations: The host's layers (comfy.ops), made with `device` and `dtype`.
+        operations: ComfyUI's layers (comfy.ops), made with `device` and `dtype`.
     """
 
     grid, frame = GRID, FRAME

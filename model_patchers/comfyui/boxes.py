@@ -17,7 +17,7 @@ def boxes_per_picture(boxes: Any, name: str, pictures: int, width: int, height: 
         pictures, width, height: Of the batch.
 
     Raises:
-        ValueError: It has none of these forms; there are boxes for more or fewer pictures than there are; a box is
+        ValueError: `boxes` has none of these forms; there are boxes for more or fewer pictures than there are; a box is
             empty or lies outside the picture.
     """
     if boxes is None:
@@ -32,8 +32,8 @@ def boxes_per_picture(boxes: Any, name: str, pictures: int, width: int, height: 
             f"{name} has boxes for {len(lists)} pictures but image is a batch of {pictures}. Connect the boxes of "
             "these pictures, or one list for all."
         )
-    found = [[_box(entry, name, width, height) for entry in entries] for entries in lists]
-    return found * pictures if len(found) == 1 else found
+    per_picture = [[_box(entry, name, width, height) for entry in entries] for entries in lists]
+    return per_picture * pictures if len(per_picture) == 1 else per_picture
 
 
 def _box(entry: Any, name: str, width: int, height: int) -> Box:
@@ -44,7 +44,7 @@ def _box(entry: Any, name: str, width: int, height: int) -> Box:
         raise ValueError(f"{name} has {str(entry)[:80]!r}, which is no box. A box is written as {EXAMPLE}.") from error
     size = f"({box.x:g}, {box.y:g}), {box.width:g} x {box.height:g},"
     if not (box.width > 0 and box.height > 0):
-        raise ValueError(f"{name} has the box {size} which holds nothing. Drag it larger, or delete it.")
+        raise ValueError(f"{name} has the box {size} which is empty. Drag it larger, or delete it.")
     if not (box.x < width and box.y < height and right > 0 and bottom > 0):
         raise ValueError(
             f"{name} has the box {size} which lies outside the {width} x {height} picture. Drag it on this picture."

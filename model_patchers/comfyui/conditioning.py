@@ -1,16 +1,17 @@
-"""What a conditioning carries to the sampler beside its text: checks of the model, and tensors for it.
+"""Checks of the model, and tensors for it, that a conditioning carries to the sampler beside its text.
 
-A node of conditionings does not see the model that will sample with them. `needs` has a conditioning say which models
-fit it, and `feed` has it hand finished tensors to the model. Both travel as a ControlNet without a network:
+A node of conditionings does not see the model that will sample with them. `needs` attaches a check of
+the model to a conditioning, and `feed` attaches finished tensors for the model. Both travel as a ControlNet without a
+network:
 
 - Every node that changes, combines or copies conditionings passes a ControlNet on, also one that is applied after it.
 - ComfyUI collects the hooks of all ControlNets as sampling starts (`sampler_helpers.prepare_model_patcher`), so that a
   conditioning can ask for wrappers around the sampling although no patch is on the model.
 - ComfyUI runs two prompts in one batch only if their ControlNets are one object, and looks ControlNets up by equality.
-  So two links that ask the same are equal.
+  So links with equal needs are equal.
 
 The first wrapper, `run_model_checks`, makes the checks before anything is computed or loaded, and takes the links out
-of the conditionings. So they change neither the result nor which prompts are batched.
+of the conditionings. So links change neither the result nor which prompts are batched.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from node_helpers import conditioning_set_values
 from .kinds import require
 
 Conditioning = list[list]  # what nodes pass: [[text, {name: value}], ...]
-Cond = dict[str, Any]  # one of them as ComfyUI's samplers have it, after process_conds
+Cond = dict[str, Any]  # one entry of a conditioning in ComfyUI's samplers, after process_conds
 Latent = dict[str, Any]  # what nodes pass: {"samples": a tensor, ...}
 # (the condition, the model that samples, its device) -> {"y" or "c_concat": the tensor as ComfyUI's sampler takes it}
 ModelInputs = Callable[[Cond, ModelPatcher, torch.device], dict[str, CONDRegular]]
@@ -49,7 +50,7 @@ class Needs(NamedTuple):
 
     Attributes:
         kinds: Names of the kinds of model that fit, of kinds.KINDS.
-        node: The display name of the node that asks, for messages.
+        node: The display name of the node that needs it, for messages.
         size: (height, width) in latent pixels of what is concatenated to the latent. ComfyUI would resample it silently
             for a latent of another size.
         also: Another check of the model, which raises ValueError. The same function for both prompts: else they are not
@@ -78,7 +79,8 @@ class Needs(NamedTuple):
             needed, got = (f"{w} x {h}" for h, w in (self.size, latents[-2:]))
             raise ValueError(
                 f"{self.node} prepared a picture for a latent of {needed} (width x height), and the latent that is "
-                f"sampled has {got}. Connect a latent of {needed}, or give {self.node} a picture of the other size."
+                f"sampled has {got}. Connect a latent of {needed}, or give {self.node} a "
+                f"picture for a latent of {got}."
             )
         if self.pictures not in (1, latents[0]):
             raise ValueError(
@@ -133,7 +135,7 @@ def feed(conditioning: Conditioning, inputs: ModelInputs) -> Conditioning:
     ]
 
 
-def feeds(values: Cond) -> ModelInputs | None:
+def inputs_of(values: Cond) -> ModelInputs | None:
     """The ModelInputs that a conditioning has from `feed`."""
     return values.get("model_conds", {}).get(FEED)
 
@@ -142,23 +144,23 @@ def feeds(values: Cond) -> ModelInputs | None:
 
 
 class Link(ControlBase):
-    """A ControlNet that adds nothing to the model's results and asks for wrappers around the sampling."""
+    """A ControlNet that adds nothing to the model's results, and asks for wrappers around the sampling."""
 
     def __init__(self, previous: ControlBase | None) -> None:
         super().__init__()
         self.previous_controlnet = previous
         self.cond_hint_original = torch.zeros(1, 3, 1, 1)  # samplers in tiles crop every ControlNet's picture
         self.extra_hooks = HookGroup()
-        wrappers = {kind: {"pentimento": [wrapper]} for kind, wrapper in self.asks().items()}
-        self.extra_hooks.add(TransformerOptionsHook({"wrappers": wrappers}))
+        by_kind = {kind: {"pentimento": [wrapper]} for kind, wrapper in self.wrappers().items()}
+        self.extra_hooks.add(TransformerOptionsHook({"wrappers": by_kind}))
 
-    def asks(self) -> dict[str, Callable]:
+    def wrappers(self) -> dict[str, Callable]:
         """The wrappers around the sampling, by WrappersMP."""
         return {WrappersMP.OUTER_SAMPLE: run_model_checks}
 
     def get_extra_hooks(self) -> list[HookGroup]:
-        # Without its own: a conditioning that is said to have hooks makes ComfyUI load models a second time where they
-        # are loaded piece by piece (dynamic VRAM).
+        # Without its own hooks. Under dynamic VRAM, ComfyUI loads a second copy of a model for a conditioning that
+        # reports hooks.
         return self.previous_controlnet.get_extra_hooks() if self.previous_controlnet else []
 
     def get_control(self, *args: Any) -> dict | None:
@@ -189,8 +191,8 @@ class ModelCheck(Link):
 class InputFeed(Link):
     """The link of `feed`. It holds no tensors: those differ from prompt to prompt."""
 
-    def asks(self) -> dict[str, Callable]:
-        return super().asks() | {WrappersMP.SAMPLER_SAMPLE: apply_feeds}
+    def wrappers(self) -> dict[str, Callable]:
+        return super().wrappers() | {WrappersMP.SAMPLER_SAMPLE: apply_feeds}
 
     def copy(self) -> "InputFeed":
         return InputFeed(self.previous_controlnet)
@@ -209,8 +211,8 @@ def run_model_checks(executor: WrapperExecutor, noise: torch.Tensor, *args: Any,
     checks = [link.needs for control in controls for link in _chain(control) if isinstance(link, ModelCheck)]
     for check in dict.fromkeys(checks):
         check.check(guider.model_patcher, noise.shape)
-    without: dict[ControlBase, ControlBase | None] = {}
-    guider.conds = {name: [_without_links(cond, without) for cond in conds] for name, conds in guider.conds.items()}
+    stripped: dict[ControlBase, ControlBase | None] = {}
+    guider.conds = {name: [_without_links(cond, stripped) for cond in conds] for name, conds in guider.conds.items()}
     return executor(noise, *args, **kwargs)
 
 
@@ -233,28 +235,28 @@ def _chain(control: ControlBase | None) -> list[ControlBase]:
     return [control, *_chain(control.previous_controlnet)] if control else []
 
 
-def _without_links(cond: Cond, without: dict[ControlBase, ControlBase | None]) -> Cond:
-    control = without_model_checks(cond.get("control"), without)
+def _without_links(cond: Cond, stripped: dict[ControlBase, ControlBase | None]) -> Cond:
+    control = without_model_checks(cond.get("control"), stripped)
     rest = {key: value for key, value in cond.items() if key != "control"}
     return {**rest, "control": control} if control else rest
 
 
 def without_model_checks(
-    control: ControlBase | None, without: dict[ControlBase, ControlBase | None]
+    control: ControlBase | None, stripped: dict[ControlBase, ControlBase | None]
 ) -> ControlBase | None:
     """A chain of ControlNets without links. ControlNets that come after a link are copied.
 
     Args:
-        without: The chains made so far, so that each ControlNet is copied once.
+        stripped: {chain: the same without links} so far, so that each ControlNet is copied once.
     """
     if control is None:
         return None
-    if control not in without:
-        rest = without_model_checks(control.previous_controlnet, without)
+    if control not in stripped:
+        rest = without_model_checks(control.previous_controlnet, stripped)
         if isinstance(control, Link):
-            without[control] = rest
+            stripped[control] = rest
         elif rest is control.previous_controlnet:
-            without[control] = control
+            stripped[control] = control
         else:
-            without[control] = control.copy().set_previous_controlnet(rest)
-    return without[control]
+            stripped[control] = control.copy().set_previous_controlnet(rest)
+    return stripped[control]

@@ -1,4 +1,4 @@
-"""The model folders of this pack, registered with the host so that a user's extra_model_paths.yaml adds to them."""
+"""The model folders of this pack. ComfyUI knows them, so that a user's extra_model_paths.yaml can add to them."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ FOLDERS = ("sams", "inpaint", "lama", "unclip", "ella")
 
 
 def register() -> None:
-    """Adds models/<name> for each of FOLDERS and makes the host list model files only, those called .th with them.
+    """Adds models/<name> for each of FOLDERS, and has ComfyUI list model files alone, including .th.
 
     A folder that the user's own configuration or another pack made first has an empty set of extensions,
-    which the host reads as "every file".
+    which ComfyUI reads as "every file".
     """
     for name in FOLDERS:
         folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
@@ -21,7 +21,7 @@ def register() -> None:
 
 
 def filenames(*names: str) -> list[str]:
-    """Every model file of the named folders, without doubles, in the host's order."""
+    """Every model file of the named folders, without doubles, in ComfyUI's order."""
     return list(dict.fromkeys(file for name in names for file in folder_paths.get_filename_list(name)))
 
 

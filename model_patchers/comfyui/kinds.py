@@ -1,8 +1,8 @@
-"""The kinds of model that this pack tells apart: one row for each, and which one a model is.
+"""The kinds of model that this pack tells apart, one row for each, and how to tell them.
 
-Models with 4, 5, 7, 8, 9 and 12 channels in all concatenate something to the latent, each something else and at another
-scale. A wrong pair of model and conditioning gives an error about shapes at best and silently a bad picture at worst.
-So nodes say what they need: those that see the model with `require`, those that do not with `conditioning.needs`.
+Models with 5, 7, 8, 9 and 12 input channels concatenate something to the latent, each something else and at another
+scale. A wrong pair of model and conditioning fails with an error about shapes, or silently gives a bad picture. So nodes
+say what they need: those that see the model with `require`, those that do not with `conditioning.needs`.
 """
 
 from collections.abc import Collection
@@ -14,27 +14,27 @@ import comfy.model_sampling
 from comfy.latent_formats import SD_X4
 from comfy.model_patcher import ModelPatcher
 
-X4_PIXELS = 4  # to a latent pixel of SD x4, in each direction: its VAE has levels of ch, 2 ch and 4 ch channels
+X4_PIXELS = 4  # pixels to a latent pixel of SD x4, in each direction: its VAE has levels of ch, 2 ch and 4 ch channels
 FIRST = "diffusion_model.input_blocks.0.0.weight"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a model is and what it wants.
+    """A kind of model, and the inputs that it takes.
 
     Attributes:
         name: A short name; "other" for a model of no row.
-        title: Its name for people.
+        title: The name that users know.
         first: Channels of the first level, by which, with the next two, ComfyUI tells models.
         text: Width of the text.
-        adm: Width of the global vector; None: it has none.
+        adm: Width of the global vector; None: the model takes no vector.
         in_channels: Of the first convolution after patches; 0: there is none of the known name.
         concatenated: What is concatenated to the latent, in this order; "": nothing.
         scale: Of what is concatenated.
         vector: What the global vector holds; "": nothing, or not known.
         nodes: Display names of the nodes for it.
         pictures: Width of the CLIP embedding of pictures that it follows; 0: it follows none.
-        note: What else to say of it.
+        note: A remark for Inspect Model.
         prediction: What the network's output means: "eps", "v", ... It is not part of a row.
     """
 
@@ -193,7 +193,7 @@ def identify(model: ModelPatcher) -> Kind:
     """What the model is, by the shapes of its weights and the patches on them, whatever its file was called.
 
     An InstructPix2Pix model and an IC-Light that was merged into a full model have the same shapes: the latter is taken
-    for the former. An IC-Light that is a patch on SD 1.5 is told by being a patch.
+    for the former. The patch of the node IC-Light on SD 1.5 is recognised as a patch.
     """
     shape, channels = _first_convolution(model)
     kind = _row(model, shape, channels)
@@ -254,6 +254,6 @@ def require(model: ModelPatcher, names: Collection[str], node: str) -> None:
     advice = "Put the node IC-Light after an SD 1.5 model" if set(names) == {"ic-light"} else "Load such a model"
     wanted = " or ".join(row.title for row in ROWS if row.name in names)
     raise ValueError(
-        f"{node} works with {wanted}, and the model here is {kind.title}{channels}. {advice}, or take {node} out. "
+        f"{node} works with {wanted}, and the model here is {kind.title}{channels}. {advice}, or remove {node}. "
         "Inspect Model tells what a model is and which nodes fit it."
     )

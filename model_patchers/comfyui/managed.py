@@ -7,7 +7,7 @@ import torch
 from comfy import model_management
 from torch import Tensor, nn
 
-COUNTER = r".*num_batches_tracked"  # of training steps: some converters drop it, and nothing reads it
+COUNTER = r".*num_batches_tracked"  # of training steps, which nothing reads and some converters drop
 
 
 class Managed:
@@ -26,7 +26,7 @@ class Managed:
         patcher: ComfyUI's ModelPatcher of the network.
 
     Raises:
-        ValueError: Tensors are missing, or there are others.
+        ValueError: Tensors are missing, or the file has tensors that the network lacks.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Managed:
             )
         if extra := [key for key in extra if not re.match(unused, key)]:
             raise ValueError(
-                f"'{file}' is a {what} with {len(extra)} tensors that no {what} here has, such as '{extra[0]}'. "
+                f"'{file}' is a {what} with {len(extra)} tensors that {what} does not have, such as '{extra[0]}'. "
                 f"{needed}"
             )
 

@@ -53,7 +53,7 @@ def chain(model: ModelPatcher, slot: str, key: str, function: Callable) -> Model
         slot: The option's name, such as "denoise_mask_function".
         key: The patch's own. A function that the slot holds under the same key is replaced.
         function: (earlier, *args, **kwargs). `earlier` is the function that the slot held before, or None. The
-            function calls on to it.
+            function must call it.
     """
     model = model.clone()
     earlier = model.model_options.get(slot)
@@ -94,6 +94,6 @@ class Call(NamedTuple):
     options: dict[str, Any]
 
     def run(self, **changes: Any) -> list[Tensor]:
-        """Goes on with the call, with other arguments where `changes` has them: a tensor like x for each prompt."""
+        """Calls the next wrapper, with `changes` in place of these arguments: a tensor like x for each prompt."""
         executor, *args = self._replace(**changes)
         return executor(*args)

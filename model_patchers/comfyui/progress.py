@@ -26,7 +26,7 @@ def ignore(steps: float = 1) -> None:
 
 
 class Shares:
-    """Call it with a share of the work, such as 0.01: it moves a bar of whole steps by as much.
+    """Call it with a share of the work, such as 0.01: it moves a bar of whole steps by that share.
 
     Args:
         progress: The bar, which counts steps.
@@ -47,7 +47,7 @@ class Preview:
     Args:
         model: The model that samples.
         total: The work of all runs.
-        size: (H, W) of the largest latent to decode for a preview, which happens at every step.
+        size: (H, W) of the largest latent to decode for a preview. Every step has a preview.
     """
 
     def __init__(self, model: ModelPatcher, total: int, size: tuple[int, int]) -> None:

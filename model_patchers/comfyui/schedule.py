@@ -9,14 +9,14 @@ from torch import Tensor
 
 ModelSampling = ModelSamplingDiscrete | ModelSamplingContinuousEDM | CONST
 
-SAME = 1 + 1e-5  # two sigmas whose ratio is smaller are one
+SAME = 1 + 1e-5  # two sigmas with a smaller ratio count as equal
 
 
 def left(sampling: ModelSampling, sigma: Tensor) -> float:
     """The part t / T of a whole schedule, 0 ... 1, that is left to run at `sigma` (of one element).
 
     With timesteps, t / T is the timestep over their number. In a flow model it is sigma. In a continuous schedule
-    ComfyUI counts by the logarithm of sigma (percent_to_sigma), and so does this.
+    ComfyUI counts by the logarithm of sigma (percent_to_sigma), and so does `left`.
     """
     if isinstance(sampling, CONST):
         t = float(sigma)

@@ -12,7 +12,7 @@ from ..pixels.images import to_levels
 
 
 def save_picture(image: Tensor) -> dict[str, Any]:
-    """Puts the first picture of a batch (B, H, W, C) into ComfyUI's temp folder, where /view serves it.
+    """Saves the first picture of a batch (B, H, W, C) in ComfyUI's temp folder, where /view serves it.
 
     The file is named by its content, so that a picture is written once however often it is picked on.
 

@@ -1,4 +1,4 @@
-"""Weights out of any file people have, without running anything that the file says.
+"""Weights of any model file, read without running code of the file.
 
 A pickle is a program: it names functions and calls them. Here it can name the rebuilding of tensors and nothing else;
 whatever class it names becomes an `Inert`, so a training checkpoint opens without its framework, and a TorchScript
@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 SUFFIXES = ".safetensors, .pt, .pth, .ckpt or .bin"
-# Modules of Python itself whose classes only hold data. The others have no business in a file of weights.
+# Modules of Python itself whose classes only hold data. A file of weights needs no other.
 DATA_MODULES = {"_codecs", "argparse", "collections", "copyreg", "datetime", "enum", "pathlib", "typing"}
 DTYPES = {
     "DoubleStorage": torch.float64,
@@ -41,7 +41,7 @@ class RunsCodeError(Exception):
 
 
 class Inert(dict):
-    """Stands for whatever class a pickle names: holds the state that belongs to it and does nothing."""
+    """Takes the place of any class that a pickle names: holds the object's state and does nothing."""
 
     __hash__ = object.__hash__
 
@@ -82,7 +82,7 @@ class Unpickler(pickle.Unpickler):
 
 
 def _could_do_harm(module: str, name: str) -> bool:
-    """Only decides what the user is told: no name that is not in REBUILD is ever looked up or called."""
+    """Used for the message alone: no name outside REBUILD is ever looked up or called."""
     root = module.partition(".")[0]
     if root in ("builtins", "__builtin__"):
         return name != "getattr" and not isinstance(getattr(builtins, name, int), type)
@@ -108,7 +108,7 @@ REBUILD = {
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Every tensor in a model file, by its path of names joined with dots, on the CPU.
 
-    The form is told from the first bytes, not from the name: safetensors; PyTorch's pickles, zipped or of before 2020;
+    The form is told from the first bytes, not from the name: safetensors; PyTorch's pickles, zipped or older than 2020;
     training checkpoints that hold objects of any framework (PyTorch Lightning's .ckpt); TorchScript archives, whose
     attributes are read and whose code is not. What a checkpoint nests is flattened: {"state_dict": {"a.b": t}} gives
     {"state_dict.a.b": t}, so look for keys by how they end.
@@ -122,7 +122,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     except RunsCodeError as error:
         raise ValueError(
             f"'{path.name}' is a pickle that would run code ({error}), which weights never need. Nothing in it was run "
-            "and nothing was loaded. Delete it, and get the model from its authors, best as .safetensors."
+            "and nothing was loaded. Delete it, and get the model from its authors, as .safetensors if they have it."
         ) from None
     except (SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, LookupError) as error:
         raise ValueError(
@@ -184,13 +184,13 @@ def _read_legacy(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         with path.open("rb") as file:
-            for _ in range(4):  # a magic number, a version, the machine, the object: find out what PyTorch minded
+            for _ in range(4):  # a magic number, a version, the machine, the object: find out what PyTorch refused
                 Unpickler(file, _no_storage).load()
         raise
 
 
 def _no_storage(key: str, dtype: torch.dtype) -> NoReturn:
-    raise pickle.UnpicklingError("it holds more than tensors, in PyTorch's format of before 2020.")
+    raise pickle.UnpicklingError("it holds more than tensors, in PyTorch's format older than 2020.")
 
 
 def _flatten(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:

@@ -16,7 +16,7 @@ from comfy.ldm.modules.diffusionmodules.util import make_beta_schedule, timestep
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..comfyui.conditioning import Conditioning, Needs, feed, feeds, needs
+from ..comfyui.conditioning import Conditioning, Needs, feed, inputs_of, needs
 from ..comfyui.kinds import ROWS, fitting, require
 from ..comfyui.schedule import seeded
 from ..comfyui.weights import read_state_dict
@@ -180,7 +180,7 @@ def encode(
 
 def _groups(values: dict, dim: int) -> tuple[Pictures, ...]:
     """The pictures of earlier unCLIP Encodes on a conditioning."""
-    mixture = feeds(values)
+    mixture = inputs_of(values)
     if not isinstance(mixture, Mixture):
         return ()
     if (other := mixture.groups[-1].embeds.shape[-1]) != dim:

@@ -310,7 +310,7 @@ def without(name):
         ({"encoder.final_layer_norm.weight": torch.ones(4)}, "1 tensors such as 'encoder.final_layer_norm.weight'"),
         (without("connector.proj_in.weight"), "of no network that is known here. Load ELLA needs"),
         (without("connector.time_aware_linear.bias"), "incomplete ELLA: it lacks 1 tensors such as 'connector.time"),
-        (small_weights() | {"connector.proj_out.0.weight": torch.ones(1)}, "1 tensors that no ELLA here has"),
+        (small_weights() | {"connector.proj_out.0.weight": torch.ones(1)}, "1 tensors that ELLA does not have"),
     ],
 )
 def test_other_files_are_told(tmp_path, weights, sentence):

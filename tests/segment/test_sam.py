@@ -459,8 +459,8 @@ def test_an_unconnected_box_is_none():
         ({"mask": torch.zeros(1, 90, 120)}, "nothing to segment by"),
         ({"positive": [(120, 5)]}, r"positive_coords has the point \(120, 5\), which lies outside the 120 x 90"),
         ({"positive": CLICK, "negative": [(0, -1)]}, "negative_coords has the point"),
-        ({"boxes": box(5, 5, 0, 10)}, "holds nothing"),
-        ({"boxes": [[box(5, 5, 10, -1)]]}, "holds nothing"),
+        ({"boxes": box(5, 5, 0, 10)}, "is empty"),
+        ({"boxes": [[box(5, 5, 10, -1)]]}, "is empty"),
         ({"boxes": box(120, 5, 10, 10)}, "outside the 120 x 90 picture"),
         ({"boxes": box(-20, 5, 20, 10)}, "outside the 120 x 90 picture"),
         ({"boxes": [[box(5, 5, 9, 9)]] * 3}, "for 3 pictures but image is a batch of 2"),
@@ -519,7 +519,9 @@ def test_incomplete_and_altered_files_are_told(thin):
     del weights["mask_decoder.iou_prediction_head.layers.2.bias"]
     with pytest.raises(ValueError, match="lacks 1 tensors such as 'mask_decoder.iou_prediction_head.layers.2.bias'"):
         load(weights)
-    with pytest.raises(ValueError, match="1 tensors that no SAM here has, such as 'image_encoder.blocks.0.adapter.w'"):
+    with pytest.raises(
+        ValueError, match="1 tensors that SAM does not have, such as 'image_encoder.blocks.0.adapter.w'"
+    ):
         load(thin.state_dict() | {"image_encoder.blocks.0.adapter.w": torch.zeros(1)})
 
 

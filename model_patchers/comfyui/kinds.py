@@ -1,8 +1,8 @@
 """The kinds of model that this pack tells apart, one row for each, and how to tell them.
 
 Models with 5, 7, 8, 9 and 12 input channels concatenate something to the latent, each something else and at another
-scale. A wrong pair of model and conditioning fails with an error about shapes, or silently gives a bad picture. So nodes
-say what they need: those that see the model with `require`, those that do not with `conditioning.needs`.
+scale. A wrong pair of model and conditioning fails with an error about shapes, or silently gives a bad picture. So
+nodes say what they need: those that see the model with `require`, those that do not with `conditioning.needs`.
 """
 
 from collections.abc import Collection

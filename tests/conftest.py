@@ -13,15 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-PACK = Path(__file__).resolve().parents[1]
-HOST = Path(os.environ.get("COMFYUI_PATH", PACK / ".host" / "ComfyUI"))
-
-sys.path[:] = [str(HOST)] + [path for path in sys.path if Path(path or ".").resolve() != PACK]
-
-from comfy.cli_args import args  # noqa: E402
-
-args.cpu = not torch.cuda.is_available()
-
 
 def load_package(name: str, folder: Path):
     """Imports a folder as the package `name` without putting anything on sys.path."""
@@ -34,9 +25,17 @@ def load_package(name: str, folder: Path):
     return package
 
 
+load_package("kit", Path(__file__).with_name("kit"))
+
+from kit.paths import HOST, PACK  # noqa: E402
+
+sys.path[:] = [str(HOST)] + [path for path in sys.path if Path(path or ".").resolve() != PACK]
+
+from comfy.cli_args import args  # noqa: E402
+
+args.cpu = not torch.cuda.is_available()
 pentimento = load_package("pentimento", PACK)
 load_package("pentimento_host", PACK / "host")
-load_package("kit", PACK / "tests" / "kit")
 
 
 def in_own_loop(coroutine):
@@ -150,9 +149,12 @@ def rng():
     return torch.Generator().manual_seed(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_thread():
-    """For small tensors: on a busy machine, threads that wait for each other take longer than one."""
+    """For small tensors: on a busy machine, threads that wait for each other take longer than one.
+
+    Also for sums in one order: Adam divides each gradient by its size and so enlarges the smallest difference.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -18,10 +18,13 @@ from node_helpers import conditioning_set_values
 import nodes as host_nodes
 from kit import kinds as all_kinds
 from kit import thin as thin_models
+from kit.tensors import randn
 from pentimento.model_patchers.comfyui import kinds
 from pentimento.model_patchers.comfyui.kinds import FIRST, TITLES, expecting, identify, require
 from pentimento.model_patchers.condition.inspect_model import NODES
 from pentimento_host.standins import diffusion
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 IP2P = {"instruct-pix2pix"}
 EXPECTED = {
@@ -45,15 +48,6 @@ EXPECTED = {
     "zero123": "other",
     "flux": "other",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks as small as these gain nothing from more, and lose much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +93,7 @@ def test_a_v_prediction_sd2_is_told_from_its_weights():
     shape = replace(diffusion.UNETS["sd2"], depths=(1, 1, 1, 1), depths_out=(1, 1, 1, 1), middle=1)
     weights = {name: torch.zeros(size) for name, size in diffusion.unet_shapes(shape) if "output_blocks.11" not in name}
     name = "output_blocks.11.1.transformer_blocks.0.norm1.bias"  # where the host looks, in a UNet of 12 output blocks
-    weights[name] = torch.randn(320, generator=torch.Generator().manual_seed(0))
+    weights[name] = randn(320, seed=0)
     config = comfy.model_detection.model_config_from_unet(weights, "")
     assert identify(all_kinds.patcher(config, weights)).name == "sd2"
     assert identify(all_kinds.patcher(config, weights)).prediction == "v"

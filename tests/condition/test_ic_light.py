@@ -19,23 +19,17 @@ from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 from PIL import Image
 
 from kit import thin
+from kit.assertions import relative_error
+from kit.tensors import rand, randn
 from pentimento.model_patchers.comfyui.kinds import identify
 from pentimento.model_patchers.condition import ic_light
 from pentimento.nodes.condition.ic_light import ICLight, ICLightConditioning
 from pentimento_host.standins import diffusion
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 FC, FBC = "iclight_sd15_fc.safetensors", "iclight_sd15_fbc.safetensors"
 KINDS = {FC: "ip2p", FBC: "ic_light_fbc"}  # the thin networks with as many channels in
 FIRST, SCALE, CFG, SEED = "input_blocks.0.0.weight", 0.18215, 3.0, 5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Thin networks give threads too little to do."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def as_offset(weight):
@@ -81,7 +75,7 @@ class Vae:
     """Squares of pixels to channels by a fixed mixture: what a VAE is to these nodes."""
 
     def __init__(self, channels=4, factor=8):
-        self.mixture = torch.randn(channels, 3, factor, factor, generator=torch.Generator().manual_seed(3)) / factor
+        self.mixture = randn(channels, 3, factor, factor, seed=3) / factor
         self.seen = []
 
     def mean(self, pixels):
@@ -96,7 +90,7 @@ class Vae:
 
 def photograph(seed, count=1, height=64, width=128):
     """Smooth 8-bit pictures, (B, H, W, 3)."""
-    small = torch.rand(count, 3, 6, 9, generator=torch.Generator().manual_seed(seed))
+    small = rand(count, 3, 6, 9, seed=seed)
     picture = F.interpolate(small, (height, width), mode="bicubic").clamp(0, 1).movedim(1, -1)
     return (picture * 255).to(torch.uint8).numpy()
 
@@ -106,7 +100,7 @@ def image(pictures):
 
 
 def prompts():
-    text = torch.randn(2, 1, 77, 768, generator=torch.Generator().manual_seed(4))
+    text = randn(2, 1, 77, 768, seed=4)
     return [[text[0], {}]], [[text[1], {}]]
 
 
@@ -178,7 +172,7 @@ def demo():
         pipe = StableDiffusionPipeline(None, None, None, unet, euler(), None, None, requires_safety_checker=False)
         pipe.set_progress_bar_config(disable=True)
         sigma = pipe.scheduler.sigmas[0]  # diffusers scales noise by it, the host by sqrt(1 + sigma^2)
-        noise = torch.randn(count, 4, 8, 16, generator=torch.Generator().manual_seed(SEED))
+        noise = randn(count, 4, 8, 16, seed=SEED)
         return pipe(
             prompt_embeds=positive.expand(count, -1, -1),
             negative_prompt_embeds=negative.expand(count, -1, -1),
@@ -199,16 +193,12 @@ def demo():
     return cached
 
 
-def error(result, expected):
-    return float((result - expected).abs().max() / expected.abs().max())
-
-
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("file", KINDS)
 def test_equals_the_demo(file, count, lights, demo):
     result = sample(lights[file], *condition(*pictures(file, count)))
 
-    assert error(result, demo(file, count)) < 1e-4
+    assert relative_error(result, demo(file, count)) < 1e-4
 
 
 def test_a_merged_model_of_12_channels_works_too(demo):
@@ -216,7 +206,7 @@ def test_a_merged_model_of_12_channels_works_too(demo):
     merged = {name: padded(base[name], added[name]) + added[name] for name in base}
     merged = comfy.sd.load_diffusion_model_state_dict(merged)
 
-    assert error(sample(merged, *condition(*pictures(FBC, 1))), demo(FBC, 1)) < 1e-4
+    assert relative_error(sample(merged, *condition(*pictures(FBC, 1))), demo(FBC, 1)) < 1e-4
     refused(merged, condition(photograph(1)), "takes a foreground and a background")
 
 
@@ -237,7 +227,7 @@ def test_known_mistakes_show(wrong, model, lights, demo):
         light = model.clone()
         light.add_patches({f"diffusion_model.{n}": ("diff", [w, {"pad_weight": True}]) for n, w in narrow.items()})
 
-    assert error(sample(light, positive, negative, latent), demo(FC, 1)) > 1e-2
+    assert relative_error(sample(light, positive, negative, latent), demo(FC, 1)) > 1e-2
 
 
 def test_two_foregrounds_are_no_foreground_with_a_background(lights, demo):
@@ -245,7 +235,7 @@ def test_two_foregrounds_are_no_foreground_with_a_background(lights, demo):
     flat = torch.cat([part[None] for part in positive[0][1]["noise_concat"][:, :4]], 1)  # as peers flatten a batch
     positive, negative = (with_concat(prompt, lambda _: flat) for prompt in (positive, negative))
 
-    assert error(sample(lights[FBC], positive, negative, latent), demo(FBC, 2)) > 1e-2
+    assert relative_error(sample(lights[FBC], positive, negative, latent), demo(FBC, 2)) > 1e-2
 
 
 def test_a_batch_is_its_pictures_one_by_one(lights):
@@ -255,7 +245,7 @@ def test_a_batch_is_its_pictures_one_by_one(lights):
     for i in range(2):
         positive, negative, latent = condition(foregrounds[i : i + 1], backgrounds[i : i + 1])
         alone = sample(lights[FBC], positive, negative, {**latent, "batch_index": [i]}, steps=2)
-        assert error(alone, together[i : i + 1]) < 1e-5
+        assert relative_error(alone, together[i : i + 1]) < 1e-5
 
 
 @pytest.mark.parametrize("foregrounds, backgrounds", [(2, 1), (1, 2)])
@@ -275,7 +265,7 @@ def test_more_latents_than_pictures_take_turns(lights):
     second = [with_concat(prompt, lambda concat: concat[1:]) for prompt in (positive, negative)]
     alone = sample(lights[FC], *second, {"samples": latent["samples"][:1], "batch_index": [3]}, steps=1)
 
-    assert error(four[3:], alone) < 1e-5
+    assert relative_error(four[3:], alone) < 1e-5
 
 
 # Weights
@@ -420,7 +410,7 @@ def test_the_kind_of_the_patched_model(lights, model):
 def matte(kind):
     mask = torch.zeros(1, 64, 128)
     mask[:, 10:50, 30:90] = 1
-    return torch.rand(1, 64, 128, generator=torch.Generator().manual_seed(8)) * mask if kind == "soft" else mask
+    return rand(1, 64, 128, seed=8) * mask if kind == "soft" else mask
 
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])

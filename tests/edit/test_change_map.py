@@ -7,7 +7,6 @@ import skimage.data
 import torch
 from comfy import model_management
 from comfy_execution.validation import validate_node_input
-from conftest import PACK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -15,9 +14,11 @@ from PIL import Image
 from scipy import ndimage
 from skimage import exposure
 
+from kit.golden import GOLDEN
+from kit.tensors import rand
 from pentimento.nodes.edit.change_map import ChangeMap
 
-GOLDEN = np.load(PACK / "tests" / "golden" / "blur.npz")
+BLUR = np.load(GOLDEN / "blur.npz")
 SIDES = st.integers(1, 20)
 MASKS = hnp.arrays(np.float32, st.tuples(SIDES, SIDES), elements=st.floats(0, 1, width=32))
 LIMITS = settings(max_examples=150, deadline=None)
@@ -75,7 +76,7 @@ def test_the_brightness_of_colours_is_pillow_s():
 
 
 def test_transparency_does_not_count():
-    image = torch.cat((photograph(), torch.rand(1, 90, 120, 1, generator=torch.Generator().manual_seed(0))), -1)
+    image = torch.cat((photograph(), rand(1, 90, 120, 1, seed=0)), -1)
     assert torch.equal(change(image), change(image[..., :3]))
 
 
@@ -102,8 +103,8 @@ def test_gamma_above_1_changes_more():
 @pytest.mark.parametrize("name", ["noise_5", "noise_60", "line_30", "corner_25"])
 def test_blur_is_that_of_opencv(name):
     """Also where the kernel is several times the picture. A third as sigma, or other borders, would be off."""
-    blur, expected = int(name.split("_")[1]), GOLDEN[name]
-    mask = GOLDEN[f"mask_{name}"].astype(np.float32) / 255
+    blur, expected = int(name.split("_")[1]), BLUR[name]
+    mask = BLUR[f"mask_{name}"].astype(np.float32) / 255
     assert np.abs(change(mask, blur=blur) - expected).max() < 1e-6
     third = ndimage.gaussian_filter(mask, blur / 3, mode="mirror", radius=blur)
     assert np.abs(third - expected).max() > 1e-4

@@ -21,6 +21,7 @@ from torch import nn
 from pentimento.model_patchers.arch.lama import Config, Generator
 from pentimento.model_patchers.fill import lama, lama_refinement
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 spandrel_lama = importlib.import_module("spandrel.architectures.LaMa.__arch.LaMa")
 WHOLE, EACH = "whole picture", "each hole"
 
@@ -41,15 +42,6 @@ def randomise(module, seed=0):
     logits = layers[:-1].eval()(torch.rand(1, 4, 64, 64, generator=rng))
     layers[-2].weight.data /= logits.std()  # so that the sigmoid does not saturate
     return module.eval()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums in one order: Adam divides each gradient by its size, and so makes much of a difference next to nothing."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

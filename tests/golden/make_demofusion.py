@@ -46,7 +46,8 @@ def main(path: str) -> None:
     from diffusers import AutoencoderKL, DPMSolverMultistepScheduler
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-    from kit import run, thin_sdxl
+    from kit import thin_sdxl
+    from kit.tensors import randn
 
     vae = AutoencoderKL(
         block_out_channels=(8,) * 4,
@@ -90,7 +91,7 @@ def main(path: str) -> None:
         pooled_prompt_embeds=positive[0][1]["pooled_output"],
         negative_prompt_embeds=negative[0][0],
         negative_pooled_prompt_embeds=negative[0][1]["pooled_output"],
-        latents=run.randn(1, 4, *(side // PHASES for side in SIZE), seed=NOISE_SEED),
+        latents=randn(1, 4, *(side // PHASES for side in SIZE), seed=NOISE_SEED),
         height=8 * SIZE[0],
         width=8 * SIZE[1],
         num_inference_steps=STEPS,

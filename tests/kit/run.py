@@ -7,6 +7,8 @@ import comfy.samplers
 import torch
 from diffusers import EulerDiscreteScheduler
 
+from .tensors import randn
+
 STEPS = 4
 
 
@@ -16,14 +18,6 @@ def scheduler(steps=STEPS, **settings):
     euler = EulerDiscreteScheduler(**betas | {"timestep_spacing": "trailing"} | settings)
     euler.set_timesteps(steps)
     return euler
-
-
-def randn(*shape, seed):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def rand(*shape, seed):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def prompts(width=1024, tokens=77):
@@ -53,24 +47,3 @@ def sample(model, positive, negative, noise, sigmas, cfg, latent=None, seed=7):
         model, noise, cfg, euler, sigmas, positive, negative, latent, disable_pbar=True, seed=seed
     )
     return model.model.process_latent_in(found)
-
-
-def off(ours, theirs):
-    """The largest difference, relative to the largest value of the reference."""
-    return float((ours - theirs).abs().max() / theirs.abs().max())
-
-
-def state(model):
-    """All that a patch could leave behind in a model: its tensors, and what is on its patcher."""
-    tensors = dict(model.model.named_parameters()) | dict(model.model.named_buffers())
-    rest = model.model_options, model.object_patches, model.patches, model.wrappers, model.callbacks
-    return {name: tensor.clone() for name, tensor in tensors.items()}, repr(rest)
-
-
-def same(before, after):
-    (tensors, rest), (others, rest_after) = before, after
-    return (
-        rest == rest_after
-        and tensors.keys() == others.keys()
-        and all(map(torch.equal, tensors.values(), others.values()))
-    )

@@ -15,7 +15,8 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
 from pentimento_host.standins import diffusion
 
-from . import run, thin
+from . import thin
+from .tensors import randn
 
 CONTEXT = 64  # width of the text; that of the pooled text and of the network are SDXL's 1280 and 64
 SHAPE = replace(diffusion.UNETS["sdxl"], width=64, context=CONTEXT, **thin.THIN)
@@ -54,6 +55,6 @@ def diffusers_unet(sample_size: int) -> UNet2DConditionModel:
 def prompts(**sizes: int) -> list:
     """A positive and a negative conditioning, with SDXL's sizes (width, height, target_width, ...) where given."""
     return [
-        [[run.randn(1, 7, CONTEXT, seed=seed), {"pooled_output": run.randn(1, 1280, seed=seed + 10), **sizes}]]
+        [[randn(1, 7, CONTEXT, seed=seed), {"pooled_output": randn(1, 1280, seed=seed + 10), **sizes}]]
         for seed in (1, 2)
     ]

@@ -1,7 +1,7 @@
 """What workflows rely on is frozen in schemas.json; and what every node and every source file must have.
 
-`python3 host test tests/pack/test_schemas.py --update-schemas` adds new nodes and new inputs to schemas.json. It changes
-nothing that is already there: what a workflow may have saved stays.
+`python3 host test tests/pack/test_schemas.py --update-schemas` adds new nodes and new inputs to schemas.json. It
+changes nothing that is already there: what a workflow may have saved stays.
 """
 
 import ast
@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 from comfy_api.latest import io
-from conftest import HOST, PACK, pentimento
+
+import pentimento
+from kit.paths import HOST, PACK
 
 
 async def nodes():

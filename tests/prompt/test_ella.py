@@ -1,8 +1,6 @@
 """ELLA's connector against tensors made by the paper's own code; its timesteps against those that the denoiser gets."""
 
-import importlib.util
 import json
-from pathlib import Path
 from types import SimpleNamespace
 from zlib import crc32
 
@@ -25,26 +23,18 @@ from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 
 import nodes
 from kit import thin as thin_models
+from kit.golden import GOLDEN, maker
+from kit.tensors import randn
 from pentimento.model_patchers.arch import ella as arch
 from pentimento.model_patchers.arch.ella import Config, Connector
 from pentimento.model_patchers.prompt import ella, ella_text
 from pentimento.model_patchers.upscale import windows
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-spec = importlib.util.spec_from_file_location("make_ella", GOLDEN / "make_ella.py")
-make_ella = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(make_ella)
+pytestmark = pytest.mark.usefixtures("one_thread")
+make_ella = maker("ella")
 
 TEXT_WIDTH = 24  # of the small ELLA's T5
 FIXED, FLEXIBLE = ella_text.LENGTHS
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small_weights():
@@ -106,7 +96,7 @@ class T5:
 
     def encode_from_tokens(self, tokens):
         text, length = tokens
-        found = torch.randn(1, length, self.width, generator=torch.Generator().manual_seed(crc32(text.encode())))
+        found = randn(1, length, self.width, seed=crc32(text.encode()))
         found[:, 0, 0] = voice(text)
         return found
 
@@ -164,7 +154,7 @@ def recorded(base, teller, **options):
 def sample(
     model, positive, negative, sampler="euler", scheduler="karras", steps=4, cfg=3.0, denoise=1.0, size=4, batch=1
 ):
-    noise = torch.randn(batch, 4, size, size, generator=torch.Generator().manual_seed(0))
+    noise = randn(batch, 4, size, size, seed=0)
     latent = torch.zeros_like(noise)
     options = {"denoise": denoise, "disable_pbar": True, "seed": 0}
     return comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, positive, negative, latent, **options)
@@ -377,7 +367,7 @@ def karras(steps, denoise):
 
 def by_hand(base, connector, texts, cfg, sigmas, timestep=discretised):
     """Euler's method with the UNet itself, from noise on black; `timestep` is what the connector is told."""
-    noise = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    noise = randn(1, 4, 4, 4, seed=0)
     whole = sigmas[0] > 14
     x = noise * ((1 + sigmas[0] ** 2) ** 0.5 if whole else sigmas[0])
     for sigma, after in zip(sigmas[:-1], sigmas[1:], strict=True):

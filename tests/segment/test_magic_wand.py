@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.segmentation import flood
 
+from kit.tensors import rand
 from pentimento.nodes.segment.magic_wand import MagicWand
 
 
@@ -106,7 +107,7 @@ def test_rgba_compares_what_is_seen():
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (300, 4000)])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_sizes_and_channels(size, channels):
-    image = torch.rand(2, *size, channels, generator=torch.Generator().manual_seed(1))
+    image = rand(2, *size, channels, seed=1)
     before = image.clone()
     mask = wand(image, [(size[1] - 1, size[0] - 1)])
     assert mask.shape == (2, *size)

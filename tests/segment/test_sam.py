@@ -1,7 +1,6 @@
 """SAM against segment-anything, MobileSAM and SAM-HQ on the same random weights; and what is done with every prompt."""
 
 import gc
-import importlib.util
 import json
 import logging
 import os
@@ -9,14 +8,12 @@ import subprocess
 import sys
 import weakref
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from comfy import model_management
-from conftest import HOST, PACK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -24,16 +21,18 @@ from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from segment_anything.utils.onnx import SamOnnxModel
 
+from kit.assertions import relative_error
+from kit.golden import GOLDEN, maker
+from kit.paths import HOST, PACK
+from kit.tensors import rand
 from pentimento.model_patchers.arch import sam_decoder, sam_vit
 from pentimento.model_patchers.pixels.masks import Box
 from pentimento.model_patchers.segment import sam as ours
 from pentimento.nodes.segment.sam import LoadSAM, SAMSegment
 from pentimento_host import standins
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-spec = importlib.util.spec_from_file_location("make_sam", GOLDEN / "make_sam.py")
-make_sam = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(make_sam)
+pytestmark = pytest.mark.usefixtures("one_thread")
+make_sam = maker("sam")
 
 
 def reference(size=256, width=64, depth=4, heads=2, channels=32):
@@ -73,7 +72,7 @@ def load(weights, **kwargs):
 
 def levels(height, width, seed=0):
     """Blobs, so that neighbouring pixels have to do with each other."""
-    noise = torch.rand(1, 3, 7, 9, generator=torch.Generator().manual_seed(seed))
+    noise = rand(1, 3, 7, 9, seed=seed)
     smooth = F.interpolate(noise, (height, width), mode="bicubic")[0].movedim(0, -1)
     return (smooth.clamp(0, 1) * 255).round().byte().numpy()
 
@@ -93,22 +92,6 @@ def segment(sam, image, *, choice="auto", refine=0, positive=(), negative=(), bo
 
 def box(x, y, width, height):
     return {"x": x, "y": y, "width": width, "height": height}
-
-
-def difference(ours, theirs):
-    """Largest difference over largest value."""
-    ours, theirs = torch.as_tensor(ours).float(), torch.as_tensor(theirs).float()
-    assert ours.shape == theirs.shape
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Two threads on small tensors spend their time waiting for each other when the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -169,10 +152,10 @@ def compare(sam, predictor, picture, prompt, mask=None):
     one = predictor.ask(**prompt, mask=mask, multimask=False)
     masks, iou, low = (np.concatenate(both) for both in zip(one, three, strict=True))
     found = {
-        "embedding": difference(embedding.features, predictor.features),
-        "logits": difference(logits[0], low),
-        "scores": difference(scores[0], iou),
-        "full": difference(full[0], masks),
+        "embedding": relative_error(embedding.features, predictor.features),
+        "logits": relative_error(logits[0], low),
+        "scores": relative_error(scores[0], iou),
+        "full": relative_error(full[0], masks),
     }
     return found, full[0], torch.from_numpy(masks)
 
@@ -296,7 +279,7 @@ def test_equals_the_published_code_of(name):
     sam = load(make_sam.weights(json.loads(str(golden["shapes"]))))
     picture = make_sam.picture()
     embedding = sam.embed(picture)
-    assert difference(embedding.features[0, :, ::8, ::8], golden["embedding"]) < 1e-4
+    assert relative_error(embedding.features[0, :, ::8, ::8], golden["embedding"]) < 1e-4
     x, y, right, bottom = make_sam.BOX
     points = [tuple(point) for point in make_sam.POINTS]
     prompts = {
@@ -311,9 +294,9 @@ def test_equals_the_published_code_of(name):
         best = 1 + scores[1:].argmax()
         three = slice(best, best + 1) if name == "hq" else slice(1, 4)  # SAM-HQ gives the best of the three alone
         for kind, chosen in (("one", slice(0, 1)), ("three", three)):
-            assert difference(logits[chosen, ::8, ::8], golden[f"{key}_{kind}_low"]) < 1e-4
-            assert difference(scores[chosen], golden[f"{key}_{kind}_scores"]) < 1e-4
-            assert difference(full[chosen, ::8, ::8], golden[f"{key}_{kind}_full"]) < 1e-4
+            assert relative_error(logits[chosen, ::8, ::8], golden[f"{key}_{kind}_low"]) < 1e-4
+            assert relative_error(scores[chosen], golden[f"{key}_{kind}_scores"]) < 1e-4
+            assert relative_error(full[chosen, ::8, ::8], golden[f"{key}_{kind}_full"]) < 1e-4
 
 
 # The choice and the refinement
@@ -563,7 +546,7 @@ def test_bf16_is_of_the_encoder_alone_and_close(thin, sam):
         "mask_decoder": torch.float32,
     }
     picture = levels(90, 120)
-    assert 1e-4 < difference(half.embed(picture).features, sam.embed(picture).features) < 0.1
+    assert 1e-4 < relative_error(half.embed(picture).features, sam.embed(picture).features) < 0.1
     assert half.embed(picture).features.dtype == torch.float32
     assert load(thin.state_dict(), precision="fp32").dtype == torch.float32
 

@@ -19,19 +19,14 @@ from segment_anything.utils import amg
 from skimage import measure, morphology
 from test_sam import Reference, image, levels, load, reference, segment
 
+from kit.tensors import rand
 from pentimento.model_patchers.pixels.masks import Box
 from pentimento.model_patchers.segment import sam as core
 from pentimento.model_patchers.segment import sam_everything as ours
 from pentimento.model_patchers.segment.sam_everything import Settings
 from pentimento.nodes.segment.sam_everything import SAMSegmentEverything
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def lively():
@@ -405,7 +400,7 @@ def test_masks_boxes_and_preview_belong_together(sam):
 
 
 def test_the_preview():
-    picture = torch.rand(8, 10, 3, generator=torch.Generator().manual_seed(0))
+    picture = rand(8, 10, 3, seed=0)
     large, small = np.zeros((2, 8, 10), dtype=bool)
     large[1:7, 1:7], small[3:6, 3:9] = True, True
     segments = [ours.Segment.of(mask, 0, 0, 1.0) for mask in (large, small)]

@@ -1,7 +1,6 @@
 """DemoFusion Upscale against diffusers' community pipeline, its work counted, and at the edges."""
 
 import math
-from pathlib import Path
 
 import comfy.model_base
 import comfy.model_patcher
@@ -23,14 +22,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit import thin_sdxl
-from kit.run import off, randn, same, state
+from kit.assertions import relative_error, same_state, state
+from kit.golden import GOLDEN
+from kit.tensors import randn
 from pentimento.model_patchers.comfyui import kinds
 from pentimento.model_patchers.upscale import demofusion, demofusion_denoiser, iterative_mixing, windows
 from pentimento.model_patchers.upscale.demofusion import LADDERS, Settings
 from pentimento.nodes.upscale.demofusion import DemoFusion
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-GOLDEN = Path(__file__).parents[1] / "golden" / "demofusion.npz"
 SEED = 20  # as make_demofusion.py, and so are the settings of `pipeline`
 KINDS = {
     "eps": (comfy.supported_models.SD15, comfy.model_base.ModelType.EPS, 4),
@@ -92,7 +92,7 @@ def picture(batch=1, height=8, width=8, channels=4, seed=3):
 
 @pytest.fixture(scope="module")
 def golden():
-    with np.load(GOLDEN) as file:
+    with np.load(GOLDEN / "demofusion.npz") as file:
         return {name: torch.from_numpy(file[name]) for name in file.files}
 
 
@@ -102,13 +102,15 @@ def pipeline(model, golden, last):
     prompts = thin_sdxl.prompts(width=144, height=192)  # the final size, which the pipeline names in all phases
     found = upscale(model, latent, sigmas=golden["sigmas"], prompts=prompts, scale=last, skip_below=0)
     assert torch.equal(found[0], latent)
-    return [off(model.model.process_latent_in(found[i - 1]), golden[f"phase {i}"]) for i in range(2, last + 1)]
+    return [
+        relative_error(model.model.process_latent_in(found[i - 1]), golden[f"phase {i}"]) for i in range(2, last + 1)
+    ]
 
 
 def test_phases_are_the_pipelines(sdxl, golden):
     before = state(sdxl)
     assert max(pipeline(sdxl, golden, 3)) < 1e-5
-    assert same(before, state(sdxl))
+    assert same_state(before, state(sdxl))
 
 
 def test_x0_form_without_what_the_blur_took_is_another(sdxl, golden, monkeypatch):
@@ -326,7 +328,7 @@ def test_a_pointwise_network_knows_no_views(kind, monkeypatch):
     large = demofusion.resized(latent, (16, 12))
     sampler = iterative_mixing.iterative_mixing(sampler_object("euler"), 3, 0, 1)
     plain = custom(model, large, sampler, sigmas, SEED + 1)
-    assert off(found, demofusion_denoiser.renormalised(plain, demofusion_denoiser.moments(latent))) < 1e-4
+    assert relative_error(found, demofusion_denoiser.renormalised(plain, demofusion_denoiser.moments(latent))) < 1e-4
 
 
 def custom(model, latent, sampler, sigmas, seed):
@@ -378,7 +380,7 @@ def test_a_batch_is_its_pictures():
     both = upscale(stub(), {"samples": latent, "batch_index": [0, 1]}, **settings)
     for i in (0, 1):
         alone = upscale(stub(), {"samples": latent[i : i + 1], "batch_index": [i]}, **settings)
-        assert all(off(ours[i : i + 1], theirs) < 1e-5 for ours, theirs in zip(both, alone, strict=True))
+        assert all(relative_error(ours[i : i + 1], theirs) < 1e-5 for ours, theirs in zip(both, alone, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -447,8 +449,8 @@ def test_what_a_mask_keeps_is_the_picture_enlarged(mask_size):
     for x in found[1:]:
         enlarged, width = demofusion.resized(latent, tuple(x.shape[-2:])), x.shape[-1]
         kept, free = slice(0, width // 2 - width // 8), slice(width // 2 + width // 8, None)
-        assert off(x[..., kept], enlarged[..., kept]) < 1e-5
-        assert off(x[..., free], enlarged[..., free]) > 0.1
+        assert relative_error(x[..., kept], enlarged[..., kept]) < 1e-5
+        assert relative_error(x[..., free], enlarged[..., free]) > 0.1
 
 
 def test_other_keys_go_along_and_an_empty_ones_ratio_does_not():
@@ -478,7 +480,7 @@ def test_an_interrupt_leaves_nothing_behind(sdxl, call):
     with pytest.raises(model_management.InterruptProcessingException):
         upscale(model, torch.zeros(1, 4, 8, 8), prompts=prompts, scale=3, jitter=True)
     assert len(calls) == call
-    assert same(given, state(model)) and same(before, state(sdxl))
+    assert same_state(given, state(model)) and same_state(before, state(sdxl))
     assert not model_management.processing_interrupted()
     once, fresh = (upscale(each, torch.zeros(1, 4, 8, 8), prompts=prompts) for each in (model, Counter(sdxl).model))
     assert all(map(torch.equal, once, fresh))

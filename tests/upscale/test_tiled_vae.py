@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from kit.tensors import rand, randn
 from pentimento.model_patchers.upscale import tiled_layers, tiled_vae
 from pentimento.model_patchers.upscale.tiled_layers import Moments, TiledLayers, attend, decoder_layers, encoder_layers
 from pentimento.nodes.upscale.tiled_vae import TiledVAEDecode, TiledVAEEncode
@@ -89,7 +90,7 @@ def latent(vae, height, width, batch=1):
 
 
 def picture(height, width, batch=1, channels=3):
-    return torch.rand(batch, height, width, channels, generator=torch.Generator().manual_seed(height))
+    return rand(batch, height, width, channels, seed=height)
 
 
 def decode(z, vae, tile):
@@ -172,7 +173,7 @@ def test_attention_in_other_levels_and_a_final_tanh():
     """Which configurations of the host's classes have, though no known VAE."""
     vae = thin("sd")
     config = CONFIG | {"z_channels": 4, "ch_mult": (1, 2), "attn_resolutions": [256, 128]}
-    z, image = torch.randn(1, 4, 18, 14, generator=torch.Generator().manual_seed(0)), torch.rand(3, 36, 28)
+    z, image = randn(1, 4, 18, 14, seed=0), torch.rand(3, 36, 28)
     decoder, encoder = fill(kl.Decoder(**config, tanh_out=True)), fill(kl.Encoder(**config))
     layers = TiledLayers(3, 2, torch.device("cpu"), lambda share: None)
     assert (layers.run(decoder_layers(decoder), z[0]).tanh() - decoder(z)[0]).abs().max() < ROUNDING
@@ -272,8 +273,8 @@ def test_each_layer_sees_its_neighbours(height, width, rows, columns, scale):
         0.5: kl.Downsample(3, True),
     }[scale]
     for weight in layer.parameters():
-        weight.data.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
-    x = torch.randn(3, height, width, generator=torch.Generator().manual_seed(1))
+        weight.data.copy_(randn(*weight.shape, seed=0))
+    x = randn(3, height, width, seed=1)
     with torch.inference_mode():
         whole = layer(x[None])[0]
         layers = TiledLayers(

@@ -3,11 +3,9 @@
 import asyncio
 import importlib.util
 import os
-import re
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,6 +34,8 @@ from comfy.cli_args import args  # noqa: E402
 args.cpu = not torch.cuda.is_available()
 pentimento = load_package("pentimento", PACK)
 load_package("pentimento_host", PACK / "host")
+
+ON_HOST = ("browser", "host", "routes")  # folders of tests that use the host's files or its server
 
 
 def in_own_loop(coroutine):
@@ -69,20 +69,24 @@ def pytest_configure(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """A file's tests go to one process, and those of all files that use the host's files or its server to the same."""
+    """A file's tests go to one process, and those of all files in ON_HOST to the same."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Files(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.split("::")[0]
-            return "host" if uses_host(PACK / file) else file
+            return "host" if Path(file).parent.name in ON_HOST else file
 
     return Files(config, log)
 
 
-@cache
-def uses_host(path):
-    return re.search(r"def \w+\([^)]*\b(host|server|browser)\b", path.read_text(encoding="utf-8")) is not None
+def pytest_collection_modifyitems(items):
+    """Refuses tests outside ON_HOST that would use the host's files or its server in two processes at once."""
+    for item in items:
+        used = {"host", "server", "browser"}.intersection(item.fixturenames)
+        if used and item.path.parent.name not in ON_HOST:
+            message = f"{item.nodeid} uses the fixture {used.pop()}: move it to tests/{' or tests/'.join(ON_HOST)}"
+            raise pytest.UsageError(message)
 
 
 @pytest.fixture(scope="session")

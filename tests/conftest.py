@@ -32,6 +32,9 @@ sys.path[:] = [str(HOST)] + [path for path in sys.path if Path(path or ".").reso
 from comfy.cli_args import args  # noqa: E402
 
 args.cpu = not torch.cuda.is_available()
+
+import comfy.utils  # noqa: E402
+
 pentimento = load_package("pentimento", PACK)
 load_package("pentimento_host", PACK / "host")
 
@@ -163,3 +166,23 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """ComfyUI's progress bars that a test makes, each with the `values` and `previews` that it was to show."""
+    bars = []
+
+    class Bar(comfy.utils.ProgressBar):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.values, self.previews = [], []
+            bars.append(self)
+
+        def update_absolute(self, value, total=None, preview=None):
+            self.values.append(value)
+            self.previews.append(preview)
+            super().update_absolute(value, total, preview)
+
+    monkeypatch.setattr(comfy.utils, "ProgressBar", Bar)
+    return bars

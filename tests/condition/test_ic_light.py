@@ -1,5 +1,6 @@
 """IC-Light against its demo's own way: diffusers' UNet with the offsets added and its forward hooked."""
 
+import functools
 import logging
 
 import comfy.model_detection
@@ -15,11 +16,12 @@ from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_custom_sampler import SamplerCustom
-from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from kit import thin
 from kit.assertions import relative_error
+from kit.run import scheduler
 from kit.tensors import rand, randn
 from pentimento.model_patchers.comfyui.kinds import identify
 from pentimento.model_patchers.condition import ic_light
@@ -110,22 +112,10 @@ def condition(foreground, background=None, mask=None, vae=None):
     return ICLightConditioning.execute(*prompts(), vae or Vae(), image(foreground), background, mask).result
 
 
-def euler(steps=4):
-    scheduler = EulerDiscreteScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        timestep_spacing="trailing",
-        steps_offset=1,
-    )
-    scheduler.set_timesteps(steps)
-    return scheduler
-
-
 def sample(model, positive, negative, latent, steps=4):
     """SamplerCustom's result in the model's units."""
     sampler = comfy.samplers.sampler_object("euler")
-    output = SamplerCustom.execute(model, True, SEED, CFG, positive, negative, sampler, euler(steps).sigmas, latent)
+    output = SamplerCustom.execute(model, True, SEED, CFG, positive, negative, sampler, scheduler(steps).sigmas, latent)
     return output.result[0]["samples"] * SCALE
 
 
@@ -161,15 +151,15 @@ def pictures(file, count):
 @pytest.fixture(scope="module")
 def demo():
     """(file, count) -> the demo's low-resolution pass on `pictures`, made once each."""
-    unets, results = {}, {}
+    cached_unet = functools.cache(demo_unet)
 
+    @functools.cache
     def run(file, count):
         (positive, _), (negative, _) = (prompt[0] for prompt in prompts())
         concat = [Vae().mean(demo_pixels(p)) * SCALE for p in pictures(file, count) if p is not None]
         concat = torch.cat([part.expand(count, -1, -1, -1) for part in concat], 1)
-        unet = unets.setdefault(file, None) or demo_unet(file)
-        unets[file] = unet
-        pipe = StableDiffusionPipeline(None, None, None, unet, euler(), None, None, requires_safety_checker=False)
+        unet = cached_unet(file)
+        pipe = StableDiffusionPipeline(None, None, None, unet, scheduler(), None, None, requires_safety_checker=False)
         pipe.set_progress_bar_config(disable=True)
         sigma = pipe.scheduler.sigmas[0]  # diffusers scales noise by it, the host by sqrt(1 + sigma^2)
         noise = randn(count, 4, 8, 16, seed=SEED)
@@ -185,12 +175,7 @@ def demo():
             output_type="latent",
         ).images
 
-    def cached(file, count):
-        if (file, count) not in results:
-            results[file, count] = run(file, count)
-        return results[file, count]
-
-    return cached
+    return run
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -22,7 +22,7 @@ from comfy_extras.nodes_ip2p import InstructPixToPixConditioning
 from comfy_extras.nodes_model_advanced import RescaleCFG
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_perpneg import PerpNegGuider
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionInstructPix2PixPipeline
+from diffusers import AutoencoderKL, StableDiffusionInstructPix2PixPipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg as theirs_rescale
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +32,7 @@ from PIL import Image
 import nodes as host_nodes
 from kit import thin
 from kit.assertions import relative_error
+from kit.run import scheduler
 from kit.tensors import rand, randn
 from pentimento.model_patchers.comfyui.kinds import identify
 from pentimento.model_patchers.condition.instruct_pix2pix import fit
@@ -67,9 +68,7 @@ def pipeline():
         text_encoder=None,
         tokenizer=None,
         unet=thin.diffusers_unet("ip2p"),
-        scheduler=EulerDiscreteScheduler(
-            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, timestep_spacing="trailing"
-        ),
+        scheduler=scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -21,14 +21,15 @@ from comfy.patcher_extension import WrappersMP
 from comfy.taesd.taesd import TAESD
 from comfy_extras.nodes_custom_sampler import SamplerCustom
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
-from diffusers import EulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nodes
 from kit import thin
 from kit.assertions import relative_error
+from kit.run import scheduler
 from kit.tensors import rand, randn
+from kit.toy_network import KINDS, patcher
 from pentimento.model_patchers.edit.differential_img2img import RULES, encode, paper, patch, step_of
 from pentimento.nodes.edit.differential_img2img import DifferentialImg2Img
 
@@ -78,13 +79,10 @@ class Denoiser(torch.nn.Module):
         return torch.tanh(self.mix(x)) + 0.3 * x
 
 
-def small_model(kind=comfy.supported_models.SD15, model_type=comfy.model_base.ModelType.EPS):
+def small_model(kind="eps"):
     """The host's whole sampling path around a tiny network."""
-    config = kind({"disable_unet_model_creation": True})
-    base = comfy.model_base.BaseModel(config, model_type)
-    latent = base.latent_format
-    base.diffusion_model = Denoiser(latent.latent_channels, latent.latent_dimensions)
-    return comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+    latent = KINDS[kind][0].latent_format
+    return patcher(Denoiser(latent.latent_channels, latent.latent_dimensions), kind)
 
 
 def small_latent(change, channels=4, batch=1):
@@ -126,14 +124,7 @@ def grey_map(height, width):
 
 
 def euler(spacing="leading"):
-    """Stable Diffusion's scheduler."""
-    return EulerDiscreteScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        timestep_spacing=spacing,
-        steps_offset=1 if spacing == "leading" else 0,
-    )
+    return scheduler(timestep_spacing=spacing, steps_offset=int(spacing == "leading"))
 
 
 def authors_loop(unet, scheduler, steps, strength, latents, noise, keep, context, total=None, start=None):
@@ -455,16 +446,16 @@ def test_timestep_is_cores_on_a_part_of_a_schedule_too(small):
 
 
 FLOWS = {
-    "pictures": (comfy.supported_models.SD3, comfy.model_base.ModelType.FLOW, (2, 16, 6, 8)),
-    "frames": (comfy.supported_models.WAN21_T2V, comfy.model_base.ModelType.FLOW, (1, 16, 3, 6, 8)),
+    "pictures": ("flow", (2, 16, 6, 8)),
+    "frames": ("video", (1, 16, 3, 6, 8)),
 }
 
 
 @pytest.mark.parametrize("denoise", [1.0, 0.6])
 @pytest.mark.parametrize("flow", FLOWS)
 def test_paper_on_flow_models_and_frames(flow, denoise):
-    kind, model_type, shape = FLOWS[flow]
-    model, latents = small_model(kind, model_type), randn(*shape, seed=5)
+    kind, shape = FLOWS[flow]
+    model, latents = small_model(kind), randn(*shape, seed=5)
     change = rand(shape[0], 1, *shape[2:], seed=8)
 
     result = run(patch(model, "paper"), {"samples": latents, "noise_mask": change}, 10, denoise, scheduler="simple")

@@ -9,6 +9,7 @@ import weakref
 from collections import OrderedDict
 
 import comfy.ops
+import comfy.utils
 import numpy as np
 import psutil
 import pytest
@@ -483,13 +484,11 @@ class TestHost:
         calls = []
         stop_at = 40 if refine_steps else 7
 
-        class Progress(lama.Progress):
-            def __call__(self, steps=1):
-                calls.append(steps)
-                model_management.interrupt_current_processing(len(calls) == stop_at)
-                super().__call__(steps)
+        def update(bar, steps):
+            calls.append(steps)
+            model_management.interrupt_current_processing(len(calls) == stop_at)
 
-        monkeypatch.setattr(lama, "Progress", Progress)
+        monkeypatch.setattr(comfy.utils.ProgressBar, "update", update)
         with pytest.raises(model_management.InterruptProcessingException):
             model.fill(image, mask, WHOLE, 0, refine_steps)
         assert len(calls) == stop_at  # it stopped at once, in the middle of the net
@@ -501,23 +500,13 @@ class TestHost:
         assert torch.equal(model.fill(image, mask, WHOLE, 0, refine_steps), wanted)
 
     @pytest.mark.parametrize("refine_steps", [0, 3])
-    def test_bar_reaches_its_end(self, thin, rng, refine_steps, monkeypatch):
+    def test_bar_reaches_its_end(self, thin, rng, refine_steps, bars, monkeypatch):
         monkeypatch.setattr(lama_refinement, "MIN_SIDE", 32)
-        bars = []
-
-        class Progress:
-            def __init__(self, total):
-                self.left = total
-                bars.append(self)
-
-            def __call__(self, steps=1):
-                self.left -= steps
-
-        monkeypatch.setattr(lama, "Progress", Progress)
         mask = block_mask(200, 180, (5, 60), (3, 55))
         mask[:, 150:170, 120:170] = 1
         thin[1].fill(picture(rng, 200, 180), mask, EACH, 16, refine_steps)
-        assert [bar.left for bar in bars] == [0]
+        (bar,) = bars
+        assert bar.values[-1] == bar.total
 
     def test_nothing_is_logged_but_the_load(self, thin, rng, caplog):
         with caplog.at_level(logging.WARNING):

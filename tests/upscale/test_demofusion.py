@@ -25,6 +25,7 @@ from kit import thin_sdxl
 from kit.assertions import relative_error, same_state, state
 from kit.golden import GOLDEN
 from kit.tensors import randn
+from kit.toy_network import KINDS, Neighbours, Pointwise, patcher
 from pentimento.model_patchers.comfyui import kinds
 from pentimento.model_patchers.upscale import demofusion, demofusion_denoiser, iterative_mixing, windows
 from pentimento.model_patchers.upscale.demofusion import LADDERS, Settings
@@ -32,33 +33,11 @@ from pentimento.nodes.upscale.demofusion import DemoFusion
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SEED = 20  # as make_demofusion.py, and so are the settings of `pipeline`
-KINDS = {
-    "eps": (comfy.supported_models.SD15, comfy.model_base.ModelType.EPS, 4),
-    "v": (comfy.supported_models.SD20, comfy.model_base.ModelType.V_PREDICTION, 4),
-    "flow": (comfy.supported_models.SD3, comfy.model_base.ModelType.FLOW, 16),
-    "video": (comfy.supported_models.WAN21_T2V, comfy.model_base.ModelType.FLOW, 16),
-}
 SIGMAS = torch.tensor([14.0, 6.0, 2.0, 0.5, 0.0])
 
 
-class Network(torch.nn.Module):
-    """Of a value and its neighbours, so that it takes latents of any shape and sees where a window ends."""
-
-    dtype = torch.float32
-    seen: set
-
-    def forward(self, x, t, **kwargs):
-        self.seen.add(tuple(x.shape[-2:]))
-        return torch.tanh(x + 0.3 * x.roll(1, -1)) - 0.2 * x.roll(1, -2)
-
-
 def stub(kind="eps"):
-    """The host's whole sampling path around `Network`."""
-    config, model_type, _ = KINDS[kind]
-    base = comfy.model_base.BaseModel(config({"disable_unet_model_creation": True}), model_type)
-    base.diffusion_model = Network()
-    base.diffusion_model.seen = set()
-    return comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+    return patcher(Neighbours(), kind)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +173,7 @@ class Counter:
         ("doubling", 0.05, [50, 605, 3384]),
     ],
 )
-def test_work_is_the_published(sdxl, ladder, skip_below, evaluations, shown, monkeypatch):
+def test_work_is_the_published(sdxl, ladder, skip_below, evaluations, bars, monkeypatch):
     """At 1, 2, 3 and 4 times, or without 3."""
     levels = sdxl.get_model_object("model_sampling").sigmas[range(981, 0, -20)]  # of diffusers' 50 steps
     sigmas = torch.cat((levels, torch.zeros(1)))
@@ -210,42 +189,25 @@ def test_work_is_the_published(sdxl, ladder, skip_below, evaluations, shown, mon
     upscale(counter.model, torch.zeros(1, 4, 8, 8), sigmas=sigmas, prompts=thin_sdxl.prompts(), **settings)
     assert counted == evaluations
     assert max(counter.calls) <= 2 * windows.LARGEST * 64, "more than one batch of windows at once"
-    assert shown.values[-1] == shown.total == 64 * evaluations[-1], "the bar moves by another measure"
-    assert shown.values == sorted(shown.values)
-
-
-@pytest.fixture
-def shown():
-    """What the host's progress bar got."""
-
-    class Shown:
-        values, total, previews = [], None, []
-
-        def hook(self, value, total, preview, node_id=None):
-            self.values.append(value)
-            self.previews.append(preview)
-            self.total = total
-
-    bar = Shown()
-    bar.values, bar.previews = [], []
-    comfy.utils.set_progress_bar_global_hook(bar.hook)
-    yield bar
-    comfy.utils.set_progress_bar_global_hook(None)
+    (bar,) = bars
+    assert bar.values[-1] == bar.total == 64 * evaluations[-1], "the bar moves by another measure"
+    assert bar.values == sorted(bar.values)
 
 
 @pytest.mark.parametrize("name", ["heun", "dpm_2"])
-def test_bar_ends_where_it_should_with_several_calls_a_step(shown, name):
+def test_bar_ends_where_it_should_with_several_calls_a_step(bars, name):
     upscale(stub(), torch.zeros(1, 4, 8, 8), name)
-    assert shown.values == sorted(shown.values) and shown.values[-1] == shown.total
+    (bar,) = bars
+    assert bar.values == sorted(bar.values) and bar.values[-1] == bar.total
 
 
-def test_previews_are_as_large_as_the_base(shown, monkeypatch):
+def test_previews_are_as_large_as_the_base(bars, monkeypatch):
     monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
     upscale(stub(), torch.zeros(2, 4, 8, 6))
-    assert {preview[1].size for preview in shown.previews} == {(6, 8)}
+    assert {preview[1].size for preview in bars[-1].previews} == {(6, 8)}
     monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.NoPreviews)
     upscale(stub(), picture())
-    assert shown.previews[-1] is None
+    assert bars[-1].previews[-1] is None
 
 
 def test_every_phase_has_sizes_of_its_own(sdxl):
@@ -296,7 +258,7 @@ def test_sizes(size, scale, sizes):
     given = upscale(stub(), picture(1, *size), scale=scale)
     assert [tuple(x.shape[-2:]) for x in given] == sizes + sizes[-1:] * (scale == 1)
     assert all(x.isfinite().all() for x in empty + given)
-    assert all(h <= max(size[0], 8) and w <= max(size[1], 8) for h, w in model.model.diffusion_model.seen)
+    assert all(h <= max(size[0], 8) and w <= max(size[1], 8) for h, w in model.model.diffusion_model.sizes)
 
 
 @pytest.mark.parametrize("size, expected", [((24, 18), (8, 8)), ((48, 6), (16, 6)), ((24, 60), (8, 20))])
@@ -318,10 +280,9 @@ def test_kinds_of_models(kind):
 
 
 @pytest.mark.parametrize("kind", ["eps", "v", "flow"])
-def test_a_pointwise_network_knows_no_views(kind, monkeypatch):
+def test_a_pointwise_network_knows_no_views(kind):
     """Where each value is computed alone, windows and views must change nothing: v of what is sampled and no blur."""
-    monkeypatch.setattr(Network, "forward", lambda self, x, t, **kwargs: torch.tanh(1.5 * x) - 0.2 * x)
-    model, channels = stub(kind), KINDS[kind][2]
+    model, channels = patcher(Pointwise(), kind), KINDS[kind][2]
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 6)
     latent = picture(1, 8, 6, channels)
     found = upscale(model, latent, sigmas=sigmas, sigma=0.01, skip_below=0)[-1]

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from kit import run as sampled
 from kit.assertions import relative_error
 from kit.tensors import rand, randn
+from kit.toy_network import KINDS, Pointwise, patcher
 from pentimento.model_patchers.edit.differential_img2img import patch
 from pentimento.model_patchers.upscale.iterative_mixing import cosine, draws_noise, iterative_mixing, mix, progress_left
 from pentimento.nodes.upscale.iterative_mixing import SkipResidual
@@ -25,30 +26,12 @@ from pentimento.nodes.upscale.iterative_mixing import SkipResidual
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:Should have t")]
 CANNOT = {"dpm_fast", "dpm_adaptive", "uni_pc", "uni_pc_bh2"}
 NAMES = sorted({*KSAMPLER_NAMES, "ddim"} - CANNOT)
-KINDS = {
-    "eps": (comfy.supported_models.SD15, comfy.model_base.ModelType.EPS, 4),
-    "v": (comfy.supported_models.SD20, comfy.model_base.ModelType.V_PREDICTION, 4),
-    "flow": (comfy.supported_models.SD3, comfy.model_base.ModelType.FLOW, 16),
-    "video": (comfy.supported_models.WAN21_T2V, comfy.model_base.ModelType.FLOW, 16),
-}
 CONDITIONING = [[torch.zeros(1, 1, 8), {}]]
 
 
-class Network(torch.nn.Module):
-    """Of each value alone, so that it takes latents of any shape."""
-
-    dtype = torch.float32
-
-    def forward(self, x, t, **kwargs):
-        return torch.tanh(1.5 * x) - 0.2 * x
-
-
 def stub(kind="eps", denoise=None):
-    """The host's whole sampling path around `Network`, or around a function (x, sigma) -> the picture."""
-    config, model_type, _ = KINDS[kind]
-    base = comfy.model_base.BaseModel(config({"disable_unet_model_creation": True}), model_type)
-    base.diffusion_model = Network()
-    model = comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+    """A toy model, or one of a function (x, sigma) -> the picture."""
+    model = patcher(Pointwise(), kind)
     if denoise is not None:
         model.set_model_unet_function_wrapper(lambda _, call: denoise(call["input"], call["timestep"]))
     return model
@@ -143,7 +126,7 @@ def test_euler_is_demofusions_loop(exponent):
     noise, latent = pair(size=16)
     settings = {"timestep_spacing": "leading", "steps_offset": 1}
     ours = run(stub(), held(exponent=exponent), noise, latent, sampled.scheduler(10, **settings).sigmas)
-    loop = [sampled.scheduler(10, **settings), Network(), latent, noise, exponent]
+    loop = [sampled.scheduler(10, **settings), Pointwise(), latent, noise, exponent]
     assert relative_error(ours, demofusion(*loop)) < 1e-5
     loop[0] = sampled.scheduler(10, **settings)
     assert relative_error(ours, demofusion(*loop, by_step=True)) > 1e-3

@@ -17,14 +17,13 @@ from comfy import model_management
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from segment_anything import SamPredictor, sam_model_registry
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything import sam_model_registry
 from segment_anything.utils.onnx import SamOnnxModel
 
 from kit.assertions import relative_error
 from kit.golden import GOLDEN, maker
 from kit.paths import HOST, PACK
-from kit.tensors import rand
+from kit.sam import Reference, box, image, levels, load, reference, seeded, segment
 from pentimento.model_patchers.arch import sam_decoder, sam_vit
 from pentimento.model_patchers.pixels.masks import Box
 from pentimento.model_patchers.segment import sam as ours
@@ -35,65 +34,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 make_sam = maker("sam")
 
 
-def reference(size=256, width=64, depth=4, heads=2, channels=32):
-    """A thin SAM of segment-anything's own classes: windows of 14 in blocks 0 and 2, global attention in 1 and 3."""
-    grid = size // 16
-    encoder = ImageEncoderViT(
-        img_size=size,
-        embed_dim=width,
-        depth=depth,
-        num_heads=heads,
-        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-        global_attn_indexes=(1, 3),
-        window_size=14,
-        out_chans=channels,
-    )
-    decoder = MaskDecoder(
-        transformer=TwoWayTransformer(depth=2, embedding_dim=channels, mlp_dim=64, num_heads=8),
-        transformer_dim=channels,
-        iou_head_hidden_dim=32,
-    )
-    return seeded(Sam(encoder, PromptEncoder(channels, (grid, grid), (size, size), 16), decoder))
-
-
-def seeded(model):
-    weights = make_sam.weights({name: list(v.shape) for name, v in model.state_dict().items()})
-    model.load_state_dict(weights, assign=True)
-    return model.eval()
-
-
-def load(weights, **kwargs):
-    weights = {name: value.clone() for name, value in weights.items()}
-    sam = ours.SAM(ours.sam_weights(weights, "test.pth"), "test.pth", **kwargs)
-    sam.load()
-    return sam
-
-
-def levels(height, width, seed=0):
-    """Blobs, so that neighbouring pixels have to do with each other."""
-    noise = rand(1, 3, 7, 9, seed=seed)
-    smooth = F.interpolate(noise, (height, width), mode="bicubic")[0].movedim(0, -1)
-    return (smooth.clamp(0, 1) * 255).round().byte().numpy()
-
-
-def image(*pictures):
-    return torch.stack([torch.from_numpy(picture) for picture in pictures]).float() / 255
-
-
-def text(*points):
-    return json.dumps([{"x": x, "y": y} for x, y in points])
-
-
-def segment(sam, image, *, choice="auto", refine=0, positive=(), negative=(), boxes=None, mask=None):
-    result = SAMSegment.execute(sam, image, choice, refine, text(*positive), text(*negative), boxes, mask).result
-    return result[0], result[1]
-
-
-def box(x, y, width, height):
-    return {"x": x, "y": y, "width": width, "height": height}
-
-
 @pytest.fixture(scope="session")
 def thin():
     return reference()
@@ -102,22 +42,6 @@ def thin():
 @pytest.fixture
 def sam(thin):
     return load(thin.state_dict())
-
-
-class Reference(SamPredictor):
-    """segment-anything's predictor, asked in the pack's words."""
-
-    def ask(self, positive=(), negative=(), box=None, mask=None, multimask=True):
-        points = [*positive, *negative]
-        corners = None if box is None else [box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]]
-        return self.predict(
-            np.array(points, dtype=float) if points else None,
-            np.array([1] * len(positive) + [0] * len(negative)) if points else None,
-            None if corners is None else np.array(corners, dtype=float),
-            mask,
-            multimask,
-            return_logits=True,
-        )
 
 
 @pytest.fixture
@@ -625,8 +549,9 @@ def test_weights_stay_bit_identical(thin, sam):
 
 UNLOAD = """
 import gc, psutil, sys, torch
-sys.path[:0] = sys.argv[1:]
-import conftest, test_sam
+sys.path.insert(0, sys.argv[1])
+import conftest
+from kit.sam import image, levels, load, reference, segment
 from comfy import model_management
 
 def rss():
@@ -634,13 +559,13 @@ def rss():
     return psutil.Process().memory_info().rss
 
 def use(weights):
-    sam = test_sam.load(weights)
-    test_sam.segment(sam, test_sam.image(test_sam.levels(300, 400)), positive=[(30, 40)])
+    sam = load(weights)
+    segment(sam, image(levels(300, 400)), positive=[(30, 40)])
     return sam
 
 with torch.inference_mode():
-    use(test_sam.reference(size=1024, width=32, depth=2).state_dict())
-    weights = test_sam.reference(size=512, width=1024, depth=3, heads=16).state_dict()
+    use(reference(size=1024, width=32, depth=2).state_dict())
+    weights = reference(size=512, width=1024, depth=3, heads=16).state_dict()
     model_management.unload_all_models()
     before = rss()
     sam = use(weights)
@@ -652,7 +577,7 @@ with torch.inference_mode():
 
 
 def test_memory_is_given_back():
-    command = [sys.executable, "-c", UNLOAD, str(PACK / "tests"), str(PACK / "tests" / "segment")]
+    command = [sys.executable, "-c", UNLOAD, str(PACK / "tests")]
     # Without the variable, the C library keeps what is freed for the next tensor.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=HOST, env=environment).stdout

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.utils import amg
 from skimage import measure, morphology
-from test_sam import Reference, image, levels, load, reference, segment
 
+from kit.sam import Reference, image, levels, load, reference, segment
 from kit.tensors import rand
 from pentimento.model_patchers.pixels.masks import Box
 from pentimento.model_patchers.segment import sam as core

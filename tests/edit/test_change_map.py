@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
 from comfy import model_management
 from comfy_execution.validation import validate_node_input
@@ -14,6 +13,7 @@ from scipy import ndimage
 from skimage import exposure
 
 from kit.golden import GOLDEN
+from kit.pictures import photograph
 from kit.tensors import rand
 from pentimento.nodes.edit.change_map import ChangeMap
 
@@ -30,10 +30,6 @@ def change(source, black=0.0, white=1.0, gamma=1.0, blur=0, invert=False):
     assert torch.equal(tensor, before), "the input was written to"
     assert result.dtype == torch.float32 and result.ndim == 3
     return result[0].numpy() if isinstance(source, np.ndarray) else result
-
-
-def photograph(height=90, width=120):
-    return torch.from_numpy(skimage.data.astronaut()[300:][:height, 80 : 80 + width])[None].float() / 255
 
 
 def grey(source):
@@ -67,7 +63,7 @@ def test_a_depth_picture_changes_what_is_near():
 
 def test_the_brightness_of_colours_is_pillow_s():
     """ITU-R BT.601, as Pillow's "L" that the paper's scripts read maps with, in bytes; BT.709 would be off."""
-    image = photograph()
+    image = photograph(90, 120, top=300, left=80)
     expected = np.asarray(Image.fromarray((image[0] * 255).round().byte().numpy()).convert("L")) / 255
     assert np.abs(change(image)[0].numpy() - expected).max() < 1 / 255
     hdtv = (image[0] * torch.tensor((0.2126, 0.7152, 0.0722))).sum(-1).numpy()
@@ -75,7 +71,7 @@ def test_the_brightness_of_colours_is_pillow_s():
 
 
 def test_transparency_does_not_count():
-    image = torch.cat((photograph(), rand(1, 90, 120, 1, seed=0)), -1)
+    image = torch.cat((photograph(90, 120, top=300, left=80), rand(1, 90, 120, 1, seed=0)), -1)
     assert torch.equal(change(image), change(image[..., :3]))
 
 

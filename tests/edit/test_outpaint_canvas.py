@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
 from comfy import model_management
 from hypothesis import given, settings
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 import nodes
+from kit import pictures
 from kit.golden import GOLDEN
 from kit.tensors import rand
 from pentimento.model_patchers.edit.outpaint_canvas import PREFILLS
@@ -37,7 +37,7 @@ def core(image, sides, feathering):
 
 
 def photograph(height=60, width=70):
-    return torch.from_numpy(skimage.data.astronaut()[100:, 60:][:height, :width]).float()[None] / 255
+    return pictures.photograph(height, width, top=100, left=60)
 
 
 def inside(height, width, sides):

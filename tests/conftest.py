@@ -1,11 +1,9 @@
 """Loads the pack as the host does: from its folder, under its own name, with ComfyUI on sys.path and the pack not."""
 
-import asyncio
 import importlib.util
 import os
 import shutil
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,17 +32,14 @@ from comfy.cli_args import args  # noqa: E402
 args.cpu = not torch.cuda.is_available()
 
 import comfy.utils  # noqa: E402
+import folder_paths  # noqa: E402
 
-pentimento = load_package("pentimento", PACK)
+load_package("pentimento", PACK)
 load_package("pentimento_host", PACK / "host")
 
+from kit.nodes import node_classes as all_nodes  # noqa: E402
+
 ON_HOST = ("browser", "host", "routes")  # folders of tests that use the host's files or its server
-
-
-def in_own_loop(coroutine):
-    """Its result. In a thread of its own, as asyncio.run is refused while playwright's loop runs in this one."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, coroutine).result()
 
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
@@ -129,19 +124,23 @@ def browser(request):
 
 
 @pytest.fixture(scope="session")
-def extension():
-    async def load():
-        extension = await pentimento.comfy_entrypoint()
-        await extension.on_load()
-        return extension
-
-    return in_own_loop(load())
+def node_classes():
+    return all_nodes()
 
 
-@pytest.fixture(scope="session")
-def node_classes(extension):
-    """{node id: class} of the whole pack."""
-    return {cls.GET_SCHEMA().node_id: cls for cls in in_own_loop(extension.get_node_list())}
+@pytest.fixture(scope="module")
+def node_inputs(node_classes, tmp_path_factory):
+    """Inputs for every node, with the files that they name in ComfyUI's folders."""
+    from kit.node_inputs import NodeInputs, put_files
+
+    folder = tmp_path_factory.mktemp("models")
+    put_files(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folder_paths, "temp_directory", str(folder))
+        for name in ("diffusion_models", "ella", "inpaint", "text_encoders", "unclip"):
+            extensions = folder_paths.folder_names_and_paths[name][1]
+            patch.setitem(folder_paths.folder_names_and_paths, name, ([str(folder)], extensions))
+        yield NodeInputs(node_classes)
 
 
 @pytest.fixture(autouse=True)

@@ -69,7 +69,7 @@ def stats():
 
 
 @pytest.fixture
-def folder(extension, tmp_path, monkeypatch):
+def folder(node_classes, tmp_path, monkeypatch):
     """models/unclip as the pack registers it, empty."""
     paths, extensions = folder_paths.folder_names_and_paths["unclip"]
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "unclip", ([str(tmp_path)], extensions))

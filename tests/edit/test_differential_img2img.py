@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from comfy.patcher_extension import WrappersMP
-from comfy.taesd.taesd import TAESD
 from comfy_extras.nodes_custom_sampler import SamplerCustom
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from hypothesis import given, settings
@@ -30,6 +29,7 @@ from kit.assertions import relative_error
 from kit.run import scheduler
 from kit.tensors import rand, randn
 from kit.toy_network import KINDS, patcher
+from kit.vae import tiny
 from pentimento.model_patchers.edit.differential_img2img import RULES, encode, paper, patch, step_of
 from pentimento.nodes.edit.differential_img2img import DifferentialImg2Img
 
@@ -42,12 +42,7 @@ HARD_TO_RUN = {"ar_video"}  # needs an autoregressive video model
 
 @pytest.fixture(scope="module")
 def vae():
-    """A thin VAE of 8 x 8 cells: TAESD with random weights."""
-    weights = TAESD(latent_channels=4).state_dict()
-    values = {
-        name: randn(*w.shape, seed=i) * w[0].numel() ** -0.5 for i, (name, w) in enumerate(weights.items()) if w.ndim
-    }
-    return comfy.sd.VAE(sd={**weights, **values})
+    return tiny()
 
 
 @pytest.fixture(scope="module")

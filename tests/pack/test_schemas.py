@@ -5,7 +5,6 @@ changes nothing that is already there: what a workflow may have saved stays.
 """
 
 import ast
-import asyncio
 import inspect
 import json
 import re
@@ -16,21 +15,14 @@ from pathlib import Path
 import pytest
 from comfy_api.latest import io
 
-import pentimento
+from kit.nodes import node_classes
 from kit.paths import HOST, PACK
-
-
-async def nodes():
-    extension = await pentimento.comfy_entrypoint()
-    await extension.on_load()
-    return await extension.get_node_list()
-
 
 SNAPSHOT = PACK / "tests" / "schemas.json"
 HOW_TO_ADD = (
     "Add it with `python3 host test tests/pack/test_schemas.py --update-schemas` and commit tests/schemas.json."
 )
-CLASSES = {cls.GET_SCHEMA().node_id: cls for cls in asyncio.run(nodes())}
+CLASSES = node_classes()
 SCHEMAS = {node_id: cls.GET_SCHEMA() for node_id, cls in CLASSES.items()}
 SHIPPED = [
     PACK / "__init__.py",

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from kit import run, thin
 from kit.assertions import relative_error, same_state, state
+from kit.nodes import run_node
 from kit.tensors import rand, randn
 from pentimento.model_patchers.condition.sd2_depth import depth_channel
 from pentimento.nodes.condition.sd2_depth import DepthConditioning
@@ -44,10 +45,9 @@ def picture(batch=1, height=50, width=70, channels=3):
 
 
 def condition(depth, samples, invert=False):
-    before = depth.clone()
-    result = DepthConditioning.execute(*run.prompts(), {"samples": samples}, depth, invert).result
-    assert torch.equal(depth, before), "an input was written to"
-    return result
+    positive, negative = run.prompts()
+    inputs = {"positive": positive, "negative": negative, "latent": {"samples": samples}, "depth": depth}
+    return run_node(DepthConditioning, **inputs, invert=invert)
 
 
 def reference(unet, depth, noise, start=None, strength=1.0, steps=run.STEPS):

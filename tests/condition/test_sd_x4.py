@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from kit import run as sampled
 from kit import thin
 from kit.assertions import relative_error, same_state, state
+from kit.nodes import run_node
 from kit.tensors import rand, randn
 from pentimento.model_patchers.condition.sd_x4 import alphas_cumprod, decode_memory, honest, q_sample
 from pentimento.nodes.condition.sd_x4 import SDx4Conditioning
@@ -57,10 +58,10 @@ def picture(batch=1, height=4, width=4, channels=3):
 
 
 def condition(image, noise_level=20, noise_seed=NOISE_SEED):
-    before = image.clone()
-    *prompts, latent, vae = SDx4Conditioning.execute(*sampled.prompts(), image, noise_level, noise_seed).result
+    positive, negative = sampled.prompts()
+    settings = {"noise_level": noise_level, "noise_seed": noise_seed}
+    *prompts, latent, vae = run_node(SDx4Conditioning, positive=positive, negative=negative, image=image, **settings)
     assert vae is None
-    assert torch.equal(image, before), "an input was written to"
     return *prompts, latent["samples"]
 
 

@@ -9,24 +9,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from kit.pictures import as_pil, box_mask, photograph
+from kit.pictures import as_pil, box_mask, crop, photograph
 from pentimento.model_patchers.edit.crop_to_mask import MOST, fill, placement, region, regions
 from pentimento.model_patchers.pixels.masks import Box
 from pentimento.model_patchers.pixels.resample import resize
-from pentimento.nodes.edit.crop_to_mask import CropToMask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROCESSOR = VaeImageProcessor()  # resamples by Lanczos, as the inpainting pipelines do
 EIGHT = np.ones((3, 3))
 SIZES = st.integers(8, 256).map(lambda n: 8 * n)
-
-
-def crop(image, mask, width=64, height=64, padding=8, choice="one"):
-    before = image.clone(), mask.clone()
-    result = CropToMask.execute(image, mask, width, height, padding, choice).result
-    assert torch.equal(image, before[0])
-    assert torch.equal(mask, before[1]), "an input was written to"
-    return result
 
 
 @st.composite

@@ -11,6 +11,7 @@ from scipy import ndimage
 import nodes
 from kit import pictures
 from kit.golden import GOLDEN
+from kit.nodes import run_node
 from kit.tensors import rand
 from pentimento.model_patchers.edit.outpaint_canvas import PREFILLS
 from pentimento.model_patchers.fill.harmonic import harmonic
@@ -26,10 +27,8 @@ LIMITS = settings(max_examples=100, deadline=None)
 
 
 def canvas(image, sides=(0, 0, 0, 0), overlap=50, blur=250, change=0.804, prefill="grey"):
-    before = image.clone()
-    results = OutpaintCanvas.execute(image, *sides, overlap, blur, change, prefill).result
-    assert torch.equal(image, before), "the input was written to"
-    return results
+    sizes = dict(zip(("left", "top", "right", "bottom"), sides, strict=True))
+    return run_node(OutpaintCanvas, image=image, **sizes, overlap=overlap, blur=blur, change=change, prefill=prefill)
 
 
 def core(image, sides, feathering):

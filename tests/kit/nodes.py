@@ -65,10 +65,11 @@ class Bits:
 
     def __init__(self, tensor):
         self.kind = tensor.shape, tensor.dtype, tensor.device
-        self.bits = None if tensor.is_meta else tensor.detach().clone().reshape(-1).view(torch.uint8)
+        values = torch.empty(0) if tensor.is_meta else tensor.detach()
+        self.bits = values.clone(memory_format=torch.contiguous_format).view(-1).view(torch.uint8)
 
     def __eq__(self, other):
-        return self.kind == other.kind and (self.bits is None or torch.equal(self.bits, other.bits))
+        return self.kind == other.kind and torch.equal(self.bits, other.bits)
 
 
 def frozen(value, seen=()):

@@ -1,4 +1,4 @@
-"""Parts of a photograph, masks of boxes, and what takes them to Pillow."""
+"""Parts of a photograph, masks of boxes, their crops, and what takes them to Pillow."""
 
 import numpy as np
 import skimage.data
@@ -6,6 +6,9 @@ import torch
 from PIL import Image
 
 from pentimento.model_patchers.pixels.masks import Box
+from pentimento.nodes.edit.crop_to_mask import CropToMask
+
+from .nodes import run_node
 
 
 def photograph(height=120, width=150, b=1, top=0, left=100):
@@ -25,3 +28,8 @@ def box_mask(height, width, *boxes):
 def as_pil(picture):
     """(H, W) or (H, W, 3) of 8-bit values."""
     return Image.fromarray((picture * 255).round().byte().numpy())
+
+
+def crop(image, mask, width=64, height=64, padding=8, choice="one"):
+    """Crop to Mask's results."""
+    return run_node(CropToMask, image=image, mask=mask, width=width, height=height, padding=padding, regions=choice)

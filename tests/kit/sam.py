@@ -14,6 +14,7 @@ from pentimento.model_patchers.segment import sam as ours
 from pentimento.nodes.segment.sam import SAMSegment
 
 from .golden import maker
+from .nodes import run_node
 from .tensors import rand
 
 make_sam = maker("sam")
@@ -76,8 +77,9 @@ def text(*points):
 
 
 def segment(sam, image, *, choice="auto", refine=0, positive=(), negative=(), boxes=None, mask=None):
-    result = SAMSegment.execute(sam, image, choice, refine, text(*positive), text(*negative), boxes, mask).result
-    return result[0], result[1]
+    prompts = {"positive_coords": text(*positive), "negative_coords": text(*negative)}
+    settings = {"choice": choice, "refine_iterations": refine}
+    return run_node(SAMSegment, sam=sam, image=image, **settings, **prompts, bboxes=boxes, mask_prompt=mask)
 
 
 def box(x, y, width, height):

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from kit import thin_sdxl
 from kit.assertions import relative_error, same_state, state
 from kit.golden import GOLDEN
+from kit.nodes import run_node
 from kit.tensors import randn
 from kit.toy_network import KINDS, Neighbours, Pointwise, patcher
 from pentimento.model_patchers.comfyui import kinds
@@ -48,15 +49,12 @@ def sdxl():
 def upscale(model, latent, sampler="euler", sigmas=SIGMAS, seed=SEED, prompts=None, **settings):
     """The latents of all phases."""
     latent = latent if isinstance(latent, dict) else {"samples": latent}
-    before = {name: value.clone() for name, value in latent.items() if torch.is_tensor(value)}
     sampler = sampler_object(sampler) if isinstance(sampler, str) else sampler
     chosen = Settings(**{"window": 64, "overlap": 24, "jitter": False} | settings)._asdict()
     positive, negative = prompts or [[[torch.zeros(1, 1, 8), {}]]] * 2
-    result, found = DemoFusion.execute(
-        model, positive, negative, sampler, sigmas, latent, 7.5, SEED if seed is None else seed, **chosen
-    ).result
+    inputs = {"positive": positive, "negative": negative, "sampler": sampler, "sigmas": sigmas, "latent": latent}
+    result, found = run_node(DemoFusion, model=model, **inputs, noise_seed=SEED if seed is None else seed, **chosen)
     assert result is found[-1]
-    assert all(torch.equal(latent[name], value) for name, value in before.items()), "an input was written to"
     return [each["samples"] for each in found]
 
 

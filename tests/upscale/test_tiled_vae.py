@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from kit.nodes import run_node
 from kit.tensors import rand, randn
 from pentimento.model_patchers.upscale import tiled_layers, tiled_vae
 from pentimento.model_patchers.upscale.tiled_layers import Moments, TiledLayers, attend, decoder_layers, encoder_layers
@@ -94,17 +95,11 @@ def picture(height, width, batch=1, channels=3):
 
 
 def decode(z, vae, tile):
-    before = z.clone()
-    image = TiledVAEDecode.execute({"samples": z}, vae, tile).result[0]
-    assert torch.equal(z, before), "an input was written to"
-    return image
+    return run_node(TiledVAEDecode, latent={"samples": z}, vae=vae, tile=tile)[0]
 
 
 def encode(image, vae, tile):
-    before = image.clone()
-    z = TiledVAEEncode.execute(image, vae, tile).result[0]["samples"]
-    assert torch.equal(image, before), "an input was written to"
-    return z
+    return run_node(TiledVAEEncode, image=image, vae=vae, tile=tile)[0]["samples"]
 
 
 def errors(ours, whole):

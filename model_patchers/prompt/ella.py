@@ -186,8 +186,8 @@ class Follower:
     The tokens are kept for the run alone, so that a text costs one connector call per timestep.
     """
 
-    def __init__(self, ella: ELLA) -> None:
-        self.ella = ella
+    def __init__(self, ella: ELLA, keep: int = KEEP) -> None:
+        self.ella, self.keep = ella, keep
         self.tokens: dict[tuple[bytes, float], Tensor] = {}  # (latents, width)
         self.warned = False
 
@@ -216,7 +216,7 @@ class Follower:
         self.prepare({text.key: text for text in (cond["model_conds"][KEY] for cond in now)}, timesteps)
         longest = max(cond["model_conds"]["c_crossattn"].cond.shape[1] for cond in now)
         told = {id(cond): self.tell(cond, timesteps, longest, x.device) for cond in now}
-        while len(self.tokens) > KEEP:
+        while len(self.tokens) > self.keep:
             del self.tokens[next(iter(self.tokens))]
         conds = [part and [told.get(id(cond), cond) for cond in part] for part in conds]
         return executor(model, conds, x, sigma, model_options)

@@ -327,6 +327,11 @@ class ControlNet(comfy.controlnet.ControlBase):
         return [*(before or []), self.name]
 
 
+def links(control):
+    """A ControlNet and all that hang on it."""
+    return [control, *links(control.previous_controlnet)] if control else []
+
+
 def with_control(name, positive, negative):
     node = host_nodes.ControlNetApplyAdvanced()
     return node.apply_controlnet(positive, negative, ControlNet(name), torch.zeros(1, 8, 8, 3), 1.0, 0.0, 1.0)
@@ -348,7 +353,7 @@ def test_with_control_nets(thin, order):
 
     assert [(call[4], call[5]) for call in spy.calls] == [(expected, [1, 0])] * 2
     assert pair[0][0][1]["control"] is chain
-    assert any(isinstance(link, kinds.Check) for link in kinds._chain(chain))
+    assert any(isinstance(link, kinds.Check) for link in links(chain))
     with pytest.raises(ValueError, match="Some Node"):
         k_sampler(thin["sd15"], *pair, latent(), None)
 
@@ -386,7 +391,9 @@ def test_with_hooked_loras(thin, where):
 def test_samplers_in_tiles_can_copy_it_and_crop_its_picture():
     """UltimateSDUpscale copies every link of the chain and crops every link's hint."""
     (positive, _) = with_control("a", checked(prompt(1)), checked(prompt(2)))
-    for link in kinds._chain(positive[0][1]["control"])[1:]:
+    _, *rest = links(positive[0][1]["control"])
+    assert rest
+    for link in rest:
         assert link.copy() == link
         assert link.cond_hint_original.ndim == 4
 

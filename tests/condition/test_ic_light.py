@@ -300,7 +300,7 @@ def test_offsets_are_added_at_full_precision_and_kept_at_their_own(folder):
 
     light = ICLight.execute(half, "half.safetensors").result[0]
 
-    assert all(patches[0][1][1][0].dtype == torch.float16 for patches in light.patches.values())
+    assert {patches[0][1][1][0].dtype for patches in light.patches.values()} == {torch.float16}
     for name, added in offsets(FC).items():
         exact = padded(base[name].float(), added) + added.half().float()
         assert torch.equal(weight(light, name), exact.half()), name

@@ -256,7 +256,8 @@ def test_sizes(size, scale, sizes):
     given = upscale(stub(), picture(1, *size), scale=scale)
     assert [tuple(x.shape[-2:]) for x in given] == sizes + sizes[-1:] * (scale == 1)
     assert all(x.isfinite().all() for x in empty + given)
-    assert all(h <= max(size[0], 8) and w <= max(size[1], 8) for h, w in model.model.diffusion_model.sizes)
+    computed = model.model.diffusion_model.sizes
+    assert computed and all(h <= max(size[0], 8) and w <= max(size[1], 8) for h, w in computed)
 
 
 @pytest.mark.parametrize("size, expected", [((24, 18), (8, 8)), ((48, 6), (16, 6)), ((24, 60), (8, 20))])
@@ -405,6 +406,7 @@ def test_what_a_mask_keeps_is_the_picture_enlarged(mask_size):
     mask[:, :, mask_size[1] // 2 :] = 1
     latent = picture(2)
     found = upscale(stub(), {"samples": latent, "noise_mask": mask}, scale=3)
+    assert len(found) == 3
     for x in found[1:]:
         enlarged, width = demofusion.resized(latent, tuple(x.shape[-2:])), x.shape[-1]
         kept, free = slice(0, width // 2 - width // 8), slice(width // 2 + width // 8, None)

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import hashlib
 from dataclasses import replace
 
 import comfy.hooks
@@ -31,7 +30,7 @@ from PIL import Image
 
 import nodes as host_nodes
 from kit import thin
-from kit.assertions import relative_error
+from kit.assertions import frozen, relative_error
 from kit.nodes import run_node
 from kit.run import scheduler
 from kit.tensors import rand, randn
@@ -525,14 +524,9 @@ def test_weights_that_change_for_one_prompt(model):
 # ---- What stays as it was
 
 
-def fingerprint(model):
-    weights = {name: hashlib.sha256(w.numpy().tobytes()).hexdigest() for name, w in model.model.state_dict().items()}
-    return weights, str(model.model_options), str(model.wrappers)
-
-
 def test_the_model_stays_as_it_was_and_clones_do_not_disturb_each_other(model, stub):
     case, model = Case(), stub.on(model)
-    before = fingerprint(model)
+    before = frozen(model)
     prompts = [(text, {**values}) for text, values in (*case.positive, *case.negative)]
     state, plain = torch.get_rng_state(), by_sampler(model, case, ONE_STEP)
     low, high = patched(model, 1.2), patched(model, 3.0)
@@ -542,7 +536,7 @@ def test_the_model_stays_as_it_was_and_clones_do_not_disturb_each_other(model, s
     assert torch.equal(by_sampler(low, case, ONE_STEP), first)
     assert torch.equal(by_guider(guider(model, case, image=1.2), case, ONE_STEP), first)
     assert torch.equal(by_sampler(model, case, ONE_STEP), plain)
-    assert fingerprint(model) == before
+    assert frozen(model) == before
     for (text, values), (text_before, values_before) in zip((*case.positive, *case.negative), prompts, strict=True):
         assert text is text_before
         assert values == values_before

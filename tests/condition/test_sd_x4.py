@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from kit import run as sampled
 from kit import thin
-from kit.assertions import relative_error, same_state, state
+from kit.assertions import frozen, relative_error
 from kit.nodes import run_node
 from kit.tensors import rand, randn
 from pentimento.model_patchers.condition.sd_x4 import alphas_cumprod, decode_memory, honest, q_sample
@@ -164,7 +164,7 @@ def test_the_level_is_a_whole_number_for_each_picture(model):
 
     watched = model.clone()
     watched.set_model_unet_function_wrapper(watch)
-    image, before = picture(), state(model)
+    image, before = picture(), frozen(model)
     positive, negative, _ = condition(image, 123)
     noise = randn(3, 4, 4, 4, seed=5)
     sampled.sample(watched, positive, negative, noise, scheduler(2).sigmas, CFG)
@@ -173,7 +173,7 @@ def test_the_level_is_a_whole_number_for_each_picture(model):
         assert c["y"].tolist() == [123] * 6 and c["y"].dtype == torch.int64
         assert c["c_concat"].shape == (6, 3, 4, 4)
         assert (c["c_concat"] == c["c_concat"][:1]).all()
-    assert same_state(before, state(model))
+    assert frozen(model) == before
 
 
 @pytest.mark.parametrize("channels", [1, 4])

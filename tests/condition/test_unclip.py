@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 import nodes as host_nodes
 from kit import run as sampled
 from kit import thin
-from kit.assertions import relative_error, same_state, state
+from kit.assertions import frozen, relative_error
 from kit.tensors import rand, randn
 from pentimento.model_patchers.condition.unclip import (
     adm,
@@ -267,7 +267,7 @@ def watched(model):
 
 
 def test_the_negative_prompt_has_no_picture_and_runs_in_the_same_batch(models):
-    before = state(models["unclip_h"])
+    before = frozen(models["unclip_h"])
     model, calls = watched(models["unclip_h"])
     run(model, condition(Vision(1024)), batch=3)
     assert len(calls) == sampled.STEPS
@@ -275,7 +275,7 @@ def test_the_negative_prompt_has_no_picture_and_runs_in_the_same_batch(models):
         empty = [not y.any() for y in call["c"]["y"]]
         assert empty == [kind == 1 for kind in call["cond_or_uncond"] for _ in range(3)]
         assert "pentimento_supply" not in call["c"]
-    assert same_state(before, state(models["unclip_h"]))
+    assert frozen(models["unclip_h"]) == before
 
 
 def test_pictures_for_parts_of_the_latent(models):
@@ -451,7 +451,7 @@ def test_the_base_model_stays_as_it_was(models, stats, with_stats, folder):
     torch.save((stats[0] + 1, 2 * stats[1]), folder / "other.th")
     other = UnCLIPStats.execute(base, "other.th").result[0]
     with_stats.unpatch_model()  # as another test may have left it
-    before = state(base)
+    before = frozen(base)
     for prompts in (condition(Vision(768), level=300), hosts(768, 1, 300)):
         first = [run(model, prompts, steps=1) for model in (base, with_stats, other)]
         assert relative_error(first[1], first[0]) > 1e-3
@@ -461,7 +461,7 @@ def test_the_base_model_stays_as_it_was(models, stats, with_stats, folder):
         del first, again
     with_stats.unpatch_model()
     other.unpatch_model()
-    assert same_state(before, state(base))
+    assert frozen(base) == before
 
 
 @pytest.mark.parametrize("kind, name", [("unclip_h", "Stable unCLIP-H"), ("sd2", "Stable Diffusion 2 ")])

@@ -1,6 +1,5 @@
 """Differential Img2Img against the authors' loop with diffusers' network and scheduler, and against core's node."""
 
-import copy
 import functools
 import itertools
 import types
@@ -25,7 +24,7 @@ from hypothesis import strategies as st
 
 import nodes
 from kit import thin
-from kit.assertions import relative_error
+from kit.assertions import frozen, relative_error
 from kit.nodes import run_node
 from kit.run import scheduler
 from kit.tensors import rand, randn
@@ -480,14 +479,12 @@ def test_part_of_a_schedule_counts_as_one(small):
 
 
 def test_the_base_model_stays_as_it_was(small):
-    before = copy.deepcopy(small.model_options), {k: w.clone() for k, w in small.model.state_dict().items()}
+    before = frozen(small)
     plain = run(small, small_latent(slope()))
     for rule in RULES:
         assert not torch.equal(run(patch(small, rule), small_latent(slope())), plain)
     assert torch.equal(run(small, small_latent(slope())), plain)
-    assert small.model_options == before[0]
-    assert not small.wrappers
-    assert all(torch.equal(weight, before[1][name]) for name, weight in small.model.state_dict().items())
+    assert frozen(small) == before
 
 
 def test_the_sampler_stays_as_it_was(small):

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from comfy import model_management
 from torch import nn
 
+from kit.assertions import frozen
 from pentimento.model_patchers.arch.lama import Config, Generator
 from pentimento.model_patchers.fill import lama, lama_refinement
 
@@ -479,7 +480,7 @@ class TestHost:
         monkeypatch.setattr(lama_refinement, "MIN_SIDE", 32)
         model = thin[1]
         image, mask = picture(rng, 90, 80), block_mask(90, 80, (5, 60), (3, 55))
-        copies, weights = (image.clone(), mask.clone()), state(model)
+        copies, weights = (image.clone(), mask.clone()), frozen(model.generator)
         wanted = model.fill(image, mask, WHOLE, 0, refine_steps)
         calls = []
         stop_at = 40 if refine_steps else 7
@@ -496,7 +497,7 @@ class TestHost:
         monkeypatch.setattr(lama_refinement, "MIN_SIDE", 32)
         assert not model_management.processing_interrupted()
         assert torch.equal(image, copies[0]) and torch.equal(mask, copies[1])
-        assert all(torch.equal(a, b) for a, b in zip(weights, state(model), strict=True))
+        assert frozen(model.generator) == weights
         assert torch.equal(model.fill(image, mask, WHOLE, 0, refine_steps), wanted)
 
     @pytest.mark.parametrize("refine_steps", [0, 3])
@@ -512,10 +513,6 @@ class TestHost:
         with caplog.at_level(logging.WARNING):
             thin[1].fill(picture(rng, 40, 40), block_mask(40, 40, (5, 20), (3, 25)), WHOLE, 0, 0)
         assert not caplog.records
-
-
-def state(model):
-    return [value.clone() for value in model.generator.state_dict().values()]
 
 
 # --- refinement -----------------------------------------------------------------------------------------------------
@@ -642,9 +639,9 @@ class TestRefinement:
 
     def test_weights_stay_as_they_are(self, refined):
         model = ours(refined.net)
-        before = state(model)
+        before = frozen(model.generator)
         model.fill(refined.image, refined.mask, WHOLE, 0, 3)
-        assert all(torch.equal(a, b) for a, b in zip(before, state(model), strict=True))
+        assert frozen(model.generator) == before
         assert all(p.grad is None for p in model.generator.parameters())
         plain = ours(refined.net).fill(refined.image, refined.mask, WHOLE, 0, 0)
         assert torch.equal(model.fill(refined.image, refined.mask, WHOLE, 0, 0), plain)

@@ -1,6 +1,22 @@
 """How far two results are apart, and whether something was changed."""
 
+from types import FunctionType, MethodType
+
 import torch
+from comfy.model_patcher import ModelPatcher
+
+PATCHER = (
+    "model_options",
+    "object_patches",
+    "patches",
+    "wrappers",
+    "callbacks",
+    "additional_models",
+    "attachments",
+    "injections",
+    "hook_patches",
+)
+CACHES = {"cache"}  # attributes of the pack's own objects, filled while they are used
 
 
 def relative_error(ours, theirs, where=None):
@@ -13,17 +29,33 @@ def relative_error(ours, theirs, where=None):
     return float(difference.max() / theirs.abs().max())
 
 
-def state(model):
-    """All that a patch could leave behind in a model: its tensors, and what is on its patcher."""
-    tensors = dict(model.model.named_parameters()) | dict(model.model.named_buffers())
-    rest = model.model_options, model.object_patches, model.patches, model.wrappers, model.callbacks
-    return {name: tensor.clone() for name, tensor in tensors.items()}, repr(rest)
+class Bits:
+    """A tensor's bits, where NaN equals itself."""
+
+    def __init__(self, tensor):
+        self.kind = tensor.shape, tensor.dtype, tensor.device
+        values = torch.empty(0) if tensor.is_meta else tensor.detach()
+        self.bits = values.clone(memory_format=torch.contiguous_format).view(-1).view(torch.uint8)
+
+    def __eq__(self, other):
+        return self.kind == other.kind and torch.equal(self.bits, other.bits)
 
 
-def same_state(before, after):
-    (tensors, rest), (others, rest_after) = before, after
-    return (
-        rest == rest_after
-        and tensors.keys() == others.keys()
-        and all(map(torch.equal, tensors.values(), others.values()))
-    )
+def frozen(value, seen=()):
+    """A deep copy of all in a value that could be written to, to be compared with `==`."""
+    if isinstance(value, torch.Tensor):
+        return Bits(value)
+    if id(value) in seen:
+        return type(value)
+    seen = (*seen, id(value))
+    if isinstance(value, dict):
+        return {key: frozen(each, seen) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [frozen(each, seen) for each in value]
+    if isinstance(value, torch.nn.Module):
+        return frozen(dict(value.named_parameters()) | dict(value.named_buffers()))
+    if isinstance(value, ModelPatcher):
+        return [frozen(getattr(value, name), seen) for name in PATCHER], frozen(value.model)
+    if isinstance(value, FunctionType | MethodType | type) or not hasattr(value, "__dict__"):
+        return value
+    return {name: frozen(each, seen) for name, each in vars(value).items() if name not in CACHES}

@@ -9,8 +9,9 @@ from comfy.samplers import sampler_object
 from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import SamplerCustom
 
+from kit.assertions import PATCHER
 from kit.node_inputs import SIGMAS
-from kit.nodes import PATCHER, node_classes, run_node
+from kit.nodes import node_classes, run_node
 from kit.run import prompts
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -23,6 +23,7 @@ from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 
 import nodes
 from kit import thin as thin_models
+from kit.assertions import frozen
 from kit.golden import GOLDEN, maker
 from kit.tensors import randn
 from pentimento.model_patchers.arch import ella as arch
@@ -121,7 +122,7 @@ class Recorder(torch.nn.Module):
         part = transformer_options["cond_or_uncond"]
         sigma = transformer_options["sigmas"][0].item()
         self.calls.append(SimpleNamespace(t=t.clone(), context=context.clone(), part=part, sigma=sigma, x=x.clone()))
-        return x * 0.1 + context.mean() * 1e-6
+        return x[:, :4] * 0.1 + context.mean() * 1e-6
 
     def rows(self, part):
         """(timestep, tokens) of every evaluation of the positive (0) or the negative (1)."""
@@ -812,10 +813,6 @@ def test_the_last_of_two_ellas_counts(base, small):
 # What stays
 
 
-def bits(model):
-    return {name: value.clone() for name, value in model.model.state_dict().items()}
-
-
 def follower(model):
     (wrapper,) = model.get_wrappers(WrappersMP.CALC_COND_BATCH, ella.KEY)
     return wrapper.__self__
@@ -824,7 +821,7 @@ def follower(model):
 def test_nothing_is_left_behind(base, small):
     texts = encode(small, "red", clip=Clip()), encode(small, "", clip=Clip())
     kept = [(tokens.clone(), dict(rest)) for ((tokens, rest),) in texts]
-    before, state, rng = sample(base, *texts), bits(base), torch.get_rng_state()
+    before, state, rng = sample(base, *texts), frozen(base), torch.get_rng_state()
     model = ella.apply(base, small)
     found = sample(model, *texts)
     assert torch.equal(torch.get_rng_state(), rng)
@@ -834,7 +831,7 @@ def test_nothing_is_left_behind(base, small):
     assert small.network in [loaded.model.model for loaded in model_management.current_loaded_models]
     del model
     assert torch.equal(sample(base, *texts), before)
-    assert all(torch.equal(value, state[name]) for name, value in bits(base).items())
+    assert frozen(base) == state
     assert not base.wrappers and not base.additional_models and not base.callbacks
     for ((tokens, rest),), (was, dictionary) in zip(texts, kept, strict=True):
         assert torch.equal(tokens, was) and rest == dictionary

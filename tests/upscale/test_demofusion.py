@@ -21,8 +21,8 @@ from comfy_extras.nodes_easycache import EasyCacheNode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit import thin_sdxl
-from kit.assertions import relative_error, same_state, state
+from kit import narrow
+from kit.assertions import frozen, relative_error
 from kit.golden import GOLDEN
 from kit.nodes import run_node
 from kit.tensors import randn
@@ -43,7 +43,7 @@ def stub(kind="eps"):
 
 @pytest.fixture(scope="module")
 def sdxl():
-    return thin_sdxl.host_model()
+    return narrow.host_model("sdxl")
 
 
 def upscale(model, latent, sampler="euler", sigmas=SIGMAS, seed=SEED, prompts=None, **settings):
@@ -76,7 +76,7 @@ def golden():
 def pipeline(model, golden, last):
     """The largest differences from the pipeline in phases 2 ... last."""
     latent = model.model.process_latent_out(golden["phase 1"])
-    prompts = thin_sdxl.prompts(width=144, height=192)  # the final size, which the pipeline names in all phases
+    prompts = narrow.sdxl_prompts(width=144, height=192)  # the final size, which the pipeline names in all phases
     found = upscale(model, latent, sigmas=golden["sigmas"], prompts=prompts, scale=last, skip_below=0)
     assert torch.equal(found[0], latent)
     return [
@@ -85,9 +85,9 @@ def pipeline(model, golden, last):
 
 
 def test_phases_are_the_pipelines(sdxl, golden):
-    before = state(sdxl)
+    before = frozen(sdxl)
     assert max(pipeline(sdxl, golden, 3)) < 1e-5
-    assert same_state(before, state(sdxl))
+    assert frozen(sdxl) == before
 
 
 def test_x0_form_without_what_the_blur_took_is_another(sdxl, golden, monkeypatch):
@@ -184,7 +184,7 @@ def test_work_is_the_published(sdxl, ladder, skip_below, evaluations, bars, monk
 
     monkeypatch.setattr(demofusion.Run, "sample", counting)
     settings = {"scale": 4, "phases": ladder, "skip_below": skip_below, "overlap": 32, "jitter": True}
-    upscale(counter.model, torch.zeros(1, 4, 8, 8), sigmas=sigmas, prompts=thin_sdxl.prompts(), **settings)
+    upscale(counter.model, torch.zeros(1, 4, 8, 8), sigmas=sigmas, prompts=narrow.sdxl_prompts(), **settings)
     assert counted == evaluations
     assert max(counter.calls) <= 2 * windows.LARGEST * 64, "more than one batch of windows at once"
     (bar,) = bars
@@ -210,7 +210,7 @@ def test_previews_are_as_large_as_the_base(bars, monkeypatch):
 
 def test_every_phase_has_sizes_of_its_own(sdxl):
     counter = Counter(sdxl)
-    upscale(counter.model, torch.zeros(1, 4, 8, 6), sigmas=SIGMAS, prompts=thin_sdxl.prompts(), scale=3)
+    upscale(counter.model, torch.zeros(1, 4, 8, 6), sigmas=SIGMAS, prompts=narrow.sdxl_prompts(), scale=3)
     heights = {tuple(y[0, 1280:1536].tolist()) for y in counter.sizes}
     expected = sdxl.model.embedder(torch.tensor([64.0, 128.0, 192.0]))
     assert heights == {tuple(each.tolist()) for each in expected}
@@ -426,7 +426,7 @@ def test_other_keys_go_along_and_an_empty_ones_ratio_does_not():
 @pytest.mark.parametrize("call", [2, 7])
 def test_an_interrupt_leaves_nothing_behind(sdxl, call):
     """In the base, and in a later phase."""
-    before, calls = state(sdxl), []
+    before, calls = frozen(sdxl), []
 
     def stop(executor, x, *args, **kwargs):
         calls.append(1)
@@ -434,14 +434,14 @@ def test_an_interrupt_leaves_nothing_behind(sdxl, call):
             model_management.interrupt_current_processing()
         return torch.zeros_like(x)
 
-    prompts = thin_sdxl.prompts()
+    prompts = narrow.sdxl_prompts()
     model = sdxl.clone()
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "stop", stop)
-    given = state(model)
+    given = frozen(model)
     with pytest.raises(model_management.InterruptProcessingException):
         upscale(model, torch.zeros(1, 4, 8, 8), prompts=prompts, scale=3, jitter=True)
     assert len(calls) == call
-    assert same_state(given, state(model)) and same_state(before, state(sdxl))
+    assert frozen(model) == given and frozen(sdxl) == before
     assert not model_management.processing_interrupted()
     once, fresh = (upscale(each, torch.zeros(1, 4, 8, 8), prompts=prompts) for each in (model, Counter(sdxl).model))
     assert all(map(torch.equal, once, fresh))

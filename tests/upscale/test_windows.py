@@ -12,7 +12,7 @@ from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 
 from kit import narrow, thin
 from kit import run as sampled
-from kit.assertions import relative_error, same_state, state
+from kit.assertions import frozen, relative_error
 from kit.run import sample
 from kit.tensors import rand, randn
 from pentimento.model_patchers.condition import sd_x4
@@ -320,7 +320,7 @@ def test_nothing_is_left_behind(base, prompts):
     """In the model, in the user's ControlNet, and of the hint that was made as large as the picture."""
     control = narrow.controlnet().set_cond_hint(rand(1, 3, 40, 50, seed=6), 0.9)
     hinted = [[[text, {"control": control}]] for ((text, _),) in prompts]
-    before = state(base)
+    before = frozen(base)
     model, seen = patch(base), []
     model.set_model_unet_function_wrapper(
         lambda apply, given: (
@@ -331,7 +331,7 @@ def test_nothing_is_left_behind(base, prompts):
     assert set(seen) == {1} and not kept(model).hints and not kept(model).numbers
     assert relative_error(found, run(patch(base), prompts)) > 1e-4
     assert control.cond_hint is None and control.cond_hint_original.shape == (1, 3, 40, 50)
-    assert same_state(before, state(base))
+    assert frozen(base) == before
 
 
 def test_an_interrupt_in_the_middle_of_a_step(base, prompts):

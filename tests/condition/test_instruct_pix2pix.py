@@ -170,7 +170,7 @@ class Stub:
 
     def on(self, model):
         model = model.clone()
-        model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "stub", self)
+        model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "stub", self.__call__)
         return model
 
 

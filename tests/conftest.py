@@ -1,4 +1,4 @@
-"""Loads the pack as the host does: from its folder, under its own name, with ComfyUI on sys.path and the pack not."""
+"""Loads the pack as ComfyUI does: from its folder, under its own name, with ComfyUI on sys.path and the pack not."""
 
 import importlib.util
 import os
@@ -39,7 +39,7 @@ load_package("pentimento_host", PACK / "host")
 
 from kit.nodes import node_classes as all_nodes  # noqa: E402
 
-ON_HOST = ("browser", "host", "routes")  # folders of tests that use the host's files or its server
+ON_HOST = ("browser", "host", "routes")  # folders of tests that use ComfyUI's files or a server
 
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
@@ -79,7 +79,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    """Refuses tests outside ON_HOST that would use the host's files or its server in two processes at once."""
+    """Refuses tests outside ON_HOST that would use ComfyUI's files or a server in two processes at once."""
     for item in items:
         used = {"host", "server", "browser"}.intersection(item.fixturenames)
         if used and item.path.parent.name not in ON_HOST:
@@ -145,7 +145,7 @@ def node_inputs(node_classes, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def inference_mode():
-    """Nodes run in inference mode, as under the host's executor."""
+    """Nodes run in inference mode, as under ComfyUI's executor."""
     with torch.inference_mode():
         yield
 

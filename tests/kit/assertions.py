@@ -1,4 +1,4 @@
-"""How far two results are apart, and whether something was changed."""
+"""How far two results are apart, and whether anything was written to."""
 
 from types import FunctionType, MethodType
 
@@ -20,7 +20,7 @@ CACHES = {"cache"}  # attributes of the pack's own objects, filled while they ar
 
 
 def relative_error(ours, theirs, where=None):
-    """The largest difference (`where` alone, if given), relative to the reference's largest value."""
+    """The largest difference, in the mask `where` or everywhere, relative to the reference's largest value."""
     ours, theirs = torch.as_tensor(ours), torch.as_tensor(theirs)
     assert ours.shape == theirs.shape
     difference = (ours - theirs).abs()
@@ -42,7 +42,7 @@ class Bits:
 
 
 def frozen(value, seen=()):
-    """A deep copy of all in a value that could be written to, to be compared with `==`."""
+    """A deep copy of everything in a value that could be written to. Compare two with `==`."""
     if isinstance(value, torch.Tensor):
         return Bits(value)
     if id(value) in seen:

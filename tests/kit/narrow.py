@@ -1,6 +1,6 @@
-"""UNets as narrow as the host's layers allow, for runs of many windows.
+"""UNets as narrow as ComfyUI's layers allow, for runs of many windows.
 
-The host tells kinds by their widths, so it does not recognise these weights and is told what they are.
+ComfyUI detects a kind by its widths and does not recognise these weights, so the kind is named here.
 """
 
 from dataclasses import replace
@@ -36,7 +36,7 @@ def _shape(kind: str) -> diffusion.UNet:
 
 
 def host_model(kind: str) -> ModelPatcher:
-    """A UNet as the host's model of this kind."""
+    """A UNet as ComfyUI's model of this kind."""
     weights = diffusion.unet(_shape(kind))
     config = KINDS[kind](comfy.model_detection.detect_unet_config(weights, ""))
     config.set_inference_dtype(torch.float32, None)
@@ -90,7 +90,7 @@ def diffusers_sdxl(sample_size: int) -> UNet2DConditionModel:
 
 
 def sdxl_prompts(**sizes: int) -> list:
-    """A positive and a negative conditioning, with SDXL's sizes (width, height, target_width, ...) where given."""
+    """A positive and a negative conditioning, with SDXL's sizes (width, height, target_width, ...)."""
     return [
         [[randn(1, 7, WIDTH, seed=seed), {"pooled_output": randn(1, 1280, seed=seed + 10), **sizes}]] for seed in (1, 2)
     ]

@@ -1,4 +1,4 @@
-"""Small inputs for every node that takes more than settings, by node id. A new node gets its line here."""
+"""Small inputs for every node that takes more than settings. A new node gets a method here, named as its id."""
 
 import json
 from functools import cache
@@ -29,7 +29,7 @@ def put_files(folder):
 
 
 class NodeInputs:
-    """`of` a node's id: its inputs, made with the pack's other nodes where they make them."""
+    """`of(node_id)` gives a node's inputs. Outputs of other nodes of the pack are made with these nodes."""
 
     def __init__(self, node_classes):
         self.nodes = {name.removeprefix("Pentimento"): cls for name, cls in node_classes.items()}

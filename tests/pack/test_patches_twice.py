@@ -1,4 +1,4 @@
-"""Every node that patches a model: applied twice with the same settings, it gives what it gives applied once."""
+"""A node that patches a model, applied twice with the same settings, gives the same as applied once."""
 
 from types import FunctionType, MethodType
 

@@ -83,8 +83,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         used = {"host", "server", "browser"}.intersection(item.fixturenames)
         if used and item.path.parent.name not in ON_HOST:
-            message = f"{item.nodeid} uses the fixture {used.pop()}: move it to tests/{' or tests/'.join(ON_HOST)}"
-            raise pytest.UsageError(message)
+            folders = " or ".join(f"tests/{name}" for name in ON_HOST)
+            raise pytest.UsageError(f"{item.nodeid} uses {' and '.join(sorted(used))}: move it to {folders}.")
 
 
 @pytest.fixture(scope="session")

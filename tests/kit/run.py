@@ -36,8 +36,8 @@ def embeds(positive, negative, batch):
 def sample(model, positive, negative, noise, sigmas, cfg, latent=None, seed=7):
     """Latents at the scale that the denoiser sees, as a pipeline returns them.
 
-    `noise` has spread 1. A pipeline starts at sigma times the noise. ComfyUI starts an empty latent at sqrt(1 + sigma^2)
-    times the noise.
+    `noise` has spread 1. A pipeline starts at sigma times the noise. ComfyUI starts an empty latent at
+    sqrt(1 + sigma^2) times the noise.
     """
     start = float(sigmas[0])
     if math.isclose(start, float(model.model.model_sampling.sigma_max), rel_tol=1e-5):

@@ -1,20 +1,18 @@
-"""Loads the pack as the host does: from its folder, under its own name, with ComfyUI on sys.path and the pack not."""
+"""Loads the pack as ComfyUI does: from its folder, under its own name, with ComfyUI on sys.path and the pack not."""
 
-import asyncio
 import os
-import re
 import runpy
 import shutil
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
-PACK = Path(__file__).resolve().parents[1]
-HOST = Path(os.environ.get("COMFYUI_PATH", PACK / ".host" / "ComfyUI"))
+load_package = runpy.run_path(str(Path(__file__).resolve().parents[1] / "host" / "load_package.py"))["load_package"]
+load_package("kit", Path(__file__).with_name("kit"))
+
+from kit.paths import HOST, PACK  # noqa: E402
 
 sys.path[:] = [str(HOST)] + [path for path in sys.path if Path(path or ".").resolve() != PACK]
 
@@ -22,17 +20,15 @@ from comfy.cli_args import args  # noqa: E402
 
 args.cpu = not torch.cuda.is_available()
 
+import comfy.utils  # noqa: E402
+import folder_paths  # noqa: E402
 
-load_package = runpy.run_path(str(PACK / "host" / "load_package.py"))["load_package"]
-pentimento = load_package("pentimento", PACK)
+load_package("pentimento", PACK)
 load_package("pentimento_host", PACK / "host")
-load_package("kit", PACK / "tests" / "kit")
 
+from kit.nodes import node_classes as all_nodes  # noqa: E402
 
-def in_own_loop(coroutine):
-    """Its result. In a thread of its own, as asyncio.run is refused while playwright's loop runs in this one."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, coroutine).result()
+ON_HOST = ("browser", "host", "routes")  # folders of tests that use ComfyUI's files or a server
 
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
@@ -61,20 +57,24 @@ def pytest_configure(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """A file's tests go to one process, and those of all files that use the host's files or its server to the same."""
+    """A file's tests go to one process, and those of all files in ON_HOST to the same."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Files(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.split("::")[0]
-            return "host" if uses_host(PACK / file) else file
+            return "host" if Path(file).parent.name in ON_HOST else file
 
     return Files(config, log)
 
 
-@cache
-def uses_host(path):
-    return re.search(r"def \w+\([^)]*\b(host|server|browser)\b", path.read_text(encoding="utf-8")) is not None
+def pytest_collection_modifyitems(items):
+    """Refuses tests outside ON_HOST that would use ComfyUI's files or a server in two processes at once."""
+    for item in items:
+        used = {"host", "server", "browser"}.intersection(item.fixturenames)
+        if used and item.path.parent.name not in ON_HOST:
+            folders = " or ".join(f"tests/{name}" for name in ON_HOST)
+            raise pytest.UsageError(f"{item.nodeid} uses {' and '.join(sorted(used))}: move it to {folders}.")
 
 
 @pytest.fixture(scope="session")
@@ -114,24 +114,28 @@ def browser(request):
 
 
 @pytest.fixture(scope="session")
-def extension():
-    async def load():
-        extension = await pentimento.comfy_entrypoint()
-        await extension.on_load()
-        return extension
-
-    return in_own_loop(load())
+def node_classes():
+    return all_nodes()
 
 
-@pytest.fixture(scope="session")
-def node_classes(extension):
-    """{node id: class} of the whole pack."""
-    return {cls.GET_SCHEMA().node_id: cls for cls in in_own_loop(extension.get_node_list())}
+@pytest.fixture(scope="module")
+def node_inputs(node_classes, tmp_path_factory):
+    """Inputs for every node, with the files that they name in ComfyUI's folders."""
+    from kit.node_inputs import NodeInputs, put_files
+
+    folder = tmp_path_factory.mktemp("models")
+    put_files(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folder_paths, "temp_directory", str(folder))
+        for name in ("diffusion_models", "ella", "inpaint", "text_encoders", "unclip"):
+            extensions = folder_paths.folder_names_and_paths[name][1]
+            patch.setitem(folder_paths.folder_names_and_paths, name, ([str(folder)], extensions))
+        yield NodeInputs(node_classes)
 
 
 @pytest.fixture(autouse=True)
 def inference_mode():
-    """Nodes run in inference mode, as under the host's executor."""
+    """Nodes run in inference mode, as under ComfyUI's executor."""
     with torch.inference_mode():
         yield
 
@@ -141,10 +145,33 @@ def rng():
     return torch.Generator().manual_seed(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_thread():
-    """For small tensors: on a busy machine, threads that wait for each other take longer than one."""
+    """For small tensors: on a busy machine, threads that wait for each other take longer than one.
+
+    Also for sums in one order: Adam divides each gradient by its size and so enlarges the smallest difference.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """ComfyUI's progress bars that a test makes, each with the `values` and `previews` that it was to show."""
+    bars = []
+
+    class Bar(comfy.utils.ProgressBar):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.values, self.previews = [], []
+            bars.append(self)
+
+        def update_absolute(self, value, total=None, preview=None):
+            self.values.append(value)
+            self.previews.append(preview)
+            super().update_absolute(value, total, preview)
+
+    monkeypatch.setattr(comfy.utils, "ProgressBar", Bar)
+    return bars

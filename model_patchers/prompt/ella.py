@@ -183,8 +183,8 @@ class Follower:
         warned: Whether `warn` was called in this run.
     """
 
-    def __init__(self, ella: ELLA) -> None:
-        self.ella = ella
+    def __init__(self, ella: ELLA, keep: int = KEEP) -> None:
+        self.ella, self.keep = ella, keep
         self.tokens: dict[tuple[bytes, float], Tensor] = {}
         self.warned = False
 
@@ -209,7 +209,7 @@ class Follower:
         self.prepare({text.key: text for text in texts}, timesteps)
         longest = max(cond["model_conds"]["c_crossattn"].cond.shape[1] for cond in active)
         changed = {id(cond): self.with_tokens(cond, timesteps, longest, call.x.device) for cond in active}
-        while len(self.tokens) > KEEP:
+        while len(self.tokens) > self.keep:
             del self.tokens[next(iter(self.tokens))]
         # `prompt and`: a prompt that is not computed is None, and stays None.
         return call.run(conds=[prompt and [changed.get(id(cond), cond) for cond in prompt] for prompt in call.conds])

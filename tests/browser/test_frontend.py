@@ -2,11 +2,11 @@
 
 import json
 import urllib.request
-from pathlib import Path
 
 import pytest
 
-PACK = Path(__file__).resolve().parents[2]
+from kit.paths import PACK
+
 WORKFLOWS = sorted(path.stem for path in (PACK / "workflows").glob("*.json"))
 HELP_PAGES = sorted(path.stem for path in (PACK / "web" / "docs").glob("*.md"))
 

@@ -18,11 +18,13 @@ from node_helpers import conditioning_set_values
 import nodes as host_nodes
 from kit import kinds as all_kinds
 from kit import thin as thin_models
-from kit.run import links
+from kit.tensors import randn
 from pentimento.model_patchers.comfyui import kinds
 from pentimento.model_patchers.comfyui.conditioning import ModelCheck, Needs, needs
 from pentimento.model_patchers.comfyui.kinds import FIRST, KINDS, identify, require
 from pentimento_host.standins import diffusion
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 IP2P = {"instruct-pix2pix"}
 EXPECTED = {
@@ -46,15 +48,6 @@ EXPECTED = {
     "zero123": "other",
     "flux": "other",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks as small as these gain nothing from more, and lose much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +95,7 @@ def test_a_v_prediction_sd2_is_told_from_its_weights():
     shape = replace(diffusion.UNETS["sd2"], depths=(1, 1, 1, 1), depths_out=(1, 1, 1, 1), middle=1)
     weights = {name: torch.zeros(size) for name, size in diffusion.unet_shapes(shape) if "output_blocks.11" not in name}
     name = "output_blocks.11.1.transformer_blocks.0.norm1.bias"  # where the host looks, in a UNet of 12 output blocks
-    weights[name] = torch.randn(320, generator=torch.Generator().manual_seed(0))
+    weights[name] = randn(320, seed=0)
     config = comfy.model_detection.model_config_from_unet(weights, "")
     assert identify(all_kinds.patcher(config, weights)).name == "sd2"
     assert identify(all_kinds.patcher(config, weights)).prediction == "v"
@@ -336,6 +329,11 @@ class ControlNet(comfy.controlnet.ControlBase):
         return [*(before or []), self.name]
 
 
+def links(control):
+    """A ControlNet and all that hang on it."""
+    return [control, *links(control.previous_controlnet)] if control else []
+
+
 def with_control(name, positive, negative):
     node = host_nodes.ControlNetApplyAdvanced()
     return node.apply_controlnet(positive, negative, ControlNet(name), torch.zeros(1, 8, 8, 3), 1.0, 0.0, 1.0)
@@ -395,7 +393,9 @@ def test_with_hooked_loras(thin, where):
 def test_samplers_in_tiles_can_copy_it_and_crop_its_picture():
     """UltimateSDUpscale copies every link of the chain and crops every link's hint."""
     (positive, _) = with_control("a", checked(prompt(1)), checked(prompt(2)))
-    for link in links(positive[0][1]["control"])[1:]:
+    _, *rest = links(positive[0][1]["control"])
+    assert rest
+    for link in rest:
         assert link.copy() == link
         assert link.cond_hint_original.ndim == 4
 

@@ -18,6 +18,7 @@ from pentimento.model_patchers.condition import diffusers_unet
 from pentimento.model_patchers.condition.diffusers_unet import load, to_stability, unet_weights
 from pentimento_host.standins import diffusion
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 FILE = "diffusion_pytorch_model.safetensors"
 SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}
 SD2 = {"cross_attention_dim": 1024, "attention_head_dim": 5, "use_linear_projection": True}
@@ -58,15 +59,6 @@ THIN = {
     "sd2_inpaint": (SD2 | ONE | NO_MIDDLE | {"in_channels": 9}, "sd2-inpaint", "eps"),
     "x4": (X4 | NO_MIDDLE, "sd-x4", "v"),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks as small as these gain nothing from more, and lose much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def unet(arguments):

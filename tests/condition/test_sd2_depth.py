@@ -8,6 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kit import run, thin
+from kit.assertions import frozen, relative_error
+from kit.nodes import run_node
+from kit.tensors import rand, randn
 from pentimento.model_patchers.condition.sd2_depth import depth_channel
 from pentimento.nodes.condition.sd2_depth import DepthConditioning
 
@@ -37,15 +40,14 @@ def unet():
 
 def picture(batch=1, height=50, width=70, channels=3):
     """A grey depth map, of another range in each picture of a batch."""
-    grey = run.rand(batch, height, width, 1, seed=3) * torch.linspace(0.3, 1, batch)[:, None, None, None]
+    grey = rand(batch, height, width, 1, seed=3) * torch.linspace(0.3, 1, batch)[:, None, None, None]
     return grey.expand(-1, -1, -1, channels)
 
 
 def condition(depth, samples, invert=False):
-    before = depth.clone()
-    result = DepthConditioning.execute(*run.prompts(), {"samples": samples}, depth, invert).result
-    assert torch.equal(depth, before), "an input was written to"
-    return result
+    positive, negative = run.prompts()
+    inputs = {"positive": positive, "negative": negative, "latent": {"samples": samples}, "depth": depth}
+    return run_node(DepthConditioning, **inputs, invert=invert)
 
 
 def reference(unet, depth, noise, start=None, strength=1.0, steps=run.STEPS):
@@ -67,30 +69,30 @@ def reference(unet, depth, noise, start=None, strength=1.0, steps=run.STEPS):
 
 @pytest.mark.parametrize("batch, maps", [(1, 1), (2, 2), (2, 1)])
 def test_equal_to_diffusers(model, unet, batch, maps):
-    depth, noise = picture(maps), run.randn(batch, 4, *SIZE, seed=5)
+    depth, noise = picture(maps), randn(batch, 4, *SIZE, seed=5)
     theirs, sigmas = reference(unet, depth[..., 0], noise)
     ours = run.sample(model, *condition(depth, torch.zeros_like(noise)), noise, sigmas, CFG)
-    assert run.off(ours, theirs) < 1e-4
+    assert relative_error(ours, theirs) < 1e-4
 
 
 def test_from_a_picture_equal_to_diffusers(model, unet):
     """denoise 0.5: the last two of four steps, from a noised latent."""
-    depth, noise, start = picture(), run.randn(1, 4, *SIZE, seed=5), run.randn(1, 4, *SIZE, seed=6)
+    depth, noise, start = picture(), randn(1, 4, *SIZE, seed=5), randn(1, 4, *SIZE, seed=6)
     theirs, sigmas = reference(unet, depth[..., 0], noise, start, strength=0.5)
     latent = start / 0.18215
     ours = run.sample(model, *condition(depth, latent), noise, sigmas, CFG, latent=latent)
-    assert run.off(ours, theirs) < 1e-4
+    assert relative_error(ours, theirs) < 1e-4
 
 
 def test_distances_are_inverted(model, unet):
-    depth, noise = picture(), run.randn(1, 4, *SIZE, seed=5)
+    depth, noise = picture(), randn(1, 4, *SIZE, seed=5)
     theirs, sigmas = reference(unet, -depth[..., 0], noise)
     ours = run.sample(model, *condition(depth, torch.zeros_like(noise), invert=True), noise, sigmas, CFG)
-    assert run.off(ours, theirs) < 1e-4
+    assert relative_error(ours, theirs) < 1e-4
 
 
 def test_wrong_variants_are_far_off(model, unet):
-    depth, noise = picture(2), run.randn(2, 4, *SIZE, seed=5)
+    depth, noise = picture(2), randn(2, 4, *SIZE, seed=5)
     theirs, sigmas = reference(unet, depth[..., 0], noise, steps=2)
     d = depth[..., :1].movedim(-1, 1)
     low, high = d.amin((1, 2, 3), keepdim=True), d.amax((1, 2, 3), keepdim=True)
@@ -106,11 +108,11 @@ def test_wrong_variants_are_far_off(model, unet):
     }
     for name, channel in variants.items():
         prompts = [[[text, values | {"noise_concat": channel}]] for [[text, values]] in condition(depth, noise)]
-        assert run.off(run.sample(model, *prompts, noise, sigmas, CFG), theirs) > 1e-2, name
+        assert relative_error(run.sample(model, *prompts, noise, sigmas, CFG), theirs) > 1e-2, name
 
 
 def test_the_host_alone_cannot_run_the_model(model):
-    noise = run.randn(1, 4, *SIZE, seed=5)
+    noise = randn(1, 4, *SIZE, seed=5)
     with pytest.raises(RuntimeError, match="5 channels, but got 9"):
         run.sample(model, *run.prompts(), noise, run.scheduler().sigmas, CFG)
 
@@ -122,14 +124,14 @@ def test_both_prompts_run_in_one_batch_and_the_model_stays_as_it_was(model):
         batches.append(len(options["input"]))
         return apply(options["input"], options["timestep"], **options["c"])
 
-    noise, before = run.randn(1, 4, *SIZE, seed=5), run.state(model)
+    noise, before = randn(1, 4, *SIZE, seed=5), frozen(model)
     counted = model.clone()
     counted.set_model_unet_function_wrapper(count)
     rng = torch.get_rng_state()
     run.sample(counted, *condition(picture(), noise), noise, run.scheduler().sigmas, CFG)
     assert batches == [2] * run.STEPS
     assert torch.equal(torch.get_rng_state(), rng)
-    assert run.same(before, run.state(model))
+    assert frozen(model) == before
 
 
 def test_other_keys_of_the_prompts_stay():
@@ -198,12 +200,12 @@ def test_a_latent_of_a_video_is_refused():
 
 
 def test_another_model_is_refused_before_sampling():
-    noise = run.randn(1, 4, *SIZE, seed=5)
+    noise = randn(1, 4, *SIZE, seed=5)
     with pytest.raises(ValueError, match="SD2 Depth Conditioning works with SD 2 Depth.*Stable Diffusion 2 "):
         run.sample(thin.host_model("sd2"), *condition(picture(), noise), noise, run.scheduler().sigmas, CFG)
 
 
 def test_another_latent_is_refused_before_sampling(model):
-    noise = run.randn(1, 4, 5, 6, seed=5)
+    noise = randn(1, 4, 5, 6, seed=5)
     with pytest.raises(ValueError, match="latent of 6 x 4"):
         run.sample(model, *condition(picture(), torch.zeros(1, 4, *SIZE)), noise, run.scheduler().sigmas, CFG)

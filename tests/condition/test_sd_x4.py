@@ -16,6 +16,9 @@ from torch.utils._pytree import tree_leaves
 
 from kit import run as sampled
 from kit import thin
+from kit.assertions import frozen, relative_error
+from kit.nodes import run_node
+from kit.tensors import rand, randn
 from pentimento.model_patchers.condition.sd_x4 import alphas_cumprod, decode_memory, q_sample, with_decode_estimate
 from pentimento.nodes.condition.sd_x4 import SDx4Conditioning
 
@@ -51,20 +54,20 @@ def scheduler(steps=sampled.STEPS):
 
 
 def picture(batch=1, height=4, width=4, channels=3):
-    return sampled.rand(batch, height, width, channels, seed=3)
+    return rand(batch, height, width, channels, seed=3)
 
 
 def condition(image, noise_level=20, noise_seed=NOISE_SEED):
-    before = image.clone()
-    *prompts, latent, vae = SDx4Conditioning.execute(*sampled.prompts(), image, noise_level, noise_seed).result
+    positive, negative = sampled.prompts()
+    settings = {"noise_level": noise_level, "noise_seed": noise_seed}
+    *prompts, latent, vae = run_node(SDx4Conditioning, positive=positive, negative=negative, image=image, **settings)
     assert vae is None
-    assert torch.equal(image, before), "an input was written to"
     return *prompts, latent["samples"]
 
 
 def start(image):
     batch, height, width, _ = image.shape
-    return sampled.randn(batch, 4, height, width, seed=5)
+    return randn(batch, 4, height, width, seed=5)
 
 
 def reference(pipeline, image, noise_level, steps=sampled.STEPS):
@@ -91,7 +94,7 @@ def test_equal_to_diffusers(model, pipeline, level, batch, size):
     positive, negative, latent = condition(image, level)
     assert latent.shape == (batch, 4, *size)
     assert not latent.any()
-    assert sampled.off(run(model, image, positive, negative), reference(pipeline, image, level)) < 1e-4
+    assert relative_error(run(model, image, positive, negative), reference(pipeline, image, level)) < 1e-4
 
 
 def hosts(image, noise_augmentation):
@@ -110,7 +113,7 @@ def test_the_hosts_default_is_far_off(model, pipeline, level):
         if entry.id == "noise_augmentation"
     ]
     ours = run(model, image, *hosts(image, default), steps=2)
-    assert sampled.off(ours, reference(pipeline, image, level, steps=2)) > 1e-2
+    assert relative_error(ours, reference(pipeline, image, level, steps=2)) > 1e-2
 
 
 def test_wrong_variants_are_far_off(model, pipeline):
@@ -123,7 +126,7 @@ def test_wrong_variants_are_far_off(model, pipeline):
         "a picture from 0 to 1": condition((image + 1) / 2)[:2],
     }
     for name, prompts in variants.items():
-        assert sampled.off(run(model, image, *prompts, steps=2), theirs) > 1e-2, name
+        assert relative_error(run(model, image, *prompts, steps=2), theirs) > 1e-2, name
 
 
 def test_the_noise_has_its_own_seed_and_leaves_the_global_state(model):
@@ -142,10 +145,10 @@ def test_the_schedule_is_the_hosts_and_diffusers():
     augmentation = ImageConcatWithNoiseAugmentation({"linear_start": 1e-4, "linear_end": 2e-2}, 350)
     assert (augmentation.alphas_cumprod - alphas_cumprod()).abs().max() < 1e-6
     assert (DDPMScheduler(**BETAS).alphas_cumprod - alphas_cumprod()).abs().max() < 1e-6
-    x = sampled.randn(1, 3, 8, 8, seed=1)
+    x = randn(1, 3, 8, 8, seed=1)
     for level in (0, 20, 350):
         theirs, _ = augmentation(x, torch.tensor([level]), seed=4)
-        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(4))
+        noise = randn(*x.shape, seed=4)
         assert (q_sample(x, level, noise) - theirs).abs().max() < 1e-5
     noised = q_sample(torch.zeros(()), 0, torch.ones(()))
     assert float(noised) == pytest.approx(0.01, rel=1e-3), "level 0 has noise"
@@ -161,16 +164,16 @@ def test_the_level_is_a_whole_number_for_each_picture(model):
 
     watched = model.clone()
     watched.set_model_unet_function_wrapper(watch)
-    image, before = picture(), sampled.state(model)
+    image, before = picture(), frozen(model)
     positive, negative, _ = condition(image, 123)
-    noise = sampled.randn(3, 4, 4, 4, seed=5)
+    noise = randn(3, 4, 4, 4, seed=5)
     sampled.sample(watched, positive, negative, noise, scheduler(2).sigmas, CFG)
     assert len(calls) == 2
     for c in calls:
         assert c["y"].tolist() == [123] * 6 and c["y"].dtype == torch.int64
         assert c["c_concat"].shape == (6, 3, 4, 4)
         assert (c["c_concat"] == c["c_concat"][:1]).all()
-    assert sampled.same(before, sampled.state(model))
+    assert frozen(model) == before
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -296,7 +299,7 @@ def test_the_vae_is_told_and_the_given_one_stays(x4_vae):
     for dtype in (torch.bfloat16, torch.float32):
         assert told.memory_used_decode(shape, dtype) == decode_memory(shape, dtype, 32, split)
         assert through_the_node(told).memory_used_decode(shape, dtype) == told.memory_used_decode(shape, dtype)
-    latent = sampled.randn(1, 4, 4, 6, seed=2)
+    latent = randn(1, 4, 4, 6, seed=2)
     pixels = told.decode(latent)
     assert pixels.shape == (1, 16, 24, 3) and pixels.isfinite().all()
     assert torch.equal(pixels, x4_vae.decode(latent))

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 import nodes as host_nodes
 from kit import run as sampled
 from kit import thin
+from kit.assertions import frozen, relative_error
+from kit.tensors import rand, randn
 from pentimento.model_patchers.comfyui.conditioning import FEED
 from pentimento.model_patchers.condition.unclip import (
     Pictures,
@@ -43,7 +45,7 @@ class Vision:
 
     def encode_image(self, image, crop=True):
         self.calls.append((image.shape, crop))
-        return SimpleNamespace(image_embeds=0.6 * sampled.randn(len(image), self.dim, seed=self.seed) + 0.1)
+        return SimpleNamespace(image_embeds=0.6 * randn(len(image), self.dim, seed=self.seed) + 0.1)
 
 
 @pytest.fixture(scope="module", params=["unclip_l", "unclip_h"])
@@ -64,11 +66,11 @@ def unets():
 @pytest.fixture(scope="module")
 def stats():
     """As ViT-L/14's: mean (1, 768), standard deviation (1, 768)."""
-    return 0.2 * sampled.randn(1, 768, seed=9), 0.3 + 0.5 * sampled.rand(1, 768, seed=10)
+    return 0.2 * randn(1, 768, seed=9), 0.3 + 0.5 * rand(1, 768, seed=10)
 
 
 @pytest.fixture
-def folder(extension, tmp_path, monkeypatch):
+def folder(node_classes, tmp_path, monkeypatch):
     """models/unclip as the pack registers it, empty."""
     paths, extensions = folder_paths.folder_names_and_paths["unclip"]
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "unclip", ([str(tmp_path)], extensions))
@@ -83,7 +85,7 @@ def with_stats(models, stats, folder):
 
 
 def encode(conditioning, vision, count=1, weights="", level=0, merge=50, seed=NOISE_SEED, crop="center"):
-    image = sampled.rand(count, 10, 12, 3, seed=3)
+    image = rand(count, 10, 12, 3, seed=3)
     return UnCLIPEncode.execute(conditioning, vision, image, weights, level, merge, seed, crop).result[0]
 
 
@@ -93,7 +95,7 @@ def condition(vision, **settings):
 
 
 def run(model, prompts, batch=1, seed=7, steps=sampled.STEPS):
-    noise = sampled.randn(batch, 4, *SIZE, seed=5)
+    noise = randn(batch, 4, *SIZE, seed=5)
     return sampled.sample(model, *prompts, noise, sampled.scheduler(steps).sigmas, CFG, seed=seed)
 
 
@@ -123,7 +125,7 @@ def reference(unet, embeds, level=0, stats=None, batch=1, mixed=None, steps=samp
         num_inference_steps=steps,
         guidance_scale=CFG,
         num_images_per_prompt=batch,
-        latents=sampled.randn(batch, 4, *SIZE, seed=5) * pipeline.scheduler.init_noise_sigma,
+        latents=randn(batch, 4, *SIZE, seed=5) * pipeline.scheduler.init_noise_sigma,
         generator=torch.Generator().manual_seed(NOISE_SEED),
         output_type="latent",
         **sampled.embeds(*sampled.prompts(), 1),
@@ -159,7 +161,7 @@ def test_one_picture_is_equal_to_diffusers(models, unets, kind, level, stats, wi
     vision, batch = Vision(DIM[kind]), 2 if level == 50 else 1
     ours = run(model, condition(vision, level=level, weights="0.3"), batch)
     embeds = vision.encode_image(torch.empty(1)).image_embeds
-    assert sampled.off(ours, reference(unets[kind], embeds, level, theirs, batch)) < 1e-4
+    assert relative_error(ours, reference(unets[kind], embeds, level, theirs, batch)) < 1e-4
 
 
 @pytest.mark.parametrize("merge", [-1, 0, 50])
@@ -175,11 +177,11 @@ def test_several_pictures_are_equal_to_stabilitys_formula(unets, with_stats, sta
 
     supply = prompts[0][0][1]["model_conds"][FEED]
     vector = supply({}, with_stats, torch.device("cpu"))["y"].cond
-    assert sampled.off(vector[:, :768], theirs[:, :768]) < 1e-5
-    assert sampled.off(vector[:, 768:], theirs[:, 768:]) < 1e-6
+    assert relative_error(vector[:, :768], theirs[:, :768]) < 1e-5
+    assert relative_error(vector[:, 768:], theirs[:, 768:]) < 1e-6
     if weights and merge:
         ours = run(with_stats, prompts)
-        assert sampled.off(ours, reference(unets["unclip_l"], embeds[:1], mixed=theirs)) < 1e-4
+        assert relative_error(ours, reference(unets["unclip_l"], embeds[:1], mixed=theirs)) < 1e-4
 
 
 def test_pictures_of_nodes_in_a_row_are_mixed(models):
@@ -194,7 +196,7 @@ def test_pictures_of_nodes_in_a_row_are_mixed(models):
     c = second.encode_image(torch.empty(1)).image_embeds
     (m, n, _), (o, merge_noise) = noises(3, dim), noises(2, dim, seed=5)
     theirs = stability([(a, 1, 10, m), (b, 2, 10, n), (c, 4, 200, o)], 70, merge_noise)
-    assert sampled.off(vector, theirs) < 1e-4
+    assert relative_error(vector, theirs) < 1e-4
 
 
 def hosts(dim, count, level):
@@ -211,16 +213,18 @@ def test_wrong_variants_are_far_off(models, unets, stats):
     one, *_ = embeds = vision.encode_image(torch.empty(2)).image_embeds.split(1)
     theirs, without = (reference(unet, one, level, numbers, steps=2) for numbers in (stats, None))
     ours = run(model, condition(vision, level=level), steps=2)
-    assert sampled.off(ours, theirs) > 1e-2, "without statistics"
-    assert sampled.off(ours, without) < 1e-4, "and only by them"
-    assert sampled.off(run(model, hosts(768, 1, level), steps=2), without) > 1e-2, "the host's noise"
+    assert relative_error(ours, theirs) > 1e-2, "without statistics"
+    assert relative_error(ours, without) < 1e-4, "and only by them"
+    assert relative_error(run(model, hosts(768, 1, level), steps=2), without) > 1e-2, "the host's noise"
 
     *noise, merge_noise = noises(3, 768)
     pictures = [(x, 1, 0, n) for x, n in zip(embeds, noise, strict=True)]
     mixed = reference(unet, one, mixed=stability(pictures, 50, merge_noise), steps=2)
-    assert sampled.off(run(model, condition(vision, count=2), steps=2), mixed) < 1e-4
-    assert sampled.off(run(model, condition(vision, count=2, merge=-1), steps=2), mixed) > 1e-2, "no noise on the mean"
-    assert sampled.off(run(model, hosts(768, 2, 0), steps=2), mixed) > 1e-2, "the host's sum"
+    assert relative_error(run(model, condition(vision, count=2), steps=2), mixed) < 1e-4
+    assert relative_error(run(model, condition(vision, count=2, merge=-1), steps=2), mixed) > 1e-2, (
+        "no noise on the mean"
+    )
+    assert relative_error(run(model, hosts(768, 2, 0), steps=2), mixed) > 1e-2, "the host's sum"
 
 
 def test_missing_statistics_are_told_in_the_log(models, with_stats, caplog):
@@ -264,7 +268,7 @@ def watched(model):
 
 
 def test_the_negative_prompt_has_no_picture_and_runs_in_the_same_batch(models):
-    before = sampled.state(models["unclip_h"])
+    before = frozen(models["unclip_h"])
     model, calls = watched(models["unclip_h"])
     run(model, condition(Vision(1024)), batch=3)
     assert len(calls) == sampled.STEPS
@@ -272,7 +276,7 @@ def test_the_negative_prompt_has_no_picture_and_runs_in_the_same_batch(models):
         empty = [not y.any() for y in call["c"]["y"]]
         assert empty == [kind == 1 for kind in call["cond_or_uncond"] for _ in range(3)]
         assert FEED not in call["c"]
-    assert sampled.same(before, sampled.state(models["unclip_h"]))
+    assert frozen(models["unclip_h"]) == before
 
 
 def test_pictures_for_parts_of_the_latent(models):
@@ -301,7 +305,7 @@ def test_copies_of_the_check_supply_the_pictures_too(models):
 @pytest.mark.parametrize("host_first", [True, False])
 def test_with_the_hosts_node_on_the_same_prompt(models, host_first):
     host = host_nodes.unCLIPConditioning()
-    output = SimpleNamespace(image_embeds=sampled.randn(1, 1024, seed=1))
+    output = SimpleNamespace(image_embeds=randn(1, 1024, seed=1))
     positive, negative = sampled.prompts()
     with pytest.raises(ValueError, match="unCLIP Encode and unCLIPConditioning are on the same conditioning"):
         if host_first:
@@ -391,7 +395,7 @@ def test_schedule_and_levels_are_diffusers():
         theirs = get_timestep_embedding(torch.tensor([level]), 768, flip_sin_to_cos=True, downscale_freq_shift=0)
         x = torch.zeros(1, 768)
         (ours,) = adm([Pictures(x, torch.ones(1, 1), x, level, x, -1)], x, x + 1).split(768, 1)[1:]
-        assert sampled.off(ours, theirs) <= 1e-6
+        assert relative_error(ours, theirs) <= 1e-6
 
 
 def test_a_vector_is_of_one_or_more_groups(models):
@@ -450,17 +454,17 @@ def test_the_base_model_stays_as_it_was(models, stats, with_stats, folder):
     torch.save((stats[0] + 1, 2 * stats[1]), folder / "other.th")
     other = UnCLIPStats.execute(base, "other.th").result[0]
     with_stats.unpatch_model()  # as another test may have left it
-    before = sampled.state(base)
+    before = frozen(base)
     for prompts in (condition(Vision(768), level=300), hosts(768, 1, 300)):
         first = [run(model, prompts, steps=1) for model in (base, with_stats, other)]
-        assert sampled.off(first[1], first[0]) > 1e-3
-        assert sampled.off(first[2], first[1]) > 1e-3
+        assert relative_error(first[1], first[0]) > 1e-3
+        assert relative_error(first[2], first[1]) > 1e-3
         again = [run(model, prompts, steps=1) for model in (other, base, with_stats)]
         assert all(map(torch.equal, first, (*again[1:], again[0])))
         del first, again
     with_stats.unpatch_model()
     other.unpatch_model()
-    assert sampled.same(before, sampled.state(base))
+    assert frozen(base) == before
 
 
 @pytest.mark.parametrize("kind, name", [("unclip_h", "Stable unCLIP-H"), ("sd2", "Stable Diffusion 2 ")])

@@ -1,13 +1,10 @@
 """Change Map against Pillow, scikit-image, OpenCV and NumPy."""
 
-import comfy.utils
 import numpy as np
 import pytest
-import skimage.data
 import torch
 from comfy import model_management
 from comfy_execution.validation import validate_node_input
-from conftest import PACK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -15,9 +12,13 @@ from PIL import Image
 from scipy import ndimage
 from skimage import exposure
 
+from kit.golden import GOLDEN
+from kit.nodes import run_node
+from kit.pictures import photograph
+from kit.tensors import rand
 from pentimento.nodes.edit.change_map import ChangeMap
 
-GOLDEN = np.load(PACK / "tests" / "golden" / "blur.npz")
+BLUR = np.load(GOLDEN / "blur.npz")
 SIDES = st.integers(1, 20)
 MASKS = hnp.arrays(np.float32, st.tuples(SIDES, SIDES), elements=st.floats(0, 1, width=32))
 LIMITS = settings(max_examples=150, deadline=None)
@@ -25,15 +26,9 @@ LIMITS = settings(max_examples=150, deadline=None)
 
 def change(source, black=0.0, white=1.0, gamma=1.0, blur=0, invert=False):
     tensor = torch.from_numpy(source) if isinstance(source, np.ndarray) else source
-    before = tensor.clone()
-    result = ChangeMap.execute(tensor, black, white, gamma, blur, invert).result[0]
-    assert torch.equal(tensor, before), "the input was written to"
+    (result,) = run_node(ChangeMap, source=tensor, black=black, white=white, gamma=gamma, blur=blur, invert=invert)
     assert result.dtype == torch.float32 and result.ndim == 3
     return result[0].numpy() if isinstance(source, np.ndarray) else result
-
-
-def photograph(height=90, width=120):
-    return torch.from_numpy(skimage.data.astronaut()[300:][:height, 80 : 80 + width])[None].float() / 255
 
 
 def grey(source):
@@ -67,7 +62,7 @@ def test_a_depth_picture_changes_what_is_near():
 
 def test_the_brightness_of_colours_is_pillow_s():
     """ITU-R BT.601, as Pillow's "L" that the paper's scripts read maps with, in bytes; BT.709 would be off."""
-    image = photograph()
+    image = photograph(90, 120, top=300, left=80)
     expected = np.asarray(Image.fromarray((image[0] * 255).round().byte().numpy()).convert("L")) / 255
     assert np.abs(change(image)[0].numpy() - expected).max() < 1 / 255
     hdtv = (image[0] * torch.tensor((0.2126, 0.7152, 0.0722))).sum(-1).numpy()
@@ -75,7 +70,7 @@ def test_the_brightness_of_colours_is_pillow_s():
 
 
 def test_transparency_does_not_count():
-    image = torch.cat((photograph(), torch.rand(1, 90, 120, 1, generator=torch.Generator().manual_seed(0))), -1)
+    image = torch.cat((photograph(90, 120, top=300, left=80), rand(1, 90, 120, 1, seed=0)), -1)
     assert torch.equal(change(image), change(image[..., :3]))
 
 
@@ -102,8 +97,8 @@ def test_gamma_above_1_changes_more():
 @pytest.mark.parametrize("name", ["noise_5", "noise_60", "line_30", "corner_25"])
 def test_blur_is_that_of_opencv(name):
     """Also where the kernel is several times the picture. A third as sigma, or other borders, would be off."""
-    blur, expected = int(name.split("_")[1]), GOLDEN[name]
-    mask = GOLDEN[f"mask_{name}"].astype(np.float32) / 255
+    blur, expected = int(name.split("_")[1]), BLUR[name]
+    mask = BLUR[f"mask_{name}"].astype(np.float32) / 255
     assert np.abs(change(mask, blur=blur) - expected).max() < 1e-6
     third = ndimage.gaussian_filter(mask, blur / 3, mode="mirror", radius=blur)
     assert np.abs(third - expected).max() > 1e-4
@@ -183,18 +178,10 @@ def test_the_socket_takes_pictures_and_masks():
     assert not validate_node_input("LATENT", socket)
 
 
-def test_it_shows_its_progress_and_can_be_interrupted(monkeypatch):
-    bars = []
-
-    class Bar(comfy.utils.ProgressBar):
-        def __init__(self, total):
-            super().__init__(total)
-            bars.append(self)
-
-    monkeypatch.setattr(comfy.utils, "ProgressBar", Bar)
+def test_it_shows_its_progress_and_can_be_interrupted(bars):
     for source in (torch.zeros(3, 8, 9), torch.zeros(2, 8, 9, 3), torch.zeros(8, 9)):
         change(source, blur=2)
-    assert [(bar.current, bar.total) for bar in bars] == [(3, 3), (2, 2), (1, 1)]
+    assert [(bar.values[-1], bar.total) for bar in bars] == [(3, 3), (2, 2), (1, 1)]
     model_management.interrupt_current_processing()
     with pytest.raises(model_management.InterruptProcessingException):
         change(torch.zeros(3, 8, 9))

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from hypothesis import given, settings
@@ -10,42 +9,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
+from kit.pictures import as_pil, box_mask, crop, photograph
 from pentimento.model_patchers.edit.crop_to_mask import MAX_REGIONS, letterbox, placement, region, regions
 from pentimento.model_patchers.pixels.boxes import Box
 from pentimento.model_patchers.pixels.resample import resize
-from pentimento.nodes.edit.crop_to_mask import CropToMask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROCESSOR = VaeImageProcessor()  # resamples by Lanczos, as the inpainting pipelines do
 EIGHT = np.ones((3, 3))
 SIZES = st.integers(8, 256).map(lambda n: 8 * n)
-
-
-def crop(image, mask, width=64, height=64, padding=8, choice="one"):
-    before = image.clone(), mask.clone()
-    result = CropToMask.execute(image, mask, width, height, padding, choice).result
-    assert torch.equal(image, before[0])
-    assert torch.equal(mask, before[1]), "an input was written to"
-    return result
-
-
-def photograph(height=120, width=150, b=1):
-    """(b, H, W, 3), every picture another part of the photograph; 8-bit values."""
-    parts = [skimage.data.astronaut()[10 * i :, 100 + 10 * i :][:height, :width] for i in range(b)]
-    return torch.from_numpy(np.stack(parts)).float() / 255
-
-
-def box_mask(height, width, *boxes):
-    """(1, H, W), each box x, y, width, height."""
-    mask = torch.zeros(1, height, width)
-    for box in boxes:
-        mask[0][Box(*box).slices] = 1
-    return mask
-
-
-def as_pil(picture):
-    """(H, W) or (H, W, 3) of 8-bit values."""
-    return Image.fromarray((picture * 255).round().byte().numpy())
 
 
 @st.composite

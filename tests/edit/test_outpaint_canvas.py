@@ -3,25 +3,26 @@
 import gc
 import mmap
 
-import comfy.utils
 import numpy as np
 import pytest
-import skimage.data
 import torch
 from comfy import model_management
-from conftest import PACK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
 import nodes
+from kit import pictures
+from kit.golden import GOLDEN
+from kit.nodes import run_node
+from kit.tensors import rand
 from pentimento.model_patchers.edit.outpaint_canvas import PREFILLS, empty
 from pentimento.model_patchers.fill.harmonic import harmonic
 from pentimento.nodes.edit.outpaint_canvas import OutpaintCanvas
 from pentimento.nodes.fill.fill_without_model import FillWithoutModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-GOLDEN = np.load(PACK / "tests" / "golden" / "blur.npz")
+BLUR = np.load(GOLDEN / "blur.npz")
 PREFILL = pytest.mark.parametrize("prefill", PREFILLS)
 LENGTHS, SIDES = st.integers(1, 40), st.sampled_from((0, 0, 1, 5, 8, 24))
 FOUR_SIDES = st.tuples(SIDES, SIDES, SIDES, SIDES)  # left, top, right, bottom
@@ -29,22 +30,16 @@ LIMITS = settings(max_examples=100, deadline=None)
 
 
 def canvas(image, sides=(0, 0, 0, 0), overlap=50, blur=250, change=0.804, prefill="grey"):
-    before = image.clone()
-    results = OutpaintCanvas.execute(image, *sides, overlap, blur, change, prefill).result
-    assert torch.equal(image, before), "the input was written to"
-    return results
+    sizes = dict(zip(("left", "top", "right", "bottom"), sides, strict=True))
+    return run_node(OutpaintCanvas, image=image, **sizes, overlap=overlap, blur=blur, change=change, prefill=prefill)
 
 
 def core(image, sides, feathering):
     return nodes.ImagePadForOutpaint().expand_image(image, *sides, feathering)
 
 
-def noise(*shape, seed=0):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-
 def photograph(height=60, width=70):
-    return torch.from_numpy(skimage.data.astronaut()[100:, 60:][:height, :width]).float()[None] / 255
+    return pictures.photograph(height, width, top=100, left=60)
 
 
 def inside(height, width, sides):
@@ -58,7 +53,7 @@ def inside(height, width, sides):
 def test_without_prefill_it_is_core_pad_image_to_the_bit(height, width, sides, overlap, channels, batch):
     """As far as core's is right: where twice the overlap is less than the picture's height and width."""
     overlap = min(overlap, (min(height, width) - 1) // 2)
-    image = noise(batch, height, width, channels)
+    image = rand(batch, height, width, channels)
     picture, _, new_area = canvas(image, sides, overlap)
     expected, mask = core(image, sides, overlap)
     assert torch.equal(picture, expected)
@@ -84,11 +79,11 @@ def test_where_core_drops_the_feather_it_is_that_of_each_side_on_a_larger_pictur
             mask = core(torch.zeros(1, large, large, 1), alone, overlap)[1][0][inside(large, large, alone)]
             expected = torch.maximum(expected, mask[corner[0] :, corner[1] :][:height, :width])
     expected = torch.nn.functional.pad(expected, (left, right, top, bottom), value=1)
-    assert torch.equal(canvas(noise(1, height, width, 1), sides, overlap)[2][0], expected)
+    assert torch.equal(canvas(rand(1, height, width, 1), sides, overlap)[2][0], expected)
 
 
 def test_core_drops_the_feather_and_this_does_not():
-    image, sides = noise(1, 40, 100, 3), (0, 0, 8, 0)
+    image, sides = rand(1, 40, 100, 3), (0, 0, 8, 0)
     old, new = core(image, sides, 20)[1], canvas(image, sides, 20)[2]
     assert not old[..., :100].any()
     assert torch.equal(new[..., :80], torch.zeros(1, 40, 80))
@@ -111,7 +106,7 @@ def map_by_hand(height, width, sides, overlap, blur, change):
 @given(LENGTHS, LENGTHS, FOUR_SIDES, st.integers(0, 30), st.integers(0, 70), st.floats(0, 1))
 def test_the_change_map_is_the_recipe(height, width, sides, overlap, blur, change):
     """Also where the blur reaches further than the canvas, and the overlap further than the picture."""
-    found = canvas(noise(1, height, width, 1), sides, overlap, blur, change)[1]
+    found = canvas(rand(1, height, width, 1), sides, overlap, blur, change)[1]
     assert found.dtype == torch.float32
     assert np.abs(found[0].numpy() - map_by_hand(height, width, sides, overlap, blur, change)).max() < 1e-6
     assert found.min() >= 0 and found.max() <= np.float32(change)
@@ -119,10 +114,10 @@ def test_the_change_map_is_the_recipe(height, width, sides, overlap, blur, chang
 
 def test_the_change_map_is_that_of_opencv():
     """A corner: new on the left and below. With the usual third as sigma, or black borders, it would be far off."""
-    expected = 1 - GOLDEN["corner_25"]
-    found = canvas(noise(1, 70, 90, 3), (24, 0, 0, 32), 10, 25, 1.0)[1][0].numpy()
+    expected = 1 - BLUR["corner_25"]
+    found = canvas(rand(1, 70, 90, 3), (24, 0, 0, 32), 10, 25, 1.0)[1][0].numpy()
     assert np.abs(found - expected).max() < 1e-6
-    keep = GOLDEN["mask_corner_25"] / 255
+    keep = BLUR["mask_corner_25"] / 255
     third = ndimage.gaussian_filter(keep, 25 / 3, mode="mirror", radius=25)
     black = ndimage.gaussian_filter(keep, 8.0, mode="constant", radius=25)
     assert np.abs(1 - third - expected).max() > 0.01
@@ -131,8 +126,8 @@ def test_the_change_map_is_that_of_opencv():
 
 def test_the_recipe_at_its_own_size():
     """OpenCV blurred bytes, so that its map is a level of 255 off at most; the defaults are the recipe's numbers."""
-    expected = 1 - GOLDEN["recipe_250"] / 255.0
-    found = canvas(noise(1, 1024, 768, 1), (0, 0, 256, 0))[1][0]
+    expected = 1 - BLUR["recipe_250"] / 255.0
+    found = canvas(rand(1, 1024, 768, 1), (0, 0, 256, 0))[1][0]
     assert np.abs(found.numpy() - expected).max() < 1 / 255
     assert (found == found[512]).all()
     assert found[0, 468] > 0 and found[0, 467] == 0, "250 px from the seam, which lies 50 px inside the picture"
@@ -140,10 +135,10 @@ def test_the_recipe_at_its_own_size():
 
 
 def test_far_from_the_seam_the_map_is_exactly_change_and_exactly_0():
-    found = canvas(noise(1, 100, 300, 3), (200, 0, 0, 0), 10, 40, 0.3)[1]
+    found = canvas(rand(1, 100, 300, 3), (200, 0, 0, 0), 10, 40, 0.3)[1]
     assert (found[..., :170] == torch.tensor(0.3)).all()
     assert (found[..., 250:] == 0).all()
-    hard = canvas(noise(1, 100, 300, 3), (0, 7, 0, 0), 10, 0, 0.3)[1]
+    hard = canvas(rand(1, 100, 300, 3), (0, 7, 0, 0), 10, 0, 0.3)[1]
     assert (hard[:, :17] == torch.tensor(0.3)).all() and (hard[:, 17:] == 0).all()
 
 
@@ -153,7 +148,7 @@ def test_far_from_the_seam_the_map_is_exactly_change_and_exactly_0():
 )
 def test_the_picture_keeps_every_bit_and_the_new_area_is_opaque(prefill, channels, sides):
     height, width = 19, 23
-    image = noise(2, height, width, channels)
+    image = rand(2, height, width, channels)
     picture, change_map, new_area = canvas(image, sides, 4, 6, 0.8, prefill)
     place = inside(height, width, sides)
     size = height + sides[1] + sides[3], width + sides[0] + sides[2]
@@ -167,7 +162,7 @@ def test_the_picture_keeps_every_bit_and_the_new_area_is_opaque(prefill, channel
 
 
 def test_grey_and_edge_are_numpy_padding():
-    image, sides = noise(2, 9, 13, 3), (3, 5, 8, 0)
+    image, sides = rand(2, 9, 13, 3), (3, 5, 8, 0)
     padding = ((0, 0), (5, 0), (3, 8), (0, 0))
     assert np.array_equal(canvas(image, sides)[0], np.pad(image, padding, constant_values=0.5))
     assert np.array_equal(canvas(image, sides, prefill="edge")[0], np.pad(image, padding, mode="edge"))
@@ -190,7 +185,7 @@ def test_harmonic_and_patchmatch_are_the_fills_of_these_names(sides):
 def test_harmonic_lets_nothing_flow_across_the_canvas_border():
     """A plain picture goes on plain, and a single row or column of pixels goes on as it is."""
     assert (canvas(torch.full((1, 6, 9, 3), 0.7), (5, 3, 20, 9), prefill="harmonic")[0] - 0.7).abs().max() < 1e-5
-    row = noise(1, 1, 40, 3)
+    row = rand(1, 1, 40, 3)
     grown = canvas(row, (30, 0, 50, 0), prefill="harmonic")[0]
     assert (grown - canvas(row, (30, 0, 50, 0), prefill="edge")[0]).abs().max() < 1e-5
 
@@ -208,7 +203,7 @@ def test_the_seam_of_a_prefill_is_smooth_and_that_of_grey_is_not():
 
 @PREFILL
 def test_0_px_on_all_sides_changes_nothing(prefill):
-    image = noise(2, 17, 11, 3)
+    image = rand(2, 17, 11, 3)
     picture, change_map, new_area = canvas(image, prefill=prefill)
     assert torch.equal(picture, image)
     assert torch.equal(change_map, torch.zeros(1, 17, 11)) and torch.equal(new_area, torch.zeros(1, 17, 11))
@@ -221,22 +216,21 @@ def test_negative_numbers_are_refused_in_a_sentence(name):
     with pytest.raises(
         ValueError, match=f"^{name} is -8 px but must be 0 or more. To make a picture smaller, crop it.$"
     ):
-        OutpaintCanvas.execute(noise(1, 9, 9, 3), *given.values(), 0.804, "grey")
+        OutpaintCanvas.execute(rand(1, 9, 9, 3), *given.values(), 0.804, "grey")
     widget = next(entry for entry in OutpaintCanvas.GET_SCHEMA().inputs if entry.id == name)
     assert widget.min == 0
 
 
 @pytest.mark.parametrize("change", [-0.1, 1.5, float("nan")])
 def test_a_change_out_of_range_is_refused_in_a_sentence(change):
-    with pytest.raises(
-        ValueError, match=r"^change is .* but must be between 0 \(keep\) and 1 \(repaint from noise\)\.$"
-    ):
-        OutpaintCanvas.execute(noise(1, 9, 9, 3), 8, 0, 0, 0, 4, 2, change, "grey")
+    message = r"^change is .* but must be between 0 \(keep\) and 1 \(repaint from noise\)\.$"
+    with pytest.raises(ValueError, match=message):
+        OutpaintCanvas.execute(rand(1, 9, 9, 3), 8, 0, 0, 0, 4, 2, change, "grey")
 
 
 def test_an_overlap_wider_than_the_picture():
     """All of it may change; core's mask goes on falling away from the new side."""
-    _, change_map, new_area = canvas(noise(1, 10, 12, 3), (8, 0, 0, 0), 100, 9, 0.5)
+    _, change_map, new_area = canvas(rand(1, 10, 12, 3), (8, 0, 0, 0), 100, 9, 0.5)
     assert (change_map == 0.5).all()
     assert torch.equal(new_area[0, 3, 8:], torch.tensor([((100 - d) / 100) ** 2 for d in range(12)]))
 
@@ -276,17 +270,9 @@ def test_the_same_bits_every_time_and_the_random_numbers_of_others_left_alone(pr
 
 
 @pytest.mark.parametrize("prefill", ["harmonic", "patchmatch"])
-def test_a_fill_shows_its_progress_and_can_be_interrupted(prefill, monkeypatch):
-    bars = []
-
-    class Bar(comfy.utils.ProgressBar):
-        def __init__(self, total):
-            super().__init__(total)
-            bars.append(self)
-
-    monkeypatch.setattr(comfy.utils, "ProgressBar", Bar)
+def test_a_fill_shows_its_progress_and_can_be_interrupted(prefill, bars):
     canvas(photograph(), (0, 0, 8, 0), prefill=prefill)
-    assert [(bar.current, bar.total) for bar in bars] == [(60 * 8, 60 * 8)]
+    assert [(bar.values[-1], bar.total) for bar in bars] == [(60 * 8, 60 * 8)]
     model_management.interrupt_current_processing()
     with pytest.raises(model_management.InterruptProcessingException):
         canvas(photograph(), (0, 0, 8, 0), prefill=prefill)

@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
 from comfy import model_management
 from diffusers.image_processor import VaeImageProcessor
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from scipy import ndimage
 
+from kit.nodes import run_node
+from kit.pictures import as_pil, box_mask, crop, photograph
 from pentimento.model_patchers.edit.paste_back import FLAT, KNOWN, match_colour, ramp
 from pentimento.model_patchers.pixels.boxes import Box
 from pentimento.nodes.edit.crop_to_mask import CropToMask, PasteBack
@@ -18,40 +18,8 @@ from pentimento.nodes.edit.crop_to_mask import CropToMask, PasteBack
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def crop(image, mask, width=64, height=64, padding=8, choice="one"):
-    return CropToMask.execute(image, mask, width, height, padding, choice).result
-
-
-def same_bits(a, b):
-    """Where NaN equals itself."""
-    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
-
-
 def paste(crops, image, feather=0, match="off"):
-    before = image.clone(), crops.image.clone()
-    result = PasteBack.execute(crops, image, feather, match).result[0]
-    assert same_bits(image, before[0])
-    assert same_bits(crops.image, before[1]), "an input was written to"
-    return result
-
-
-def photograph(height=120, width=150, b=1):
-    """(b, H, W, 3), every picture another part of the photograph; 8-bit values."""
-    parts = [skimage.data.astronaut()[10 * i :, 100 + 10 * i :][:height, :width] for i in range(b)]
-    return torch.from_numpy(np.stack(parts)).float() / 255
-
-
-def box_mask(height, width, *boxes):
-    """(1, H, W), each box x, y, width, height."""
-    mask = torch.zeros(1, height, width)
-    for box in boxes:
-        mask[0][Box(*box).slices] = 1
-    return mask
-
-
-def as_pil(picture):
-    """(H, W) or (H, W, 3) of 8-bit values."""
-    return Image.fromarray((picture * 255).round().byte().numpy())
+    return run_node(PasteBack, crops=crops, image=image, feather=feather, match_colour=match)[0]
 
 
 @st.composite

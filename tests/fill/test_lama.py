@@ -9,6 +9,7 @@ import weakref
 from collections import OrderedDict
 
 import comfy.ops
+import comfy.utils
 import numpy as np
 import psutil
 import pytest
@@ -18,9 +19,11 @@ import torch.nn.functional as F
 from comfy import model_management
 from torch import nn
 
+from kit.assertions import frozen
 from pentimento.model_patchers.arch.lama import Config, Generator
 from pentimento.model_patchers.fill import lama, lama_refinement
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 spandrel_lama = importlib.import_module("spandrel.architectures.LaMa.__arch.LaMa")
 WHOLE, EACH = "whole picture", "each hole"
 
@@ -41,15 +44,6 @@ def randomise(module, seed=0):
     logits = layers[:-1].eval()(torch.rand(1, 4, 64, 64, generator=rng))
     layers[-2].weight.data /= logits.std()  # so that the sigmoid does not saturate
     return module.eval()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums in one order: Adam divides each gradient by its size, and so makes much of a difference next to nothing."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -486,18 +480,16 @@ class TestHost:
         monkeypatch.setattr(lama_refinement, "MIN_SIDE", 32)
         model = thin[1]
         image, mask = picture(rng, 90, 80), block_mask(90, 80, (5, 60), (3, 55))
-        copies, weights = (image.clone(), mask.clone()), state(model)
+        copies, weights = (image.clone(), mask.clone()), frozen(model.generator)
         wanted = model.fill(image, mask, WHOLE, 0, refine_steps)
         calls = []
         stop_at = 40 if refine_steps else 7
 
-        class Progress(lama.Progress):
-            def __call__(self, steps=1):
-                calls.append(steps)
-                model_management.interrupt_current_processing(len(calls) == stop_at)
-                super().__call__(steps)
+        def update(bar, steps):
+            calls.append(steps)
+            model_management.interrupt_current_processing(len(calls) == stop_at)
 
-        monkeypatch.setattr(lama, "Progress", Progress)
+        monkeypatch.setattr(comfy.utils.ProgressBar, "update", update)
         with pytest.raises(model_management.InterruptProcessingException):
             model.fill(image, mask, WHOLE, 0, refine_steps)
         assert len(calls) == stop_at  # it stopped at once, in the middle of the net
@@ -505,36 +497,22 @@ class TestHost:
         monkeypatch.setattr(lama_refinement, "MIN_SIDE", 32)
         assert not model_management.processing_interrupted()
         assert torch.equal(image, copies[0]) and torch.equal(mask, copies[1])
-        assert all(torch.equal(a, b) for a, b in zip(weights, state(model), strict=True))
+        assert frozen(model.generator) == weights
         assert torch.equal(model.fill(image, mask, WHOLE, 0, refine_steps), wanted)
 
     @pytest.mark.parametrize("refine_steps", [0, 3])
-    def test_bar_reaches_its_end(self, thin, rng, refine_steps, monkeypatch):
+    def test_bar_reaches_its_end(self, thin, rng, refine_steps, bars, monkeypatch):
         monkeypatch.setattr(lama_refinement, "MIN_SIDE", 32)
-        bars = []
-
-        class Progress:
-            def __init__(self, total):
-                self.left = total
-                bars.append(self)
-
-            def __call__(self, steps=1):
-                self.left -= steps
-
-        monkeypatch.setattr(lama, "Progress", Progress)
         mask = block_mask(200, 180, (5, 60), (3, 55))
         mask[:, 150:170, 120:170] = 1
         thin[1].fill(picture(rng, 200, 180), mask, EACH, 16, refine_steps)
-        assert [bar.left for bar in bars] == [0]
+        (bar,) = bars
+        assert bar.values[-1] == bar.total
 
     def test_nothing_is_logged_but_the_load(self, thin, rng, caplog):
         with caplog.at_level(logging.WARNING):
             thin[1].fill(picture(rng, 40, 40), block_mask(40, 40, (5, 20), (3, 25)), WHOLE, 0, 0)
         assert not caplog.records
-
-
-def state(model):
-    return [value.clone() for value in model.generator.state_dict().values()]
 
 
 # --- refinement -----------------------------------------------------------------------------------------------------
@@ -661,9 +639,9 @@ class TestRefinement:
 
     def test_weights_stay_as_they_are(self, refined):
         model = ours(refined.net)
-        before = state(model)
+        before = frozen(model.generator)
         model.fill(refined.image, refined.mask, WHOLE, 0, 3)
-        assert all(torch.equal(a, b) for a, b in zip(before, state(model), strict=True))
+        assert frozen(model.generator) == before
         assert all(p.grad is None for p in model.generator.parameters())
         plain = ours(refined.net).fill(refined.image, refined.mask, WHOLE, 0, 0)
         assert torch.equal(model.fill(refined.image, refined.mask, WHOLE, 0, 0), plain)

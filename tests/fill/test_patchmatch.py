@@ -10,6 +10,7 @@ from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import inpaint_biharmonic
 
+from kit.tensors import rand
 from pentimento.model_patchers.fill.harmonic import harmonic
 from pentimento.model_patchers.fill.patchmatch import patchmatch
 from pentimento.model_patchers.fill.patchmatch_offsets import likeness
@@ -36,7 +37,7 @@ def psnr(filled, picture, hole):
 
 
 def noise_tile(y, x, period):
-    tile = torch.rand(*period, 3, generator=torch.Generator().manual_seed(5))
+    tile = rand(*period, 3, seed=5)
     return tile[y % period[0], x % period[1]]
 
 

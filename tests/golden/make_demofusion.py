@@ -46,7 +46,8 @@ def main(path: str) -> None:
     from diffusers import AutoencoderKL, DPMSolverMultistepScheduler
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-    from kit import run, thin_sdxl
+    from kit import narrow
+    from kit.tensors import randn
 
     vae = AutoencoderKL(
         block_out_channels=(8,) * 4,
@@ -57,7 +58,7 @@ def main(path: str) -> None:
     )
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     text = CLIPTextModelWithProjection(CLIPTextConfig(projection_dim=1280, vocab_size=8, **sizes))  # asked its width
-    unet = thin_sdxl.diffusers_unet(WINDOW)
+    unet = narrow.diffusers_sdxl(WINDOW)
     scheduler = DPMSolverMultistepScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -84,13 +85,13 @@ def main(path: str) -> None:
             torch.manual_seed(NOISE_SEED + len(ended))
 
     vae.decode = decode
-    positive, negative = thin_sdxl.prompts()
+    positive, negative = narrow.sdxl_prompts()
     pipeline(
         prompt_embeds=positive[0][0],
         pooled_prompt_embeds=positive[0][1]["pooled_output"],
         negative_prompt_embeds=negative[0][0],
         negative_pooled_prompt_embeds=negative[0][1]["pooled_output"],
-        latents=run.randn(1, 4, *(side // PHASES for side in SIZE), seed=NOISE_SEED),
+        latents=randn(1, 4, *(side // PHASES for side in SIZE), seed=NOISE_SEED),
         height=8 * SIZE[0],
         width=8 * SIZE[1],
         num_inference_steps=STEPS,

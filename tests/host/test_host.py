@@ -19,10 +19,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from kit.paths import PACK
 from pentimento_host import client, demo, environment, models, photographs, standins
 from pentimento_host import server as host_server
-
-PACK = Path(__file__).resolve().parents[2]
 
 SMALL_SETUP = """
 import runpy, sys

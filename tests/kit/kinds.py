@@ -1,4 +1,4 @@
-"""Models of every kind that the pack tells apart, without weights: the host's own objects on the meta device.
+"""Models of every kind that the pack tells apart, without weights: ComfyUI's own objects on the meta device.
 
 A sampler that gets as far as computing with one fails.
 """
@@ -25,7 +25,7 @@ SHAPES = diffusion.UNETS | {
 
 
 def without_weights(shape, **keys):
-    """A model of the host's with the shapes alone: nothing that is computed with it would work."""
+    """ComfyUI's model with the shapes alone. Nothing can be computed with it."""
     weights = {name: torch.empty(size, device="meta") for name, size in diffusion.unet_shapes(shape)} | keys
     config = comfy.model_detection.model_config_from_unet(weights, "")
     return patcher(config, weights)

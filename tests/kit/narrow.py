@@ -1,6 +1,6 @@
-"""UNets as narrow as the host's layers allow, for runs of many windows.
+"""UNets as narrow as ComfyUI's layers allow, for runs of many windows.
 
-The host tells kinds by their widths, so it does not recognise these weights and is told what they are.
+ComfyUI detects a kind by its widths and does not recognise these weights, so the kind is named here.
 """
 
 from dataclasses import replace
@@ -11,11 +11,14 @@ import comfy.supported_models
 import torch
 from comfy import model_management
 from comfy.model_patcher import CoreModelPatcher, ModelPatcher
+from diffusers import UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
 from pentimento_host.standins import diffusion
 from pentimento_host.standins.weights import drawn
 
 from . import thin
+from .tensors import randn
 
 WIDTH = 64  # of the network and of the text
 KINDS = {
@@ -33,7 +36,7 @@ def _shape(kind: str) -> diffusion.UNet:
 
 
 def host_model(kind: str) -> ModelPatcher:
-    """A UNet as the host's model of this kind."""
+    """A UNet as ComfyUI's model of this kind."""
     weights = diffusion.unet(_shape(kind))
     config = KINDS[kind](comfy.model_detection.detect_unet_config(weights, ""))
     config.set_inference_dtype(torch.float32, None)
@@ -63,3 +66,31 @@ def controlnet() -> comfy.controlnet.ControlNet:
     generator = torch.Generator().manual_seed(5)
     shapes = diffusion.controlnet_shapes(_shape("sd15"))
     return comfy.controlnet.load_controlnet_state_dict({name: drawn(name, size, generator) for name, size in shapes})
+
+
+def diffusers_sdxl(sample_size: int) -> UNet2DConditionModel:
+    """The UNet "sdxl" as SDXL's pipelines call it."""
+    shape = _shape("sdxl")
+    unet = UNet2DConditionModel(
+        sample_size=sample_size,
+        block_out_channels=(shape.width,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        layers_per_block=1,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=shape.width // 64,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=shape.adm,
+    )
+    prefixed = {f"model.diffusion_model.{name}": weight for name, weight in diffusion.unet(shape).items()}
+    unet.load_state_dict(convert_ldm_unet_checkpoint(prefixed, dict(unet.config)))
+    return unet.eval()
+
+
+def sdxl_prompts(**sizes: int) -> list:
+    """A positive and a negative conditioning, with SDXL's sizes (width, height, target_width, ...)."""
+    return [
+        [[randn(1, 7, WIDTH, seed=seed), {"pooled_output": randn(1, 1280, seed=seed + 10), **sizes}]] for seed in (1, 2)
+    ]

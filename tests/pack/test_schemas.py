@@ -4,27 +4,21 @@
 changes nothing that is already there: what a workflow may have saved stays.
 """
 
-import asyncio
 import inspect
 import json
 import re
 
 import pytest
 from comfy_api.latest import io
-from conftest import PACK, pentimento
 
-
-async def nodes():
-    extension = await pentimento.comfy_entrypoint()
-    await extension.on_load()
-    return await extension.get_node_list()
-
+from kit.nodes import node_classes
+from kit.paths import PACK
 
 SNAPSHOT = PACK / "tests" / "schemas.json"
 HOW_TO_ADD = (
     "Add it with `python3 host test tests/pack/test_schemas.py --update-schemas` and commit tests/schemas.json."
 )
-CLASSES = {cls.GET_SCHEMA().node_id: cls for cls in asyncio.run(nodes())}
+CLASSES = node_classes()
 SCHEMAS = {node_id: cls.GET_SCHEMA() for node_id, cls in CLASSES.items()}
 FOLDERS = ("nodes", "model_patchers", "routes", "tests", "host", "benchmarks")
 SOURCES = [

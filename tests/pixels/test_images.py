@@ -108,14 +108,13 @@ def test_a_missing_file_says_where_it_belongs(host_folders):
         folders.full_path("x.pt", "inpaint", "lama")
 
 
-def test_progress_moves_the_bar_and_hears_the_interrupt(monkeypatch):
-    seen = []
-    monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", lambda value, total, *_, **__: seen.append((value, total)))
+def test_progress_moves_the_bar_and_hears_the_interrupt(bars, monkeypatch):
     progress = Progress(3)
     progress()
     progress(2)
-    assert seen == [(1, 3), (3, 3)]
+    (bar,) = bars
+    assert bar.values == [1, 3] and bar.total == 3
     monkeypatch.setattr(model_management, "interrupt_processing", True)
     with pytest.raises(model_management.InterruptProcessingException):
         progress()
-    assert seen == [(1, 3), (3, 3)]
+    assert bar.values == [1, 3]

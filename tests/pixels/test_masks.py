@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
+from kit.tensors import rand
 from pentimento.model_patchers.pixels.boxes import Box
 from pentimento.model_patchers.pixels.masks import grow, pair, resize_mask
 from pentimento.model_patchers.pixels.regions import hole_boxes
@@ -99,7 +100,7 @@ def test_empty_and_full_holes(size, value):
 @pytest.mark.parametrize("context", [0, 8, 128])
 @pytest.mark.parametrize("specks", [300, 10_000])
 def test_thousands_of_specks_at_four_megapixels(context, specks):
-    hole = torch.rand(2048, 2048, generator=torch.Generator().manual_seed(0)) < specks / 2048**2
+    hole = rand(2048, 2048, seed=0) < specks / 2048**2
     boxes = hole_boxes(hole, context)
     covered = torch.zeros_like(hole)
     for box in boxes:

@@ -5,6 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import T5TokenizerFast
 
+from kit.paths import HOST
 from pentimento.model_patchers.prompt.caption import EXAMPLES, INSTRUCTION, clean, count_tokens, prompt
 
 LIMIT = 128
@@ -14,9 +15,9 @@ LONG = " ".join(f"Sentence number {n} says that a red ball lies left of a green 
 
 
 @pytest.fixture(scope="module")
-def t5(host):
+def t5():
     """The tokenizer that the host has for T5, read without the pack."""
-    return T5TokenizerFast.from_pretrained(host.comfyui / "comfy" / "text_encoders" / "t5_tokenizer")
+    return T5TokenizerFast.from_pretrained(HOST / "comfy" / "text_encoders" / "t5_tokenizer")
 
 
 def test_prompt_is_instruction_then_pairs_then_the_text():

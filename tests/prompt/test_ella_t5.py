@@ -10,9 +10,11 @@ import torch
 from comfy import model_management
 from transformers import AutoTokenizer, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
+from kit.assertions import relative_error
 from pentimento.model_patchers.arch.t5_fp16 import Norm, limited_sum
 from pentimento.model_patchers.prompt import ella_t5, ella_text
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 FP16, FP32, BF16 = ella_t5.PRECISIONS
 THIN = {"vocab_size": 32128, "d_model": 32, "d_kv": 64, "d_ff": 64, "num_layers": 3, "num_heads": 2}
 PROMPTS = [
@@ -28,14 +30,6 @@ PROMPTS = [
     " ".join(["tree"] * 127),
     " ".join(["tree"] * 128),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def thin(model=T5EncoderModel, **options):
@@ -100,11 +94,6 @@ def reference(network, tokenizer, text, length):
     return network(input_ids=found.input_ids, attention_mask=found.attention_mask).last_hidden_state.float()
 
 
-def distance(found, expected):
-    """The largest difference, in parts of the largest value."""
-    return ((found - expected).abs().max() / expected.abs().max()).item()
-
-
 # Features
 
 
@@ -140,9 +129,9 @@ def test_fp16_overflows_as_in_transformers(overflowing, tokenizer, monkeypatch, 
     for text, length in ((PROMPTS[2], 128), (PROMPTS[5], None), (PROMPTS[6], 128), (PROMPTS[6], None)):
         expected = reference(trained, tokenizer, text, length)
         assert expected.isfinite().all()
-        assert distance(encode(half, text, length), expected) <= 1e-2
-        assert distance(encode(full, text, length), expected) > 0.1  # so something did overflow
-        assert distance(encode(full, text, length), reference(network, tokenizer, text, length)) <= 1e-5
+        assert relative_error(encode(half, text, length), expected) <= 1e-2
+        assert relative_error(encode(full, text, length), expected) > 0.1  # so something did overflow
+        assert relative_error(encode(full, text, length), reference(network, tokenizer, text, length)) <= 1e-5
 
 
 def test_the_sums_of_fp16():
@@ -162,7 +151,7 @@ def test_bf16_is_near_and_warned_of(gated, tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
         found = encode(ella_t5.load(gated[1], BF16), PROMPTS[3], 128)
     assert "trained" in caplog.text
-    assert distance(found, reference(copy.deepcopy(gated[0]).bfloat16(), tokenizer, PROMPTS[3], 128)) <= 3e-2
+    assert relative_error(found, reference(copy.deepcopy(gated[0]).bfloat16(), tokenizer, PROMPTS[3], 128)) <= 3e-2
 
 
 # Tokens

@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from skimage import measure, morphology
 
+from kit.nodes import run_node
 from pentimento.nodes.segment.tune_mask import TuneMask
 
 SIDES = st.integers(1, 16)
@@ -20,9 +21,8 @@ EIGHT, FOUR = np.ones((3, 3)), ndimage.generate_binary_structure(2, 1)
 
 def tune(mask, grow=0, fill_holes=0, remove_specks=0, feather=0, invert=False):
     tensor = torch.from_numpy(mask) if isinstance(mask, np.ndarray) else mask
-    before = tensor.clone()
-    result = TuneMask.execute(tensor, grow, fill_holes, remove_specks, feather, invert).result[0]
-    assert torch.equal(tensor, before), "the input was written to"
+    settings = {"grow": grow, "fill_holes": fill_holes, "remove_specks": remove_specks, "feather": feather}
+    (result,) = run_node(TuneMask, mask=tensor, **settings, invert=invert)
     return result[0].numpy() if isinstance(mask, np.ndarray) else result
 
 

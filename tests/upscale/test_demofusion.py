@@ -1,7 +1,6 @@
 """DemoFusion Upscale against diffusers' community pipeline, its work counted, and at the edges."""
 
 import math
-from pathlib import Path
 
 import comfy.model_base
 import comfy.model_patcher
@@ -22,8 +21,12 @@ from comfy_extras.nodes_easycache import EasyCacheNode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit import thin_sdxl
-from kit.run import off, randn, same, state
+from kit import narrow
+from kit.assertions import frozen, relative_error
+from kit.golden import GOLDEN
+from kit.nodes import run_node
+from kit.tensors import randn
+from kit.toy_network import KINDS, Neighbours, Pointwise, patcher
 from pentimento.model_patchers.comfyui import kinds, schedule
 from pentimento.model_patchers.comfyui.conditioning import Needs, needs
 from pentimento.model_patchers.comfyui.schedule import Interval
@@ -32,54 +35,28 @@ from pentimento.model_patchers.upscale.demofusion import LADDERS, Settings
 from pentimento.nodes.upscale.demofusion import DemoFusion
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-GOLDEN = Path(__file__).parents[1] / "golden" / "demofusion.npz"
 SEED = 20  # as make_demofusion.py, and so are the settings of `pipeline`
-KINDS = {
-    "eps": (comfy.supported_models.SD15, comfy.model_base.ModelType.EPS, 4),
-    "v": (comfy.supported_models.SD20, comfy.model_base.ModelType.V_PREDICTION, 4),
-    "flow": (comfy.supported_models.SD3, comfy.model_base.ModelType.FLOW, 16),
-    "video": (comfy.supported_models.WAN21_T2V, comfy.model_base.ModelType.FLOW, 16),
-}
 SIGMAS = torch.tensor([14.0, 6.0, 2.0, 0.5, 0.0])
 
 
-class Network(torch.nn.Module):
-    """Of a value and its neighbours, so that it takes latents of any shape and sees where a window ends."""
-
-    dtype = torch.float32
-    seen: set
-
-    def forward(self, x, t, **kwargs):
-        self.seen.add(tuple(x.shape[-2:]))
-        return torch.tanh(x + 0.3 * x.roll(1, -1)) - 0.2 * x.roll(1, -2)
-
-
 def stub(kind="eps"):
-    """The host's whole sampling path around `Network`."""
-    config, model_type, _ = KINDS[kind]
-    base = comfy.model_base.BaseModel(config({"disable_unet_model_creation": True}), model_type)
-    base.diffusion_model = Network()
-    base.diffusion_model.seen = set()
-    return comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+    return patcher(Neighbours(), kind)
 
 
 @pytest.fixture(scope="module")
 def sdxl():
-    return thin_sdxl.host_model()
+    return narrow.host_model("sdxl")
 
 
 def upscale(model, latent, sampler="euler", sigmas=SIGMAS, seed=SEED, prompts=None, **settings):
     """The latents of all phases."""
     latent = latent if isinstance(latent, dict) else {"samples": latent}
-    before = {name: value.clone() for name, value in latent.items() if torch.is_tensor(value)}
     sampler = sampler_object(sampler) if isinstance(sampler, str) else sampler
     chosen = Settings(**{"window": 64, "overlap": 24, "jitter": False} | settings)._asdict()
     positive, negative = prompts or [[[torch.zeros(1, 1, 8), {}]]] * 2
-    result, found = DemoFusion.execute(
-        model, positive, negative, sampler, sigmas, latent, 7.5, SEED if seed is None else seed, **chosen
-    ).result
+    inputs = {"positive": positive, "negative": negative, "sampler": sampler, "sigmas": sigmas, "latent": latent}
+    result, found = run_node(DemoFusion, model=model, **inputs, noise_seed=SEED if seed is None else seed, **chosen)
     assert result is found[-1]
-    assert all(torch.equal(latent[name], value) for name, value in before.items()), "an input was written to"
     return [each["samples"] for each in found]
 
 
@@ -94,23 +71,25 @@ def picture(batch=1, height=8, width=8, channels=4, seed=3):
 
 @pytest.fixture(scope="module")
 def golden():
-    with np.load(GOLDEN) as file:
+    with np.load(GOLDEN / "demofusion.npz") as file:
         return {name: torch.from_numpy(file[name]) for name in file.files}
 
 
 def pipeline(model, golden, last):
     """The largest differences from the pipeline in phases 2 ... last."""
     latent = model.model.process_latent_out(golden["phase 1"])
-    prompts = thin_sdxl.prompts(width=144, height=192)  # the final size, which the pipeline names in all phases
+    prompts = narrow.sdxl_prompts(width=144, height=192)  # the final size, which the pipeline names in all phases
     found = upscale(model, latent, sigmas=golden["sigmas"], prompts=prompts, scale=last, skip_below=0)
     assert torch.equal(found[0], latent)
-    return [off(model.model.process_latent_in(found[i - 1]), golden[f"phase {i}"]) for i in range(2, last + 1)]
+    return [
+        relative_error(model.model.process_latent_in(found[i - 1]), golden[f"phase {i}"]) for i in range(2, last + 1)
+    ]
 
 
 def test_phases_are_the_pipelines(sdxl, golden):
-    before = state(sdxl)
+    before = frozen(sdxl)
     assert max(pipeline(sdxl, golden, 3)) < 1e-5
-    assert same(before, state(sdxl))
+    assert frozen(sdxl) == before
 
 
 def test_x0_form_without_what_the_blur_took_is_another(sdxl, golden, monkeypatch):
@@ -193,7 +172,7 @@ class Counter:
         ("doubling", 0.05, [50, 605, 3384]),
     ],
 )
-def test_work_is_the_published(sdxl, ladder, skip_below, evaluations, shown, monkeypatch):
+def test_work_is_the_published(sdxl, ladder, skip_below, evaluations, bars, monkeypatch):
     """At 1, 2, 3 and 4 times, or without 3."""
     levels = sdxl.get_model_object("model_sampling").sigmas[range(981, 0, -20)]  # of diffusers' 50 steps
     sigmas = torch.cat((levels, torch.zeros(1)))
@@ -206,50 +185,33 @@ def test_work_is_the_published(sdxl, ladder, skip_below, evaluations, shown, mon
 
     monkeypatch.setattr(demofusion.Run, "sample", counting)
     settings = {"scale": 4, "phases": ladder, "skip_below": skip_below, "overlap": 32, "jitter": True}
-    upscale(counter.model, torch.zeros(1, 4, 8, 8), sigmas=sigmas, prompts=thin_sdxl.prompts(), **settings)
+    upscale(counter.model, torch.zeros(1, 4, 8, 8), sigmas=sigmas, prompts=narrow.sdxl_prompts(), **settings)
     assert counted == evaluations
     assert max(counter.calls) <= 2 * windows.MAX_WINDOWS * 64, "more than one batch of windows at once"
-    assert shown.values[-1] == shown.total == 64 * evaluations[-1], "the bar moves by another measure"
-    assert shown.values == sorted(shown.values)
-
-
-@pytest.fixture
-def shown():
-    """What the host's progress bar got."""
-
-    class Shown:
-        values, total, previews = [], None, []
-
-        def hook(self, value, total, preview, node_id=None):
-            self.values.append(value)
-            self.previews.append(preview)
-            self.total = total
-
-    bar = Shown()
-    bar.values, bar.previews = [], []
-    comfy.utils.set_progress_bar_global_hook(bar.hook)
-    yield bar
-    comfy.utils.set_progress_bar_global_hook(None)
+    (bar,) = bars
+    assert bar.values[-1] == bar.total == 64 * evaluations[-1], "the bar moves by another measure"
+    assert bar.values == sorted(bar.values)
 
 
 @pytest.mark.parametrize("name", ["heun", "dpm_2"])
-def test_bar_ends_where_it_should_with_several_calls_a_step(shown, name):
+def test_bar_ends_where_it_should_with_several_calls_a_step(bars, name):
     upscale(stub(), torch.zeros(1, 4, 8, 8), name)
-    assert shown.values == sorted(shown.values) and shown.values[-1] == shown.total
+    (bar,) = bars
+    assert bar.values == sorted(bar.values) and bar.values[-1] == bar.total
 
 
-def test_previews_are_as_large_as_the_base(shown, monkeypatch):
+def test_previews_are_as_large_as_the_base(bars, monkeypatch):
     monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
     upscale(stub(), torch.zeros(2, 4, 8, 6))
-    assert {preview[1].size for preview in shown.previews} == {(6, 8)}
+    assert {preview[1].size for preview in bars[-1].previews} == {(6, 8)}
     monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.NoPreviews)
     upscale(stub(), picture())
-    assert shown.previews[-1] is None
+    assert bars[-1].previews[-1] is None
 
 
 def test_every_phase_has_sizes_of_its_own(sdxl):
     counter = Counter(sdxl)
-    upscale(counter.model, torch.zeros(1, 4, 8, 6), sigmas=SIGMAS, prompts=thin_sdxl.prompts(), scale=3)
+    upscale(counter.model, torch.zeros(1, 4, 8, 6), sigmas=SIGMAS, prompts=narrow.sdxl_prompts(), scale=3)
     heights = {tuple(y[0, 1280:1536].tolist()) for y in counter.sizes}
     expected = sdxl.model.embedder(torch.tensor([64.0, 128.0, 192.0]))
     assert heights == {tuple(each.tolist()) for each in expected}
@@ -295,7 +257,8 @@ def test_sizes(size, scale, sizes):
     given = upscale(stub(), picture(1, *size), scale=scale)
     assert [tuple(x.shape[-2:]) for x in given] == sizes + sizes[-1:] * (scale == 1)
     assert all(x.isfinite().all() for x in empty + given)
-    assert all(h <= max(size[0], 8) and w <= max(size[1], 8) for h, w in model.model.diffusion_model.seen)
+    computed = model.model.diffusion_model.sizes
+    assert computed and all(h <= max(size[0], 8) and w <= max(size[1], 8) for h, w in computed)
 
 
 @pytest.mark.parametrize("size, expected", [((24, 18), (8, 8)), ((48, 6), (16, 6)), ((24, 60), (8, 20))])
@@ -318,17 +281,16 @@ def test_kinds_of_models(kind):
 
 
 @pytest.mark.parametrize("kind", ["eps", "v", "flow"])
-def test_a_pointwise_network_knows_no_views(kind, monkeypatch):
+def test_a_pointwise_network_knows_no_views(kind):
     """Where each value is computed alone, windows and views must change nothing: v of what is sampled and no blur."""
-    monkeypatch.setattr(Network, "forward", lambda self, x, t, **kwargs: torch.tanh(1.5 * x) - 0.2 * x)
-    model, channels = stub(kind), KINDS[kind][2]
+    model, channels = patcher(Pointwise(), kind), KINDS[kind][2]
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 6)
     latent = picture(1, 8, 6, channels)
     found = upscale(model, latent, sigmas=sigmas, sigma=0.01, skip_below=0)[-1]
     large = demofusion.resized(latent, (16, 12))
     sampler = iterative_mixing.iterative_mixing(sampler_object("euler"), 3, Interval(0, 1))
     plain = custom(model, large, sampler, sigmas, SEED + 1)
-    assert off(found, demofusion_denoiser.renormalised(plain, demofusion_denoiser.moments(latent))) < 1e-4
+    assert relative_error(found, demofusion_denoiser.renormalised(plain, demofusion_denoiser.moments(latent))) < 1e-4
 
 
 def custom(model, latent, sampler, sigmas, seed):
@@ -380,7 +342,7 @@ def test_a_batch_is_its_pictures():
     both = upscale(stub(), {"samples": latent, "batch_index": [0, 1]}, **settings)
     for i in (0, 1):
         alone = upscale(stub(), {"samples": latent[i : i + 1], "batch_index": [i]}, **settings)
-        assert all(off(ours[i : i + 1], theirs) < 1e-5 for ours, theirs in zip(both, alone, strict=True))
+        assert all(relative_error(ours[i : i + 1], theirs) < 1e-5 for ours, theirs in zip(both, alone, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -446,11 +408,12 @@ def test_what_a_mask_keeps_is_the_picture_enlarged(mask_size):
     mask[:, :, mask_size[1] // 2 :] = 1
     latent = picture(2)
     found = upscale(stub(), {"samples": latent, "noise_mask": mask}, scale=3)
+    assert len(found) == 3
     for x in found[1:]:
         enlarged, width = demofusion.resized(latent, tuple(x.shape[-2:])), x.shape[-1]
         kept, free = slice(0, width // 2 - width // 8), slice(width // 2 + width // 8, None)
-        assert off(x[..., kept], enlarged[..., kept]) < 1e-5
-        assert off(x[..., free], enlarged[..., free]) > 0.1
+        assert relative_error(x[..., kept], enlarged[..., kept]) < 1e-5
+        assert relative_error(x[..., free], enlarged[..., free]) > 0.1
 
 
 def test_other_keys_go_along_and_an_empty_ones_ratio_does_not():
@@ -465,7 +428,7 @@ def test_other_keys_go_along_and_an_empty_ones_ratio_does_not():
 @pytest.mark.parametrize("call", [2, 7])
 def test_an_interrupt_leaves_nothing_behind(sdxl, call):
     """In the base, and in a later phase."""
-    before, calls = state(sdxl), []
+    before, calls = frozen(sdxl), []
 
     def stop(executor, x, *args, **kwargs):
         calls.append(1)
@@ -473,14 +436,14 @@ def test_an_interrupt_leaves_nothing_behind(sdxl, call):
             model_management.interrupt_current_processing()
         return torch.zeros_like(x)
 
-    prompts = thin_sdxl.prompts()
+    prompts = narrow.sdxl_prompts()
     model = sdxl.clone()
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "stop", stop)
-    given = state(model)
+    given = frozen(model)
     with pytest.raises(model_management.InterruptProcessingException):
         upscale(model, torch.zeros(1, 4, 8, 8), prompts=prompts, scale=3, jitter=True)
     assert len(calls) == call
-    assert same(given, state(model)) and same(before, state(sdxl))
+    assert frozen(model) == given and frozen(sdxl) == before
     assert not model_management.processing_interrupted()
     once, fresh = (upscale(each, torch.zeros(1, 4, 8, 8), prompts=prompts) for each in (model, Counter(sdxl).model))
     assert all(map(torch.equal, once, fresh))

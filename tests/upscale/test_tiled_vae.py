@@ -19,6 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from kit.nodes import run_node
+from kit.tensors import rand, randn
 from pentimento.model_patchers.upscale import tiled_layers, tiled_vae
 from pentimento.model_patchers.upscale.tiled_layers import Moments, TiledLayers, attend, decoder_layers, encoder_layers
 from pentimento.nodes.upscale.tiled_vae import TiledVAEDecode, TiledVAEEncode
@@ -89,21 +91,15 @@ def latent(vae, height, width, batch=1):
 
 
 def picture(height, width, batch=1, channels=3):
-    return torch.rand(batch, height, width, channels, generator=torch.Generator().manual_seed(height))
+    return rand(batch, height, width, channels, seed=height)
 
 
 def decode(z, vae, tile):
-    before = z.clone()
-    image = TiledVAEDecode.execute({"samples": z}, vae, tile).result[0]
-    assert torch.equal(z, before), "an input was written to"
-    return image
+    return run_node(TiledVAEDecode, latent={"samples": z}, vae=vae, tile=tile)[0]
 
 
 def encode(image, vae, tile):
-    before = image.clone()
-    z = TiledVAEEncode.execute(image, vae, tile).result[0]["samples"]
-    assert torch.equal(image, before), "an input was written to"
-    return z
+    return run_node(TiledVAEEncode, image=image, vae=vae, tile=tile)[0]["samples"]
 
 
 def errors(ours, whole):
@@ -172,7 +168,7 @@ def test_attention_in_other_levels_and_a_final_tanh():
     """Which configurations of the host's classes have, though no known VAE."""
     vae = thin("sd")
     config = CONFIG | {"z_channels": 4, "ch_mult": (1, 2), "attn_resolutions": [256, 128]}
-    z, image = torch.randn(1, 4, 18, 14, generator=torch.Generator().manual_seed(0)), torch.rand(3, 36, 28)
+    z, image = randn(1, 4, 18, 14, seed=0), torch.rand(3, 36, 28)
     decoder, encoder = fill(kl.Decoder(**config, tanh_out=True)), fill(kl.Encoder(**config))
     layers = TiledLayers(3, 2, torch.device("cpu"), lambda share: None)
     assert (layers.run(decoder_layers(decoder), z[0]).tanh() - decoder(z)[0]).abs().max() < ROUNDING
@@ -272,8 +268,8 @@ def test_each_layer_sees_its_neighbours(height, width, rows, columns, scale):
         0.5: kl.Downsample(3, True),
     }[scale]
     for weight in layer.parameters():
-        weight.data.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
-    x = torch.randn(3, height, width, generator=torch.Generator().manual_seed(1))
+        weight.data.copy_(randn(*weight.shape, seed=0))
+    x = randn(3, height, width, seed=1)
     with torch.inference_mode():
         whole = layer(x[None])[0]
         layers = TiledLayers(
@@ -339,15 +335,13 @@ def test_other_pictures_and_latents(vae):
     assert torch.equal(encode(grey, vae, 128), encode(grey.repeat(1, 1, 1, 3), vae, 128))
 
 
-def test_nothing_is_written_to_and_the_bar_is_filled(vae, monkeypatch):
+def test_nothing_is_written_to_and_the_bar_is_filled(vae, bars):
     before = copy.deepcopy(vae.first_stage_model.state_dict())
     state = torch.get_rng_state()
-    seen = []
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *args, **kwargs: seen.append(value))
     decode(latent(vae, 136, 128, batch=2), vae, 128)
-    assert seen == sorted(seen) and seen[-1] == 2 * tiled_vae.STEPS
     encode(picture(136, 128), vae, 128)
-    assert seen[-1] == tiled_vae.STEPS
+    assert all(bar.values == sorted(bar.values) for bar in bars)
+    assert [bar.values[-1] for bar in bars] == [bar.total for bar in bars] == [2 * tiled_vae.STEPS, tiled_vae.STEPS]
     assert torch.equal(torch.get_rng_state(), state)
     for name, weight in vae.first_stage_model.state_dict().items():
         assert torch.equal(weight, before[name])

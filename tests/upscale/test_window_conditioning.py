@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kit import narrow
-from kit.run import off, rand, randn
+from kit.assertions import relative_error
+from kit.tensors import rand, randn
 from pentimento.model_patchers.comfyui.patching import Call
 from pentimento.model_patchers.condition import instruct_pix2pix_step, sd_x4
 from pentimento.model_patchers.upscale import tiles, windows
@@ -170,12 +171,14 @@ def test_a_window_computes_the_cropped_problem_alone(models, feature):
     assert close(alone, together, 1e-4)
     for cut in map(crop, grid(x)):
         expected = whole(model, problem(feature, model, x, cut, 2), cut(x))
-        assert all(off(cut(ours), theirs) < 1e-6 for ours, theirs in zip(alone, expected, strict=True))
+        assert all(relative_error(cut(ours), theirs) < 1e-6 for ours, theirs in zip(alone, expected, strict=True))
         faulty = problem(
             feature, model, x, lambda tensor, scale=1, cut=cut: (cut if tensor is x else squeezed)(tensor, scale), 2
         )
         found = whole(model, faulty, cut(x))
-        assert max(off(cut(ours), theirs) for ours, theirs in zip(alone, found, strict=True)) > 1e-3, "a fault passes"
+        assert max(relative_error(cut(ours), theirs) for ours, theirs in zip(alone, found, strict=True)) > 1e-3, (
+            "a fault passes"
+        )
 
 
 def test_each_sample_has_its_own_noise_level(models):
@@ -185,7 +188,7 @@ def test_each_sample_has_its_own_noise_level(models):
     found = windows.evaluate(Call(host, model, conds, x, sigma, options), grid(x), weight, 3)[0]
     for row in (slice(0, 1), slice(1, 2)):
         alone = windows.evaluate(Call(host, model, conds, x[row], sigma[row], options), grid(x), weight, 1)[0]
-        assert off(found[row], alone) < 1e-5
+        assert relative_error(found[row], alone) < 1e-5
 
 
 def test_three_way_guidance_with_a_controlnet(models):
@@ -208,7 +211,7 @@ def test_three_way_guidance_with_a_controlnet(models):
     )
     for cut in map(crop, grid(x)):
         expected = predicted(cut, [])
-        assert all(off(cut(ours), theirs) < 1e-6 for ours, theirs in zip(found, expected, strict=True))
+        assert all(relative_error(cut(ours), theirs) < 1e-6 for ours, theirs in zip(found, expected, strict=True))
 
 
 def test_three_way_guidance_resizes_a_hint_once_in_a_run(models):
@@ -223,7 +226,7 @@ def test_three_way_guidance_resizes_a_hint_once_in_a_run(models):
     for sigma in (SIGMA, SIGMA / 2):
         conds = [instruct_pix2pix_step.without_image(image), image, full]
         instruct_pix2pix_step.calc_cond_batch(model, conds, x, torch.full((1,), sigma), options)
-        hints.append([hint for parts in windowed.kept.hints.values() for hint in parts])
+        hints.append([hint for parts in windowed.cache.hints.values() for hint in parts])
     assert len(hints[0]) == 1 and len(hints[1]) == 1 and hints[0][0] is hints[1][0]
 
 
@@ -242,9 +245,9 @@ def test_a_window_of_sdxl_is_told_where_it_was_cut_out(models):
     for window in grid(x):
         cut = crop(window)
         expected = whole(model, conds(cut(x), *window.origin), cut(x))
-        assert all(off(cut(ours), theirs) < 1e-6 for ours, theirs in zip(found, expected, strict=True))
+        assert all(relative_error(cut(ours), theirs) < 1e-6 for ours, theirs in zip(found, expected, strict=True))
         untold = whole(model, conds(cut(x), 0, 0), cut(x))
-        differs = off(cut(found[0]), untold[0])
+        differs = relative_error(cut(found[0]), untold[0])
         assert differs > 1e-3 if any(window.origin) else torch.equal(cut(found[0]), untold[0])
 
 
@@ -263,8 +266,8 @@ def test_a_lora(models):
         conds = as_sampled(patched.model, [[[text(1), {}]], []], x)
         results.append(fused(patched.model, conds, x, grid(x))[0])
         for cut in map(crop, grid(x)):
-            assert off(cut(results[-1]), whole(patched.model, conds, cut(x))[0]) < 1e-5
-    assert off(*results) > 1e-2
+            assert relative_error(cut(results[-1]), whole(patched.model, conds, cut(x))[0]) < 1e-5
+    assert relative_error(*results) > 1e-2
 
 
 # Denoisers that look at each pixel alone: in windows they make what they make without

@@ -12,7 +12,9 @@ from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 
 from kit import narrow, thin
 from kit import run as sampled
-from kit.run import off, rand, randn, same, sample, state
+from kit.assertions import frozen, relative_error
+from kit.run import sample
+from kit.tensors import rand, randn
 from pentimento.model_patchers.comfyui import kinds
 from pentimento.model_patchers.condition import sd_x4
 from pentimento.model_patchers.edit.differential_img2img import patch as differential
@@ -97,9 +99,9 @@ def test_average_is_multidiffusion(base, prompts):
     x = randn(2, 4, 12, 21, seed=0)
     found = run(patch(base), prompts, x.shape)
     expected = multidiffusion(guided(base.model, prompts), SIGMAS[0] * x, SIGMAS, 8, 4)
-    assert off(found, expected) < 1e-5
-    assert off(run(patch(base, overlap=0), prompts, x.shape), expected) > 1e-3
-    assert off(run(patch(base, "gaussian"), prompts, x.shape), expected) > 1e-3
+    assert relative_error(found, expected) < 1e-5
+    assert relative_error(run(patch(base, overlap=0), prompts, x.shape), expected) > 1e-3
+    assert relative_error(run(patch(base, "gaussian"), prompts, x.shape), expected) > 1e-3
 
 
 def test_x4_upscales_a_picture_larger_than_its_window():
@@ -110,11 +112,11 @@ def test_x4_upscales_a_picture_larger_than_its_window():
     *conds, latent = sd_x4.condition(*prompts, image, 20, 5)
     x, sigmas = randn(*latent.shape, seed=0), torch.tensor([9.0, 1.0, 0.0])
     found = sample(patch(model, window=32, overlap=12), *conds, x, sigmas, CFG)
-    noise = torch.randn(1, 3, 12, 20, generator=torch.Generator().manual_seed(5))
+    noise = randn(1, 3, 12, 20, seed=5)
     noised = sd_x4.q_sample(2 * image.movedim(-1, 1) - 1, 20, noise)
     for picture, fits in ((noised, True), (noised.roll(1, -1), False)):
         denoise = guided(model.model, prompts, picture, torch.tensor([20]))
-        assert (off(found, multidiffusion(denoise, 9 * x, sigmas, 8, 5)) < 1e-5) == fits
+        assert (relative_error(found, multidiffusion(denoise, 9 * x, sigmas, 8, 5)) < 1e-5) == fits
 
 
 @pytest.mark.parametrize("method, jitter", MOVES.values(), ids=MOVES)
@@ -146,7 +148,7 @@ def test_any_number_of_windows_in_a_call_gives_the_same(base, prompts):
     sigmas = SIGMAS[[0, 2, 3]]
     results = {batch: run(patch(model, batch=batch), prompts, (2, 4, 12, 21), sigmas) for batch in (1, 3, 16, 0)}
     assert max(rows) == 2 * 2 * 10 and min(rows) == 2 * 2, "two prompts of two samples in ten windows"
-    assert all(off(found, results[1]) < 1e-5 for found in results.values())
+    assert all(relative_error(found, results[1]) < 1e-5 for found in results.values())
 
 
 def test_memory_bounds_a_call(base, prompts, monkeypatch):
@@ -239,7 +241,7 @@ def test_easycache(base, prompts, first):
     found, calls = cached(0.5)
     assert all(calls.count(sigma) == 4 for sigma in calls) and 2 < len(set(calls)) < 8
     start = 10 * randn(1, 4, 12, 21, seed=0)
-    assert off(found, multidiffusion(reusing(base.model, prompts, calls), start, sigmas, 8, 4)) < 1e-4
+    assert relative_error(found, multidiffusion(reusing(base.model, prompts, calls), start, sigmas, 8, 4)) < 1e-4
 
 
 def easycache(model, threshold):
@@ -283,8 +285,8 @@ def test_a_lora_hooked_to_a_prompt(base, prompts):
     hooks.hooks[0].need_weight_init = False  # they are patches already
     hooked = [comfy.hooks.set_hooks_for_conditioning(prompt, hooks) for prompt in prompts]
     found = run(patch(base), hooked)
-    assert off(found, run(patch(patched), prompts)) < 1e-5
-    assert off(found, run(patch(base), prompts)) > 1e-2
+    assert relative_error(found, run(patch(patched), prompts)) < 1e-5
+    assert relative_error(found, run(patch(base), prompts)) > 1e-2
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["windows first", "other first"])
@@ -319,7 +321,7 @@ def test_nothing_is_left_behind(base, prompts):
     """In the model, in the user's ControlNet, and of the hint that was made as large as the picture."""
     control = narrow.controlnet().set_cond_hint(rand(1, 3, 40, 50, seed=6), 0.9)
     hinted = [[[text, {"control": control}]] for ((text, _),) in prompts]
-    before = state(base)
+    before = frozen(base)
     model, seen = patch(base), []
     model.set_model_unet_function_wrapper(
         lambda apply, given: (
@@ -328,9 +330,9 @@ def test_nothing_is_left_behind(base, prompts):
     )
     found = run(model, hinted)
     assert set(seen) == {1} and not cache(model).hints and not cache(model).batches
-    assert off(found, run(patch(base), prompts)) > 1e-4
+    assert relative_error(found, run(patch(base), prompts)) > 1e-4
     assert control.cond_hint is None and control.cond_hint_original.shape == (1, 3, 40, 50)
-    assert same(before, state(base))
+    assert frozen(base) == before
 
 
 def test_an_interrupt_in_the_middle_of_a_step(base, prompts):

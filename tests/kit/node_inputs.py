@@ -1,0 +1,156 @@
+"""Small inputs for every node that takes more than settings. A new node gets a method here, named as its id."""
+
+import json
+from functools import cache
+from types import SimpleNamespace
+
+import safetensors.torch
+import torch
+from comfy.samplers import sampler_object
+
+from pentimento_host import standins
+
+from . import run, sam, thin, toy_network
+from . import vae as vaes
+from .tensors import rand, randn
+
+POINTS = json.dumps([{"x": 20, "y": 30}])
+SIGMAS = torch.tensor([14.0, 2.0, 0.0])
+
+
+def put_files(folder):
+    """Stand-ins of the files that nodes load."""
+    standins.ella(folder / "ella.safetensors")
+    standins.flan_t5(folder / "t5.safetensors")
+    standins.lama(folder / "lama.pt")
+    standins.unclip_statistics(folder / "stats.th")
+    offsets = {name: 0.2 * (weight - weight.mean()) for name, weight in thin.weights("ip2p", seed=1).items()}
+    safetensors.torch.save_file(offsets, folder / "ic_light.safetensors")
+
+
+class NodeInputs:
+    """`of(node_id)` gives a node's inputs. Outputs of other nodes of the pack are made with these nodes."""
+
+    def __init__(self, node_classes):
+        self.nodes = {name.removeprefix("Pentimento"): cls for name, cls in node_classes.items()}
+        self.result = cache(lambda name, *inputs: self.nodes[name].execute(*inputs).result)
+        self.model = cache(thin.host_model)
+        self.sam = cache(lambda: sam.load(sam.reference(width=32, depth=2).state_dict()))
+        self.vae = cache(vaes.tiny)
+
+    def of(self, node_id):
+        return getattr(self, node_id.removeprefix("Pentimento"))()
+
+    def prompts(self, width=768):
+        return dict(zip(("positive", "negative"), run.prompts(width), strict=True))
+
+    def picture(self):
+        return {"image": rand(2, 64, 72, 3)}
+
+    def picture_and_mask(self):
+        mask = torch.zeros(1, 64, 72)
+        mask[:, 20:40, 16:40] = 0.5
+        return {"image": rand(2, 64, 72, 3), "mask": mask}
+
+    def ApplyELLA(self):
+        return {"model": self.model("sd15"), "ella": self.result("LoadELLA", "ella.safetensors")[0]}
+
+    def ChangeMap(self):
+        return {"source": rand(2, 9, 12, 3), "blur": 1, "invert": True}
+
+    def CropToMask(self):
+        return self.picture_and_mask() | {"width": 64, "height": 64}
+
+    def DemoFusion(self):
+        return self.prompts() | {
+            "model": toy_network.patcher(toy_network.Neighbours()),
+            "sampler": sampler_object("euler"),
+            "sigmas": SIGMAS.clone(),
+            "latent": {"samples": randn(1, 4, 8, 8), "noise_mask": torch.ones(1, 1, 64, 64)},
+            "window": 64,
+            "overlap": 24,
+        }
+
+    def DepthConditioning(self):
+        return self.prompts(1024) | {"latent": {"samples": randn(1, 4, 6, 8)}, "depth": rand(1, 50, 70, 3)}
+
+    def DifferentialImg2Img(self):
+        model = toy_network.patcher(toy_network.Neighbours())
+        return self.picture() | {"model": model, "vae": self.vae(), "change_map": rand(1, 64, 72)}
+
+    def ELLATextEncode(self):
+        ella, t5 = self.ApplyELLA()["ella"], self.result("LoadELLAT5", "t5.safetensors", "fp32")[0]
+        return {"ella": ella, "t5": t5, "text": "a cat"}
+
+    def FillWithoutModel(self):
+        return self.picture_and_mask()
+
+    def ICLight(self):
+        return {"model": self.model("sd15"), "ic_light_name": "ic_light.safetensors"}
+
+    def ICLightConditioning(self):
+        pictures = {"foreground": rand(1, 64, 64, 3), "foreground_mask": rand(1, 64, 64, seed=1)}
+        return self.prompts() | {"vae": self.vae(), **pictures}
+
+    def IP2PConditioning(self):
+        return self.prompts() | {"vae": self.vae(), "image": rand(1, 64, 64, 3)}
+
+    def IP2PGuider(self):
+        prompts = self.nodes["IP2PConditioning"].execute(**self.IP2PConditioning(), fit="multiple of 8")
+        positive, negative, _ = prompts.result
+        return {"model": self.model("ip2p"), "positive": positive, "negative": negative}
+
+    def IP2PPatch(self):
+        return {"model": self.model("ip2p"), "image_cfg": 1.5}
+
+    def InspectModel(self):
+        return {"model": self.model("sd15")}
+
+    def LaMaFill(self):
+        return self.picture_and_mask() | {"lama": self.result("LoadLaMa", "lama.pt")[0], "refine_steps": 2}
+
+    def MagicWand(self):
+        return self.picture() | {"positive_coords": POINTS}
+
+    def OutpaintCanvas(self):
+        return self.picture() | {"left": 8, "bottom": 8}
+
+    def PasteBack(self):
+        crops = self.nodes["CropToMask"].execute(**self.CropToMask(), padding=4, regions="one").result[2]
+        return {"crops": crops, "image": rand(2, 64, 64, 3, seed=1)}
+
+    def PickPoints(self):
+        return self.picture()
+
+    def SAMSegment(self):
+        box, mask = {"x": 5, "y": 5, "width": 40, "height": 30}, rand(1, 64, 72, seed=1)
+        return self.picture() | {"sam": self.sam(), "positive_coords": POINTS, "bboxes": box, "mask_prompt": mask}
+
+    def SAMSegmentEverything(self):
+        return self.picture() | {"sam": self.sam(), "points_per_side": 2, "min_area": 5}
+
+    def SDx4Conditioning(self):
+        return self.prompts(1024) | {"image": rand(1, 8, 8, 3)}
+
+    def SkipResidual(self):
+        return {"sampler": sampler_object("euler")}
+
+    def TiledVAEDecode(self):
+        return {"latent": {"samples": randn(1, 4, 18, 16)}, "vae": self.vae(), "tile": 128}
+
+    def TiledVAEEncode(self):
+        return {"image": rand(1, 144, 128, 3), "vae": self.vae(), "tile": 128}
+
+    def TuneMask(self):
+        return {"mask": rand(2, 30, 40), "grow": 2, "fill_holes": 9, "remove_specks": 9, "feather": 3, "invert": True}
+
+    def UnCLIPEncode(self):
+        vision = SimpleNamespace(encode_image=lambda image, crop: SimpleNamespace(image_embeds=randn(len(image), 768)))
+        conditioning = self.prompts(1024)["positive"]
+        return self.picture() | {"conditioning": conditioning, "clip_vision": vision, "noise_level": 100}
+
+    def UnCLIPStats(self):
+        return {"model": self.model("unclip_l"), "stats_name": "stats.th"}
+
+    def Windows(self):
+        return {"model": toy_network.patcher(toy_network.Neighbours()), "window": 64, "overlap": 24}

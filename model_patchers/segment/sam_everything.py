@@ -21,7 +21,7 @@ from ..arch.sam_decoder import NOTHING, POSITIVE, Prompts
 from ..comfyui.progress import Progress
 from ..pixels.boxes import Box
 from ..pixels.images import to_levels, to_rgb
-from ..pixels.regions import small_regions
+from ..pixels.regions import EIGHT, small_regions
 from .sam import SAM, Embedding
 from .sam_frame import frame_size
 
@@ -230,9 +230,9 @@ def mend(mask: np.ndarray, area: int) -> tuple[np.ndarray, bool]:
     Returns:
         The mask, and whether there was anything small.
     """
-    gaps, small_gaps = small_regions(~mask, area - 1)
+    gaps, small_gaps = small_regions(~mask, area - 1, EIGHT)
     mask = mask | small_gaps[gaps]
-    pieces, small_pieces = small_regions(mask, area - 1)
+    pieces, small_pieces = small_regions(mask, area - 1, EIGHT)
     found = small_gaps.any() or small_pieces.any()
     if small_pieces[1:].all() and len(small_pieces) > 1:
         small_pieces[1 + np.bincount(pieces.ravel())[1:].argmax()] = False

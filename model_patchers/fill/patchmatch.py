@@ -36,8 +36,8 @@ TYPICAL = 0.75  # quantile of the distances, which sets sigma (Wexler's)
 TYPICAL_SAMPLE = 10_000  # distances that the quantile is computed from
 SHARPNESS = 2.0  # of the fall with the distance; 0, a plain mean, would blur
 TRUST = 1.1  # factor of the fall with every pixel into the hole (Wexler's gamma)
-MIN_DISTANCE = 1e-8  # for sigma, where all matches are perfect
-MIN_WEIGHT = 1e-9  # of a patch, where all patches over a pixel match badly
+MIN_DISTANCE = 1e-8  # least value of that quantile: all matches may be perfect
+MIN_WEIGHT = 1e-9  # least weight before TRUST: all patches over a pixel may match badly
 
 # The work
 MIN_ROUNDS, MAX_ROUNDS = 4, 40  # of one start
@@ -95,12 +95,10 @@ def texture(rgb: Tensor, hole: Tensor, window: int) -> Tensor:
     change_x = (brightness[:, 1:] - brightness[:, :-1]).abs() * both_x
     change_y = (brightness[1:] - brightness[:-1]).abs() * both_y
     right, below = (0, 1), (0, 0, 0, 1)
-    planes = torch.stack(
-        (F.pad(change_x, right), F.pad(both_x, right), F.pad(change_y, below), F.pad(both_y, below))
-    )  # (4, H, W)
+    planes = [F.pad(change_x, right), F.pad(both_x, right), F.pad(change_y, below), F.pad(both_y, below)]
     half = window // 2
-    planes = F.avg_pool2d(planes[:, None], (1, 2 * half + 1), 1, (0, half))
-    change_x, both_x, change_y, both_y = F.avg_pool2d(planes, (2 * half + 1, 1), 1, (half, 0))[:, 0]
+    means = F.avg_pool2d(torch.stack(planes)[:, None], (1, 2 * half + 1), 1, (0, half))
+    change_x, both_x, change_y, both_y = F.avg_pool2d(means, (2 * half + 1, 1), 1, (half, 0))[:, 0]
     return torch.stack((change_x / both_x.clamp_min(1e-6), change_y / both_y.clamp_min(1e-6)), -1)
 
 

@@ -10,7 +10,7 @@ from ..comfyui.points import Point
 from ..comfyui.progress import ignore
 from ..pixels.regions import EIGHT
 
-ROUNDING = 1e-6  # error of 8-bit colours as float32, at most; one step of 16-bit colours is 1.5e-5
+ROUNDING = 1e-6  # above the rounding errors of 8-bit colours in float32, below a step of 16-bit colours, 1.5e-5
 
 
 def channels(image: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def parse_picks(text: str) -> Picks:
         if sized and min(picks.width, picks.height) < 1:
             raise ValueError
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"picks is {text[:80]!r}, need JSON such as {EXAMPLE}, or nothing for no picks.") from error
+        raise ValueError(f"picks is {text[:80]!r}, need JSON such as {EXAMPLE}, or blank text for no picks.") from error
     for box in picks.boxes:
         if box.width < 1 or box.height < 1:
             raise ValueError(

@@ -161,7 +161,7 @@ class SAM(Managed):
         self.patcher.add_callback(CallbacksMP.ON_DETACH, self.cache.on_detach)
 
     def load(self, prompts: int = 1) -> None:
-        """Has ComfyUI load the model, with memory for as many prompts in one pass. `embed` and `decode` need that."""
+        """Has ComfyUI load the model, with memory for so many prompts in one pass; needed by `embed` and `decode`."""
         super().load(max(self._encoder_memory(), prompts * self._prompt_memory()))
 
     def _prompt_memory(self) -> int:

@@ -212,8 +212,7 @@ class Field:
             reach /= 2
 
     def over(self, move: int) -> tuple[Tensor, Tensor]:
-        """For each pixel of the hole, (P,): the index of the target patch whose centre is `move` before the pixel, and
-        whether there is such a patch."""
+        """The target patch centred `move` before each pixel of the hole, (P,), and whether there is one, bool (P,)."""
         place = self.scale.order.view(-1)[(self.scale.inside - move).clamp(0, len(self.scale.codes) - 1)]
         return place, place >= 0
 
@@ -305,7 +304,7 @@ def begin(scale: Scale, generator: torch.Generator, progress: Callable[[float], 
     for field, pixels in starts:
         refine(field, pixels, count, max(scale.hole.shape), lambda: progress(1 / count / len(starts)))
     distances = [float(field.distance.mean()) for field, _ in starts]
-    distances[0] *= SMOOTH
+    distances[0] *= SMOOTH  # the smooth start
     return starts[distances.index(min(distances))][0]
 
 

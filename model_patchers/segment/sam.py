@@ -99,7 +99,7 @@ class EmbeddingCache:
             self.embeddings.popitem(last=False)
 
     def on_detach(self, patcher: ModelPatcher, unpatch_all: bool) -> None:
-        """Drops all embeddings when ComfyUI unloads the model. Detaching without unpatching only prepares a load."""
+        """Drops all embeddings when ComfyUI unloads the model. (To load it, ComfyUI detaches it without unpatching.)"""
         if unpatch_all:
             self.embeddings.clear()
 

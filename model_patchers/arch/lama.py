@@ -1,10 +1,10 @@
 """LaMa's generator: a residual network of fast Fourier convolutions.
 
 Suvorov et al. 2022, "Resolution-robust Large Mask Inpainting with Fourier Convolutions", section 2.1 and figure 2;
-Chi et al. 2020, "Fast Fourier Convolution". Features are pairs (local, global) of tensors: convolutions see the local
-ones, and the Fourier unit gives every global one the whole picture to see.
+Chi et al. 2020, "Fast Fourier Convolution". Features are pairs (local, global) of tensors: convolutions see the
+neighbourhood in the local ones, the Fourier unit sees the whole picture in the global ones.
 
-Modules carry the names and indices of the published state dicts (`model.5.conv1.ffc.convg2g.fu.conv_layer.weight`).
+Modules have the names and indices of the published state dicts (`model.5.conv1.ffc.convg2g.fu.conv_layer.weight`).
 """
 
 import re
@@ -14,26 +14,27 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-INPUT_KEY = "1.ffc.convl2l.weight"  # the first convolution: no other network has a key that ends so
+INPUT_KEY = "1.ffc.convl2l.weight"  # the first convolution; no other network has a key with this ending
 Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Config:
-    """The generator's shape. Big-LaMa: 4, 3, 64, 3, 18, 384; LaMa-Fourier has 9 blocks, its shallow variant 6."""
+    """The generator's shape. Big-LaMa: 4, 3, 64, 3, 18, 384. LaMa-Fourier has 9 blocks, its shallow variant 6."""
 
     in_channels: int
     out_channels: int
-    width: int  # channels at full resolution; doubled by each downsampling, up to 1024
+    width: int  # channels at full resolution; each downsampling doubles them, up to 1024
     downsamplings: int
     blocks: int
-    global_channels: int  # of width * 2**downsamplings, the share that goes through the Fourier units
+    global_channels: int  # of the channels at the lowest resolution, those that go through the Fourier units
 
     @classmethod
     def of(cls, weights: dict[str, Tensor]) -> "Config":
-        """Reads the shape off a state dict with keys as `1.ffc.convl2l.weight`, `5.conv1.ffc.convl2l.weight`, ..."""
+        """The shape of the generator with these weights; a key is `5.conv1.ffc.convl2l.weight`."""
         width, in_channels = weights[INPUT_KEY].shape[:2]
         layers = len({key for key in weights if re.fullmatch(r"\d+\.ffc\.convl2l\.weight", key)})
         blocks = len({key for key in weights if re.fullmatch(r"\d+\.conv1\.ffc\.convl2l\.weight", key)})
@@ -57,14 +58,13 @@ class FourierUnit(nn.Module):
         self.bn = ops.BatchNorm2d(channels * 2, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
         # The transform is in float32 or more: half types have too few bits for a sum over the picture.
         dtype = torch.promote_types(x.dtype, torch.float32)
-        z = torch.view_as_real(torch.fft.rfftn(x.to(dtype), dim=(-2, -1), norm="ortho"))  # (B, C, H, W/2+1, 2)
-        z = z.permute(0, 1, 4, 2, 3).reshape(b, 2 * c, h, -1).to(x.dtype)  # (B, 2C, H, W/2+1)
+        z = torch.view_as_real(torch.fft.rfftn(x.to(dtype), dim=(-2, -1), norm="ortho"))  # (B, C, H, W / 2 + 1, 2)
+        z = rearrange(z, "b c h w part -> b (c part) h w").to(x.dtype)
         z = self.bn(self.conv_layer(z)).relu_().to(dtype)
-        z = z.reshape(b, c, 2, h, -1).permute(0, 1, 3, 4, 2).contiguous()
-        return torch.fft.irfftn(torch.view_as_complex(z), s=(h, w), dim=(-2, -1), norm="ortho").to(x.dtype)
+        z = torch.view_as_complex(rearrange(z, "b (c part) h w -> b c h w part", part=2).contiguous())
+        return torch.fft.irfftn(z, s=x.shape[-2:], dim=(-2, -1), norm="ortho").to(x.dtype)
 
 
 class SpectralTransform(nn.Module):
@@ -82,7 +82,7 @@ class SpectralTransform(nn.Module):
 
 
 class FFC(nn.Module):
-    """Convolutions between local and global features; `convg2g` is the Fourier path. Chi et al., equation 2."""
+    """Convolutions between local and global features, Chi et al., equation 2; `convg2g` is the Fourier path."""
 
     def __init__(self, into: Pair, out: Pair, kernel: int, stride: int, ops: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class ConvNormReLU(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block; nothing follows the sum."""
+    """A residual block, without an activation after the sum."""
 
     def __init__(self, channels: Pair, ops: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class Block(nn.Module):
 
 
 class Split(nn.Module):
-    """Opens the network: pads for the 7x7 convolution; no feature is global yet."""
+    """The input as a pair of features, none of them global. (The published layer 0 pads instead; here FFC pads.)"""
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         return x, None
@@ -151,7 +151,8 @@ class Generator(nn.Module):
 
     Args:
         config: The shape.
-        operations: ComfyUI's layers (comfy.ops), made with `device` and `dtype`.
+        operations: ComfyUI's layers (comfy.ops).
+        device, dtype: Of the layers.
     """
 
     def __init__(
@@ -181,14 +182,14 @@ class Generator(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def stages(self) -> list[nn.Sequential]:
-        """The layers from the first block on: each block, each upsampling, the output."""
+        """The layers from the first block on, as one stage for each block, for each upsampling and for the output."""
         end = self.front + self.blocks
         ups = range(end + 1, len(self.model), 3)
         bounds = [*range(self.front, end + 1), *ups, len(self.model)]
         return [self.model[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
 
     def forward(self, x: Tensor, progress: Callable[[], None] = lambda: None) -> Tensor:
-        """Calls `progress` after every layer."""
+        """The prediction; `progress` is called after every layer."""
         for layer in self.model:
             x = layer(x)
             progress()

@@ -1,8 +1,8 @@
 """SAM's prompt encoder and mask decoder, Kirillov et al. 2023, "Segment Anything", appendix A and figure 14.
 
-Points and boxes become tokens, an earlier mask is added to the picture's embedding, and two layers of attention between
-tokens and embedding give four masks and their expected quality. It all runs in float32: it is small, and coordinates
-need the digits. Modules carry the names of the published state dicts.
+Points and boxes become tokens, and an earlier mask is added to the embedding of the picture. Two layers of attention
+between tokens and embedding give four masks and their expected quality. Everything runs in float32: the networks are
+small, and coordinates need the digits. Modules have the names of the published state dicts.
 """
 
 import re
@@ -16,31 +16,31 @@ from torch import Tensor, nn
 
 from .sam_vit import MLP, Norms2d
 
-NOTHING, NEGATIVE, POSITIVE, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3  # what a prompt token stands for
+NOTHING, NEGATIVE, POSITIVE, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3  # the meaning of a prompt token
 
 
 @dataclass(frozen=True)
 class Config:
-    """The shape of both. Every published SAM: 256, 8, 2, 128, 2048, 4, 256, 16."""
+    """The shape of both networks. Every published SAM: 256, 8, 2, 128, 2048, 4, 256, 16."""
 
-    channels: int  # of embedding and tokens
+    channels: int  # of the embedding and the tokens
     heads: int
     layers: int
     inner: int  # channels inside the attention between tokens and picture
-    hidden: int  # of the transformer's perceptrons
+    hidden: int  # channels inside the transformer's MLPs
     masks: int
     score_hidden: int
     mask_channels: int  # inside the encoder of an earlier mask
 
     @classmethod
     def of(cls, weights: dict[str, Tensor]) -> "Config":
-        """Reads the shape off a state dict with keys as `mask_decoder.mask_tokens.weight`."""
+        """The shape of the networks with these weights; a key is `mask_decoder.mask_tokens.weight`."""
         masks, channels = weights["mask_decoder.mask_tokens.weight"].shape
         layer = "mask_decoder.transformer.layers.0."
         layers = [key for key in weights if re.fullmatch(r"mask_decoder\.transformer\.layers\.\d+\.norm1\.weight", key)]
         return cls(
             channels=channels,
-            heads=8,  # no shape tells
+            heads=8,  # does not show in any shape
             layers=len(layers),
             inner=weights[f"{layer}cross_attn_token_to_image.q_proj.weight"].shape[0],
             hidden=weights[f"{layer}mlp.lin1.weight"].shape[0],
@@ -52,7 +52,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Prompts:
-    """P prompts for one picture, each a set of tokens and, it may be, a mask.
+    """P prompts for one picture, each of N tokens and an optional mask.
 
     Attributes:
         coords: (P, N, 2), x and y in pixels of the frame.
@@ -66,7 +66,7 @@ class Prompts:
 
 
 class Frequencies(nn.Module):
-    """Fourier features of positions at random frequencies: Tancik et al. 2020, section 6.1."""
+    """Fourier features of positions at random frequencies: sin and cos of 2 pi B v. Tancik et al. 2020, section 6.1."""
 
     def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Frequencies(nn.Module):
 
 
 def table(embedding: nn.Embedding, like: Tensor) -> Tensor:
-    """All rows of an embedding, on the device and in the type of `like`."""
+    """All rows of an embedding, on the device and in the dtype of `like`."""
     return embedding(torch.arange(embedding.num_embeddings, device=like.device), out_dtype=like.dtype)
 
 
@@ -88,9 +88,10 @@ class PromptEncoder(nn.Module):
 
     Args:
         config: The shape.
-        grid: Sides of the picture's embedding.
-        frame: Sides of the frame in pixels.
-        operations: ComfyUI's layers (comfy.ops), made with `device` and `dtype`.
+        grid: Side of the embedding of a picture.
+        frame: Side of the frame in pixels.
+        operations: ComfyUI's layers (comfy.ops).
+        device, dtype: Of the layers.
     """
 
     def __init__(
@@ -121,14 +122,14 @@ class PromptEncoder(nn.Module):
         )
 
     def positions(self, like: Tensor) -> Tensor:
-        """The positions of the embedding's cells: (1, C, grid, grid)."""
+        """The Fourier features of the cells of the embedding, (1, C, grid, grid), for attention to a picture."""
         middle = (torch.arange(self.grid, device=like.device, dtype=like.dtype) + 0.5) / self.grid
         y, x = torch.meshgrid(middle, middle, indexing="ij")
         return self.pe_layer(torch.stack((x, y), dim=-1)).movedim(-1, 0)[None]
 
     def forward(self, prompts: Prompts) -> tuple[Tensor, Tensor]:
-        """The tokens (P, N, C), and what is added to the picture's embedding, (P or 1, C, grid or 1, grid or 1)."""
-        # Coordinates count from the first pixel's corner here, and from its middle where they are clicked.
+        """The tokens (P, N, C), and a term to add to the embedding: (P, C, grid, grid), without masks (1, C, 1, 1)."""
+        # Clicks count from the middle of the first pixel, positions from its corner.
         position = self.pe_layer((prompts.coords + 0.5) / self.frame)
         kinds = torch.cat([table(kind, position) for kind in (self.not_a_point_embed, *self.point_embeddings)])
         tokens = position * (prompts.labels != NOTHING)[..., None] + kinds[prompts.labels + 1]
@@ -162,7 +163,7 @@ class ReluMLP(MLP):
 
 
 class TwoWayLayer(nn.Module):
-    """Tokens look at each other and at the picture, then the picture at the tokens."""
+    """Tokens attend to each other and to the picture, then the picture attends to the tokens."""
 
     def __init__(self, config: Config, first: bool, ops: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -178,14 +179,14 @@ class TwoWayLayer(nn.Module):
         self.norm4 = ops.LayerNorm(c, **kwargs)
 
     def forward(self, x: Tensor, x_pe: Tensor, image: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (P, N, C) and picture (P or 1, M, C), each with its positions -> both, (P, ...)."""
-        # At first the tokens are their own positions, and are replaced instead of added to.
+        """Tokens (P, N, C) and picture (P or 1, M, C), each with its positions -> both, (P, N, C) and (P, M, C)."""
+        # In the first layer tokens and positions are equal: no positions are added, and there is no residual.
         x = self.self_attn(x, x, x) if self.first else x + self.self_attn(x + x_pe, x + x_pe, x)
         x = self.norm1(x)
-        place = image + image_pe
-        x = self.norm2(x + self.cross_attn_token_to_image(x + x_pe, place, image))
+        placed = image + image_pe
+        x = self.norm2(x + self.cross_attn_token_to_image(x + x_pe, placed, image))
         x = self.norm3(x + self.mlp(x))
-        return x, self.norm4(image + self.cross_attn_image_to_token(place, x + x_pe, x))
+        return x, self.norm4(image + self.cross_attn_image_to_token(placed, x + x_pe, x))
 
 
 class TwoWayTransformer(nn.Module):
@@ -196,12 +197,12 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = ops.LayerNorm(config.channels, **kwargs)
 
     def forward(self, x: Tensor, image: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (P, N, C), picture (P or 1, M, C), its positions (1, M, C) -> tokens and picture, (P, ...)."""
+        """Tokens (P, N, C), picture (P or 1, M, C), its positions (1, M, C) -> tokens (P, N, C), picture (P, M, C)."""
         x_pe = x
         for layer in self.layers:
             x, image = layer(x, x_pe, image, image_pe)
-        seen = self.final_attn_token_to_image(x + x_pe, image + image_pe, image)
-        return self.norm_final_attn(x + seen), image
+        attended = self.final_attn_token_to_image(x + x_pe, image + image_pe, image)
+        return self.norm_final_attn(x + attended), image
 
 
 class Perceptron(nn.Module):
@@ -217,11 +218,12 @@ class Perceptron(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Masks from tokens and embedding.
+    """Masks and their expected quality from tokens and embedding.
 
     Args:
         config: The shape.
-        operations: ComfyUI's layers (comfy.ops), made with `device` and `dtype`.
+        operations: ComfyUI's layers (comfy.ops).
+        device, dtype: Of the layers.
     """
 
     def __init__(
@@ -246,7 +248,7 @@ class MaskDecoder(nn.Module):
         self.iou_prediction_head = Perceptron([c, *[config.score_hidden] * 2, config.masks], ops, **kwargs)
 
     def detail(self, embedding: Tensor, early: Tensor) -> Tensor | None:
-        """What this decoder wants to know of a picture besides its embedding."""
+        """Features of a picture that this decoder needs besides its embedding: none."""
         return None
 
     def forward(
@@ -256,28 +258,29 @@ class MaskDecoder(nn.Module):
 
         Args:
             embedding: (1, C, grid, grid).
-            detail: From `detail`.
+            detail: From the method `detail`.
             positions: (1, C, grid, grid), from the prompt encoder.
-            tokens, dense: From the prompt encoder: (P, N, C), and (P or 1, C, ...).
+            tokens: (P, N, C), from the prompt encoder.
+            dense: The term to add to the embedding, from the prompt encoder.
 
         Returns:
-            Logits (P, masks, 4 * grid, 4 * grid) and scores (P, masks). Mask 0 is SAM's answer to unambiguous prompts,
-            the others are its three answers to an ambiguous one.
+            Logits (P, masks, 4 * grid, 4 * grid) and scores (P, masks). Mask 0 is SAM's answer to an unambiguous
+            prompt, the other three are its answers to an ambiguous one.
         """
         own = self.tokens(tokens)
         tokens = torch.cat((own.expand(len(tokens), -1, -1), tokens), dim=1)
-        # The picture is the same for all prompts until the first layer has shown it the tokens, and so is kept once.
+        # All prompts share one copy of the picture until the first layer lets it attend to the tokens.
         image = (embedding + dense).flatten(2).transpose(1, 2)  # (P or 1, grid * grid, C)
         y, image = self.transformer(tokens, image, positions.flatten(2).transpose(1, 2))
         fine = self.output_upscaling(image.transpose(1, 2).unflatten(-1, embedding.shape[-2:]))
         return self.masks(y[:, 1 : own.shape[0]], fine, detail), self.iou_prediction_head(y[:, 0])
 
     def tokens(self, like: Tensor) -> Tensor:
-        """The decoder's own tokens: of the score, then of the masks."""
+        """The decoder's own tokens: one for the scores, then one for each mask."""
         return torch.cat((table(self.iou_token, like), table(self.mask_tokens, like)))
 
     def masks(self, y: Tensor, fine: Tensor, detail: Tensor | None) -> Tensor:
-        """A linear classifier of pixels from each token: (P, masks, C), (P, C / 8, h, w) -> (P, masks, h, w)."""
+        """Logits of a linear classifier of pixels for each token: (P, n, C), (P, C / 8, h, w) -> (P, n, h, w)."""
         weights = [mlp(y[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)]
         return classify(torch.stack(weights, dim=1), fine)
 

@@ -1,6 +1,6 @@
 """SAM-HQ's mask decoder: Ke et al. 2023, "Segment Anything in High Quality", section 3.2.
 
-One more token and features from an early layer of the image encoder give a correction that is added to SAM's masks.
+One more token, and features from an early layer of the image encoder, give a correction that is added to SAM's masks.
 """
 
 from typing import Any
@@ -13,12 +13,13 @@ from .sam_vit import Norms2d
 
 
 class HQMaskDecoder(MaskDecoder):
-    """As MaskDecoder; every mask comes back corrected.
+    """A MaskDecoder that adds the correction to every mask.
 
     Args:
         config: The shape.
         early_width: Channels of the image encoder's early features.
-        operations: ComfyUI's layers (comfy.ops), made with `device` and `dtype`.
+        operations: ComfyUI's layers (comfy.ops).
+        device, dtype: Of the layers.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class HQMaskDecoder(MaskDecoder):
         )
 
     def detail(self, embedding: Tensor, early: Tensor) -> Tensor:
-        """(1, C, grid, grid), (1, grid, grid, early_width) -> (1, C / 8, 4 * grid, 4 * grid)"""
+        """Features for the correction: (1, C, g, g), (1, g, g, early_width) -> (1, C / 8, 4 g, 4 g)."""
         return self.embedding_encoder(embedding) + self.compress_vit_feat(early.movedim(-1, 1))
 
     def tokens(self, like: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """SAM's image encoder: a plain vision transformer with windows, Kirillov et al. 2023, "Segment Anything", appendix A.
 
 The backbone is ViTDet's (Li et al. 2022, "Exploring Plain Vision Transformer Backbones for Object Detection"): most
-blocks attend inside windows, a few to the whole picture. Positions enter attention as MViTv2's decomposed relative
-ones (Li et al. 2022, equation 4). Modules carry the names of the published state dicts.
+blocks attend inside windows, a few attend to the whole picture. Attention uses the decomposed relative positions of
+MViTv2 (Li et al. 2022, equation 4). Modules have the names of the published state dicts.
 """
 
 import re
@@ -13,29 +13,31 @@ from typing import Any
 import comfy.ops
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-# How many numbers of the position bias are spread out at a time. A processor is fastest when they stay in its cache
-# (measured on 2 cores: 8 MB at a time takes a third of the time of the whole); an accelerator wants big pieces.
+# Elements of the position bias that are in memory at a time. A CPU is fastest when they fit its cache (measured on 2
+# cores: pieces of 8 MB take a third of the time of the whole bias). A GPU needs big pieces.
 PIECE = {"cpu": 2**21}
 BIG_PIECE = 2**26
 
 
 @dataclass(frozen=True)
 class Config:
-    """The encoder's shape. ViT-B: 768, 12, 12; ViT-L: 1024, 24, 16; ViT-H: 1280, 32, 16; all 3072.. wide, 64 x 64."""
+    """The encoder's shape. Width, blocks and heads are 768, 12, 12 for ViT-B; 1024, 24, 16 for ViT-L; 1280, 32, 16 for
+    ViT-H. In all three, hidden is 4 width, out_channels 256, patch 16, grid 64, and windows are 14 or 64."""
 
     width: int
     heads: int
-    hidden: int  # of the perceptrons
+    hidden: int  # channels inside an MLP
     out_channels: int
-    patch: int
+    patch: int  # side of a patch in pixels
     grid: int  # tokens on a side of the frame
-    windows: tuple[int, ...]  # for each block, the side of its windows in tokens; the whole grid where it is global
+    windows: tuple[int, ...]  # for each block, the side of its windows in tokens; `grid` in a global block
 
     @classmethod
     def of(cls, weights: dict[str, Tensor]) -> "Config":
-        """Reads the shape off a state dict with keys as `blocks.0.attn.rel_pos_h`."""
+        """The shape of the encoder with these weights; a key is `blocks.0.attn.rel_pos_h`."""
         width, _, patch, _ = weights["patch_embed.proj.weight"].shape
         depth = len({key for key in weights if re.fullmatch(r"blocks\.\d+\.attn\.rel_pos_h", key)})
         tables = [weights[f"blocks.{i}.attn.rel_pos_h"] for i in range(depth)]  # (2 * window - 1, head width)
@@ -51,21 +53,21 @@ class Config:
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """`layer(x)` for many tokens (..., N, C); on a CPU as a 1x1 convolution.
+    """`layer(x)` for many tokens, (..., N, C) -> (..., N, C'); on a CPU by a 1x1 convolution.
 
-    PyTorch gives linear layers to MKL and convolutions to oneDNN, which on AMD's processors takes half the time.
+    PyTorch computes linear layers with MKL and convolutions with oneDNN, which takes half the time on AMD's processors.
     """
     if x.device.type != "cpu":
         return layer(x)
     weight, bias, stream = comfy.ops.cast_bias_weight(layer, x, offloadable=True)
-    rows = x.reshape(-1, x.shape[-2], 1, x.shape[-1]).movedim(-1, 1)  # (rows, C, N, 1), as it lies
+    rows = x.reshape(-1, x.shape[-2], 1, x.shape[-1]).movedim(-1, 1)  # (rows, C, N, 1), channels last in memory
     y = F.conv2d(rows, weight[:, :, None, None], bias).movedim(1, -1)
     comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
     return y.reshape(*x.shape[:-1], -1)
 
 
 class Norms2d(nn.Sequential):
-    """Layers on (B, C, H, W), in which a LayerNorm runs over the channels."""
+    """Layers on (B, C, H, W); LayerNorms normalise over the channels."""
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self:
@@ -74,7 +76,7 @@ class Norms2d(nn.Sequential):
 
 
 def neck(width: int, channels: int, ops: Any, **kwargs: Any) -> Norms2d:
-    """From the transformer's width to the embedding's channels."""
+    """The layers from the width of the transformer to the channels of the embedding."""
     return Norms2d(
         ops.Conv2d(width, channels, 1, bias=False, **kwargs),
         ops.LayerNorm(channels, eps=1e-6, **kwargs),
@@ -84,14 +86,14 @@ def neck(width: int, channels: int, ops: Any, **kwargs: Any) -> Norms2d:
 
 
 def relative(q: Tensor, table_h: Tensor, table_w: Tensor) -> tuple[Tensor, Tensor]:
-    """What each query gives to each row and to each column of keys: q . R^h and q . R^w of MViTv2, equation 4.
+    """The position bias of each query with each row and each column of keys: q . R^h and q . R^w of MViTv2, equation 4.
 
     Args:
         q: (B, s * s, d), not scaled.
-        table_h, table_w: (2 * s - 1, d), by distance from s - 1 above to s - 1 below.
+        table_h, table_w: (2 * s - 1, d): R for query minus key = -(s - 1), ..., s - 1.
 
     Returns:
-        Two of (B, s * s, s).
+        The bias of rows and the bias of columns, (B, s * s, s) each.
     """
     s = (len(table_h) + 1) // 2
     positions = torch.arange(s, device=q.device)
@@ -103,7 +105,7 @@ def relative(q: Tensor, table_h: Tensor, table_w: Tensor) -> tuple[Tensor, Tenso
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d) + rows + columns) v, MViTv2, equation 4, the bias spread out a piece at a time.
+    """softmax(q k^T / sqrt(d) + rows + columns) v, MViTv2, equation 4; the sum of the biases is made piece by piece.
 
     Args:
         q, k, v: (B, s * s, d), the heads among the batch.
@@ -113,15 +115,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Te
         (B, s * s, d)
     """
     b, n, _ = q.shape
-    piece = PIECE.get(q.device.type, BIG_PIECE)
-    heads, queries = max(1, piece // n**2), min(n, max(1, piece // n))
+    size = PIECE.get(q.device.type, BIG_PIECE)
+    heads, queries = max(1, size // n**2), min(n, max(1, size // n))
     out = torch.empty_like(v)
     for i in range(0, b, heads):
         for j in range(0, n, queries):
-            at = slice(i, i + heads), slice(j, j + queries)
-            bias = (rows[at][..., :, None] + columns[at][..., None, :]).flatten(2)
-            at_once = F.scaled_dot_product_attention(q[at][None], k[None, at[0]], v[None, at[0]], attn_mask=bias[None])
-            out[at] = at_once[0]
+            piece = slice(i, i + heads), slice(j, j + queries)
+            bias = (rows[piece][..., :, None] + columns[piece][..., None, :]).flatten(2)  # (heads, queries, keys)
+            keys, values = k[None, piece[0]], v[None, piece[0]]
+            out[piece] = F.scaled_dot_product_attention(q[piece][None], keys, values, attn_mask=bias[None])[0]
     return out
 
 
@@ -138,21 +140,23 @@ class Attention(nn.Module):
         """(B, H, W, C) -> (B, H, W, C)"""
         b, h, w, c = x.shape
         s = self.window
-        across, down = -(-w // s), -(-h // s)  # windows
+        down, across = -(-h // s), -(-w // s)  # numbers of windows
         qkv = linear(self.qkv, x)
         if (down * s, across * s) != (h, w):
-            # Windows at the right and bottom are filled up with zeros before this layer: each is worth its bias.
+            # The reference fills the windows at the right and bottom with zeros before this layer, which makes of each
+            # zero the layer's bias.
             blank = self.qkv(x.new_zeros(1, 1, 1, c))
             padded = blank.repeat(b, down * s, across * s, 1)
             padded[:, :h, :w] = qkv
             qkv = padded
-        qkv = qkv.view(b, down, s, across, s, 3, self.heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
-        q, k, v = qkv.reshape(3, b * down * across * self.heads, s * s, -1)  # windows and heads among the batch
+        pattern = "b (down y) (across x) (qkv heads d) -> qkv (b down across heads) (y x) d"
+        q, k, v = rearrange(qkv, pattern, y=s, x=s, qkv=3, heads=self.heads)
         del qkv
         tables = [comfy.ops.cast_to_input(table, q, copy=False) for table in (self.rel_pos_h, self.rel_pos_w)]
         y = attend(q, k, v, *relative(q, *tables))
-        y = y.view(b, down, across, self.heads, s, s, -1).permute(0, 1, 4, 2, 5, 3, 6)
-        return linear(self.proj, y.reshape(b, down * s, across * s, c)[:, :h, :w])
+        pattern = "(b down across heads) (y x) d -> b (down y) (across x) (heads d)"
+        y = rearrange(y, pattern, b=b, down=down, across=across, y=s)
+        return linear(self.proj, y[:, :h, :w])
 
 
 class MLP(nn.Module):
@@ -188,11 +192,14 @@ class PatchEmbed(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """(B, 3, frame, frame) -> the embedding (B, out_channels, grid, grid) and what the first global block made of it.
+    """(B, 3, frame, frame) -> the embedding (B, out_channels, grid, grid) and early features, (B, grid, grid, width).
+
+    The early features are the output of the first global block, None without one.
 
     Args:
         config: The shape.
-        operations: ComfyUI's layers (comfy.ops), made with `device` and `dtype`.
+        operations: ComfyUI's layers (comfy.ops).
+        device, dtype: Of the layers.
     """
 
     def __init__(
@@ -208,7 +215,7 @@ class ImageEncoder(nn.Module):
         self.neck = neck(config.width, config.out_channels, operations, **kwargs)
 
     def forward(self, x: Tensor, progress: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor | None]:
-        """Calls `progress` after each of `steps` blocks. The second result is (B, grid, grid, early_width)."""
+        """The embedding and the early features; `progress` is called after each of the `steps` blocks."""
         x = self.patch_embed(x)
         x = x + comfy.ops.cast_to_input(self.pos_embed, x, copy=False)
         early = None

@@ -1,8 +1,8 @@
 """MobileSAM's image encoder: TinyViT-5M with a frame of 1024 pixels, Zhang et al. 2023, "Faster Segment Anything".
 
 TinyViT is Wu et al. 2022, "TinyViT: Fast Pretraining Distillation for Small Vision Transformers", section 3.3: a stage
-of inverted bottlenecks and three of windowed attention. Modules carry the names of the published state dicts; its
-classifier (`norm_head`, `head`) is no part of SAM.
+of inverted bottlenecks and three stages of windowed attention. Modules have the names of the published state dicts.
+SAM does not use TinyViT's classifier (`norm_head`, `head`).
 """
 
 import re
@@ -14,6 +14,7 @@ from typing import Any
 import comfy.ops
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from .sam_vit import neck
@@ -23,21 +24,22 @@ FRAME, GRID = 1024, 64
 
 @dataclass(frozen=True)
 class Config:
-    """The encoder's shape, stage by stage. MobileSAM: 64 128 160 320; 2 2 6 2; - 4 5 10; - 7 14 7."""
+    """The encoder's shape. MobileSAM: widths 64 128 160 320, depths 2 2 6 2, heads 4 5 10, windows 7 14 7."""
 
-    widths: tuple[int, ...]
-    depths: tuple[int, ...]
-    heads: tuple[int, ...]  # of the stages that attend, all but the first
-    windows: tuple[int, ...]
+    widths: tuple[int, ...]  # channels of each stage
+    depths: tuple[int, ...]  # blocks of each stage
+    heads: tuple[int, ...]  # of each stage of attention: all but the first
+    windows: tuple[int, ...]  # the side in tokens, of each stage of attention
     out_channels: int
 
     @classmethod
     def of(cls, weights: dict[str, Tensor]) -> "Config":
-        """Reads the shape off a state dict with keys as `layers.1.blocks.0.attn.attention_biases`."""
+        """The shape of the encoder with these weights; a key is `layers.1.blocks.0.attn.attention_biases`."""
         stages = 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("layers."))
         biases = [weights[f"layers.{i}.blocks.0.attn.attention_biases"] for i in range(1, stages)]  # (heads, window**2)
-        depths = [len({m[1] for key in weights if (m := re.match(rf"layers\.{i}\.blocks\.(\d+)\.", key))})
-                  for i in range(stages)]  # fmt: skip
+        block = re.compile(r"layers\.(\d+)\.blocks\.(\d+)\.")
+        blocks = {match.groups() for match in map(block.match, weights) if match}  # (stage, block)
+        depths = [sum(stage == str(i) for stage, _ in blocks) for i in range(stages)]
         widths = [weights["patch_embed.seq.2.c.weight"].shape[0]]
         widths += [weights[f"layers.{i}.downsample.conv1.c.weight"].shape[0] for i in range(stages - 1)]
         return cls(
@@ -72,7 +74,7 @@ class PatchEmbed(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """An inverted bottleneck, MBConv of MobileNetV2: widen, convolve by channel, narrow."""
+    """An inverted bottleneck, MBConv of MobileNetV2: widen, convolve each channel, narrow."""
 
     def __init__(self, width: int, ops: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -97,7 +99,7 @@ class Downsample(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention in a window with a learned bias for each distance, as LeViT's."""
+    """Attention in a window with LeViT's position bias: one number for each head and each distance |dy|, |dx|."""
 
     def __init__(self, width: int, heads: int, window: int, ops: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -109,10 +111,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, window**2, C) -> (B, window**2, C)"""
-        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (self.heads, 3, -1)).permute(3, 0, 2, 1, 4)
-        y = torch.arange(self.window, device=x.device)
-        y = (y[:, None] - y).abs()
-        distance = (y[:, None, :, None] * self.window + y[None, :, None, :]).flatten(0, 1).flatten(1)  # (query, key)
+        qkv = self.qkv(self.norm(x))
+        q, k, v = rearrange(qkv, "b n (heads qkv d) -> qkv b heads n d", heads=self.heads, qkv=3)
+        position = torch.arange(self.window, device=x.device)
+        d = (position[:, None] - position).abs()
+        distance = d[:, None, :, None] * self.window + d[None, :, None, :]  # |dy| window + |dx|
+        distance = distance.flatten(2).flatten(0, 1)  # (query, key)
         bias = comfy.ops.cast_to_input(self.attention_biases, q, copy=False)[:, distance]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
         return self.proj(y.transpose(1, 2).flatten(2))
@@ -142,13 +146,13 @@ class Block(nn.Module):
         return x + self.mlp(x.movedim(1, -1)).movedim(-1, 1)
 
     def _attend(self, x: Tensor) -> Tensor:
-        b, h, w, c = x.shape
+        b, h, w, _ = x.shape
         s = self.attn.window
-        down, across = -(-h // s), -(-w // s)
+        down, across = -(-h // s), -(-w // s)  # numbers of windows
         x = F.pad(x, (0, 0, 0, across * s - w, 0, down * s - h))
-        x = x.view(b, down, s, across, s, c).transpose(2, 3).reshape(-1, s * s, c)
-        x = self.attn(x).view(b, down, across, s, s, c).transpose(2, 3)
-        return x.reshape(b, down * s, across * s, c)[:, :h, :w]
+        x = self.attn(rearrange(x, "b (down y) (across x) c -> (b down across) (y x) c", y=s, x=s))
+        x = rearrange(x, "(b down across) (y x) c -> b (down y) (across x) c", b=b, down=down, y=s)
+        return x[:, :h, :w]
 
 
 class Stage(nn.Module):
@@ -159,11 +163,14 @@ class Stage(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """(B, 3, 1024, 1024) -> the embedding (B, out_channels, 64, 64) and what the first stage that attends made of it.
+    """(B, 3, 1024, 1024) -> the embedding (B, out_channels, 64, 64) and early features, (B, 64, 64, early_width).
+
+    The early features are the output of the first stage of attention, downsampled.
 
     Args:
         config: The shape.
-        operations: ComfyUI's layers (comfy.ops), made with `device` and `dtype`.
+        operations: ComfyUI's layers (comfy.ops).
+        device, dtype: Of the layers.
     """
 
     grid, frame = GRID, FRAME
@@ -183,14 +190,14 @@ class ImageEncoder(nn.Module):
                 blocks = [Block(width, heads, window, ops, **kwargs) for _ in range(depth)]
             else:
                 blocks = [Bottleneck(width, ops, **kwargs) for _ in range(depth)]
-            # The last one keeps the size, so that the embedding is as large as the other encoders'.
+            # The last one keeps the size, so that the embedding is as large as that of SAM's other encoders.
             stride = 1 if i == last - 1 else 2
             down = Downsample(width, widths[i + 1], stride, ops, **kwargs) if i < last else None
             self.layers.append(Stage(blocks, down))
         self.neck = neck(widths[-1], config.out_channels, ops, **kwargs)
 
     def forward(self, x: Tensor, progress: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor | None]:
-        """Calls `progress` after each of `steps` blocks. The second result is (B, 64, 64, early_width)."""
+        """The embedding and the early features; `progress` is called after each of the `steps` blocks."""
         x, early = self.patch_embed(x), None
         for i, stage in enumerate(self.layers):
             for block in stage.blocks:

@@ -1,4 +1,4 @@
-"""Filling holes in pictures from the pictures themselves: no network, no weights."""
+"""Holes in pictures filled from the pictures themselves: no network, no weights."""
 
 from collections.abc import Callable
 
@@ -12,24 +12,25 @@ from .harmonic import harmonic
 from .patchmatch import patchmatch
 
 METHODS = ["patchmatch", "harmonic"]
-CONTEXT = 4  # how far around a hole pieces may come from, in radii of the largest disc inside the hole ...
-NEAREST = 64  # ... and in pixels at least
+CONTEXT = 4  # the surroundings that pieces come from, in radii of the largest disc inside the hole
+MIN_CONTEXT = 64  # the same in pixels, at least
 
 
 def fill(image: Tensor, mask: Tensor, method: str, seed: int) -> Tensor:
-    """Fills what is masked, each hole from its own surroundings.
+    """Pictures with their masked pixels filled, each hole from its own surroundings.
 
     Args:
         image: (B, H, W, C), C = 1, 3 or 4.
         mask: (N, H, W). Everything above 0 is filled.
         method: One of METHODS.
-        seed: Of patchmatch's random search; the same for every picture and hole, so that none depends on the others.
+        seed: Of patchmatch's random search. Every picture and every hole starts from it, so no result depends on
+            another.
 
     Returns:
         (max(B, N), H, W, C). Outside the mask, the bits of `image`.
 
     Raises:
-        ValueError: Pictures and masks do not go together (masks.pair).
+        ValueError: Pictures and masks do not match (masks.pair).
     """
     image, mask = pair(image, mask)
     hole = mask > 0
@@ -45,15 +46,15 @@ def fill(image: Tensor, mask: Tensor, method: str, seed: int) -> Tensor:
 def fill_crop(
     picture: Tensor, hole: Tensor, method: str, seed: int, progress: Callable[[int], None] = ignore
 ) -> Tensor:
-    """One picture (H, W, 3) with its hole, bool (H, W), filled by one of METHODS."""
+    """One picture (H, W, 3) with its hole, bool (H, W), filled by one of METHODS: (H, W, 3)."""
     if method == "harmonic":
         return harmonic(picture, hole, progress)
     return patchmatch(picture, hole, seed, progress)
 
 
 def _context(hole: Tensor, method: str) -> int:
-    """Pixels around each hole that filling it looks at, so that the work grows with the hole and not the picture."""
+    """Pixels of surroundings that a method reads around each hole: the work grows with the hole, not the picture."""
     if method == "harmonic" or hole.all():
         return 1
     radii = [float(depths(hole[box.slices]).max()) for box in hole_boxes(hole, 1)]
-    return max(NEAREST, round(CONTEXT * max(radii, default=0)))
+    return max(MIN_CONTEXT, round(CONTEXT * max(radii, default=0)))

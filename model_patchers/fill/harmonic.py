@@ -1,9 +1,9 @@
-"""Harmonic fill: Laplace's equation in the hole with the surrounding pixels as its boundary values.
+"""Harmonic fill: Laplace's equation in the hole, with the surrounding pixels as boundary values.
 
-Each unknown pixel is the mean of its four neighbours (the five-point stencil). At the picture's borders the neighbours
-outside are left out, so nothing flows across them. Conjugate gradients solve the linear system under a multigrid
-V-cycle whose coarse grids join 2 x 2 pixels (Braess, "Towards algebraic multigrid for elliptic problems of second
-order", Computing 55, 1995).
+Each unknown pixel is the mean of its four neighbours (the five-point stencil). At the borders of the picture the
+missing neighbours are left out, so nothing flows across. Conjugate gradients solve the linear system, preconditioned by
+a multigrid V-cycle whose coarser grids join 2 x 2 pixels (Braess, "Towards algebraic multigrid for elliptic problems of
+second order", Computing 55, 1995).
 """
 
 from collections.abc import Callable
@@ -15,39 +15,46 @@ from torch import Tensor
 
 from ..comfyui.progress import ignore
 
-GREY = 0.5  # of a picture without a single known pixel
-TOLERANCE = 1e-6  # what is left of the equations' right-hand side, as a share
+GREY = 0.5  # fills a picture without a known pixel
+TOLERANCE = 1e-6  # norm of the residual over the norm of the right-hand side
 MAX_STEPS = 100  # a hole of a megapixel takes about 20
-OMEGA = 0.8  # a Jacobi step's damping, which takes most off the upper half of the stencil's spectrum
+OMEGA = 0.8  # damping of a Jacobi step; 4/5 smooths the five-point stencil best
 
 
 class Grid(NamedTuple):
-    """The operator A u = c u + sum of w (u - u_neighbour) over the unknown pixels of a grid. Each is (H, W)."""
+    """The operator A u = c u + sum over neighbours of w (u - u_neighbour) on the unknown pixels of a grid.
+
+    Every field is (H, W) and 0 at known pixels.
+    """
 
     c: Tensor  # conductance to known pixels
-    right: Tensor  # conductance to the right-hand neighbour, 0 in the last column
-    down: Tensor  # conductance to the neighbour below, 0 in the last row
-    inverse_diagonal: Tensor  # 0 where no pixel is unknown
+    right: Tensor  # conductance w to the right-hand neighbour, 0 in the last column
+    down: Tensor  # conductance w to the neighbour below, 0 in the last row
+    inverse_diagonal: Tensor
 
     @classmethod
     def build(cls, c: Tensor, right: Tensor, down: Tensor) -> "Grid":
         diagonal = c + right + down + F.pad(right, (1, -1)) + F.pad(down, (0, 0, 1, -1))
         return cls(c, right, down, torch.where(diagonal > 0, 1 / diagonal, 0))
 
-    def apply(self, u: Tensor) -> Tensor:  # (C, H, W)
+    def apply(self, u: Tensor) -> Tensor:
+        """A u: (C, H, W) -> (C, H, W)."""
         across = self.right[:, :-1] * (u[..., :-1] - u[..., 1:])
         down = self.down[:-1] * (u[..., :-1, :] - u[..., 1:, :])
         return outflow(across, down).addcmul_(self.c, u)
 
     def coarser(self) -> "Grid":
-        """On cells of 2 x 2 pixels. A cell's sum counts twice the conductance of its wider spacing, hence the half."""
-        across = torch.arange(self.c.shape[1], device=self.c.device) % 2
+        """The operator on cells of 2 x 2 pixels.
+
+        The two links between neighbouring cells add up to twice the conductance of the doubled spacing, hence the half.
+        """
+        across = torch.arange(self.c.shape[1], device=self.c.device) % 2  # links out of a cell leave its odd pixels
         along = torch.arange(self.c.shape[0], device=self.c.device)[:, None] % 2
         return Grid.build(cells(self.c) / 2, cells(self.right * across) / 2, cells(self.down * along) / 2)
 
 
 def outflow(across: Tensor, down: Tensor) -> Tensor:
-    """What leaves each pixel, from the flow to the right (C, H, W - 1) and the flow down (C, H - 1, W): (C, H, W)."""
+    """The flow out of each pixel, (C, H, W), of flows to the right (C, H, W - 1) and down (C, H - 1, W)."""
     out = F.pad(across, (0, 1))
     out[..., 1:] -= across
     out[..., :-1, :] += down
@@ -62,7 +69,7 @@ def cells(u: Tensor) -> Tensor:
 
 
 def pyramid(c: Tensor, right: Tensor, down: Tensor) -> list[Grid]:
-    """The grid and ever coarser ones, down to a single cell."""
+    """The grid with these conductances and its coarser grids, down to a single cell."""
     levels = [Grid.build(c, right, down)]
     while levels[-1].c.numel() > 1:
         levels.append(levels[-1].coarser())
@@ -70,14 +77,16 @@ def pyramid(c: Tensor, right: Tensor, down: Tensor) -> list[Grid]:
 
 
 def everywhere(hole: Tensor) -> Grid:
-    """All pixels linked, none known: Laplace's operator with no flow across the borders."""
+    """The grid with all pixels linked and none known: minus Laplace's operator, with no flow across the borders."""
     ones = torch.ones(hole.shape, device=hole.device)
     return Grid.build(torch.zeros_like(ones), F.pad(ones[:, 1:], (0, 1)), F.pad(ones[1:], (0, 0, 0, 1)))
 
 
 def grids(hole: Tensor, screening: float = 0) -> list[Grid]:
-    """The grids of a hole (H, W): unknown pixels linked to each other, to the known pixels beside them, and by
-    `screening` to zero: what enters at one pixel then fades over 1 / sqrt(screening) pixels.
+    """The grids of a hole, bool (H, W): its pixels are linked to each other and to the known pixels beside them.
+
+    Args:
+        screening: Conductance of every pixel to zero: a source at one pixel fades over 1 / sqrt(screening) pixels.
     """
     free = hole.float()
     right, down = F.pad(free[:, :-1] * free[:, 1:], (0, 1)), F.pad(free[:-1] * free[1:], (0, 0, 0, 1))
@@ -85,20 +94,30 @@ def grids(hole: Tensor, screening: float = 0) -> list[Grid]:
 
 
 def v_cycle(levels: list[Grid], r: Tensor) -> Tensor:
-    """About A^-1 r, symmetric and positive, as conjugate gradients need it: r is (C, H, W) on the first grid."""
+    """An approximation of A^-1 r by one multigrid V-cycle.
+
+    A step of damped Jacobi, u <- u + OMEGA D^-1 (r - A u), stands before and after the coarser grid. The coarser grid
+    gets the residual summed over its cells, and its solution is added to all pixels of a cell. The two transfers are
+    transposes of each other, so the cycle is symmetric and positive, as conjugate gradients need it.
+
+    Args:
+        r: (C, H, W) on the first grid.
+
+    Returns:
+        (C, H, W)
+    """
     grid = levels[0]
-    u = OMEGA * grid.inverse_diagonal * r
+    u = OMEGA * grid.inverse_diagonal * r  # Jacobi from u = 0
     if len(levels) == 1:
-        return u / OMEGA
-    left = r - grid.apply(u)
-    coarse = v_cycle(levels[1:], cells(left))
+        return u / OMEGA  # A of a single cell is its diagonal D: without damping, D^-1 r is exact
+    coarse = v_cycle(levels[1:], cells(r - grid.apply(u)))
     u += coarse.repeat_interleave(2, -2).repeat_interleave(2, -1)[..., : u.shape[-2], : u.shape[-1]]
     u += OMEGA * grid.inverse_diagonal * (r - grid.apply(u))
     return u
 
 
 def solve(levels: list[Grid], b: Tensor, progress: Callable[[int], None] = ignore) -> Tensor:
-    """A u = b by preconditioned conjugate gradients, the channels of b (C, H, W) side by side."""
+    """The solution u of A u = b, (C, H, W), by preconditioned conjugate gradients, each channel on its own."""
 
     def dot(x: Tensor, y: Tensor) -> Tensor:  # (C, 1, 1)
         return (x * y).sum((-2, -1), keepdim=True)
@@ -106,7 +125,7 @@ def solve(levels: list[Grid], b: Tensor, progress: Callable[[int], None] = ignor
     u = v_cycle(levels, b)
     r = b - levels[0].apply(u)
     p, rho = torch.zeros_like(b), torch.ones_like(b[:, :1, :1])
-    tiny = torch.finfo(b.dtype).tiny  # a channel that is done has nothing left to divide by
+    tiny = torch.finfo(b.dtype).tiny  # keeps a solved channel, whose r is 0, from dividing by 0
     enough = TOLERANCE**2 * dot(b, b)
     for step in range(MAX_STEPS):
         if (dot(r, r) <= enough).all():
@@ -123,11 +142,11 @@ def solve(levels: list[Grid], b: Tensor, progress: Callable[[int], None] = ignor
 
 
 def harmonic(picture: Tensor, hole: Tensor, progress: Callable[[int], None] = ignore) -> Tensor:
-    """Fills a hole with the solution of Laplace's equation.
+    """A picture with the solution of Laplace's equation in its hole.
 
     Args:
-        picture: (H, W, C); what it holds inside the hole is not read.
-        hole: bool (H, W). It may touch the borders, and cover everything: then the result is mid grey.
+        picture: (H, W, C). Its values inside the hole are not read.
+        hole: bool (H, W). It may touch the borders. If it covers everything, the result is mid grey.
         progress: Called with 0 before every step of the solver, at the end with the number of pixels filled.
 
     Returns:

@@ -1,7 +1,7 @@
 """LaMa: large mask inpainting, Suvorov et al. 2022 (github.com/advimman/lama, Apache-2.0).
 
-The network runs at the picture's own resolution, on one crop for each hole or on the whole picture, and its prediction
-is used inside the hole alone.
+The network runs at the resolution of the picture, on one crop for each hole or on the whole picture. Only its
+prediction inside the hole is used.
 """
 
 from collections.abc import Callable
@@ -23,12 +23,16 @@ from ..pixels.regions import hole_boxes
 from .lama_refinement import refine, scales
 
 AREAS = ["each hole", "whole picture"]
-BYTES, REFINED_BYTES = 1100, 3500  # per pixel, the most that Big-LaMa held at 512 to 1024 pixels square
+# Bytes of activations per pixel: the peaks measured with Big-LaMa at 512 to 1024 pixels square.
+BYTES, REFINED_BYTES = 1100, 3500
 
 
 def symmetric_pad(x: Tensor, height: int, width: int) -> Tensor:
-    """(..., h, w) -> (..., height, width), mirrored at the bottom and right edge as numpy.pad's "symmetric": the edge
-    pixel is repeated, and the mirror again mirrored where the padding is longer than the picture."""
+    """(..., h, w) -> (..., height, width), padded at the bottom and the right as by numpy.pad's "symmetric".
+
+    The mirror stands behind the edge pixel, so that the pixel is repeated. A mirror image that is too short for the
+    padding is mirrored again.
+    """
 
     def mirror(size: int, padded: int) -> Tensor:
         index = torch.arange(padded, device=x.device) % (2 * size)
@@ -39,7 +43,7 @@ def symmetric_pad(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def predict(generator: Generator, image: Tensor, mask: Tensor, progress: Callable[[], None] = ignore) -> Tensor:
-    """What the network sees in the hole, at any size: it is padded as by the official predictor, and cropped back.
+    """The network's prediction at any size: the input is padded as by the official predictor, the output cropped.
 
     Args:
         image: (B, 3, H, W) in [0, 1].
@@ -47,24 +51,24 @@ def predict(generator: Generator, image: Tensor, mask: Tensor, progress: Callabl
         progress: Called after every layer.
 
     Returns:
-        (B, 3, H, W) in [0, 1]. Only the hole's pixels mean anything.
+        (B, 3, H, W) in [0, 1]. Only pixels inside the hole are meaningful.
     """
     height, width = image.shape[-2:]
-    # The blocks reflect by one pixel at the lowest resolution, so two pixels are the least they work on.
+    # The blocks pad by reflection of one pixel at the lowest resolution, which needs two pixels there.
     size = [max(2, -(-n // generator.multiple)) * generator.multiple for n in (height, width)]
     x = torch.cat((image * (1 - mask), mask), dim=1)  # (B, 4, H, W)
     return generator(symmetric_pad(x, *size), progress)[..., :height, :width]
 
 
 def generator_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
-    """The generator's part of a checkpoint, without the prefix that its trainer or converter gave it.
+    """The generator's tensors of a checkpoint, without the prefix that a trainer or converter put before their names.
 
     Args:
-        weights: As from read_state_dict, with the generator's keys below any prefix.
+        weights: Of a file, as from read_state_dict. The prefix may be any or none.
         file: The name to use in messages.
 
     Raises:
-        ValueError: This is another network.
+        ValueError: The weights are those of another network.
     """
     generator = below(weights, INPUT_KEY)
     if not generator:
@@ -74,8 +78,8 @@ def generator_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor
         )
     if any("rel_pos_emb" in key for key in weights):
         raise ValueError(
-            f"'{file}' holds LaMa-MPE, whose generator is also fed position encodings. Load LaMa needs the LaMa that "
-            "is fed a masked picture and its mask alone, such as big-lama.pt or lama_large_512px.ckpt."
+            f"'{file}' holds LaMa-MPE, whose generator also needs position encodings. Load LaMa needs a LaMa whose "
+            "only inputs are a masked picture and its mask, such as big-lama.pt or lama_large_512px.ckpt."
         )
     if (channels := generator[INPUT_KEY].shape[1]) != 4:
         raise ValueError(
@@ -89,7 +93,7 @@ class LaMa(Managed):
     """A generator under ComfyUI's memory management.
 
     Args:
-        weights: Of the generator, as from generator_weights. They keep their type; the network computes in float32.
+        weights: Of the generator, as from generator_weights. They keep their dtype; the network computes in float32.
         file: The name to use in messages.
     """
 
@@ -100,14 +104,14 @@ class LaMa(Managed):
         super().__init__(self.generator, named, file, "LaMa", unused=".*")
 
     def fill(self, image: Tensor, mask: Tensor, area: str, context: int, refine_steps: int) -> Tensor:
-        """Fills what is masked.
+        """Pictures with their masked pixels filled.
 
         Args:
             image: (B, H, W, C), C = 1, 3 or 4.
             mask: (N, H, W). Everything above 0 is filled.
-            area: One of AREAS: what the network sees at a time.
-            context: Pixels around each hole that it sees, where area is "each hole".
-            refine_steps: Of the refinement; 0 is none.
+            area: One of AREAS: the input of one pass of the network.
+            context: Pixels of surroundings around each hole in that input, where area is "each hole".
+            refine_steps: Steps of the refinement at each scale; 0 turns it off.
 
         Returns:
             (max(B, N), H, W, C). Outside the mask, the bits of `image`.
@@ -122,13 +126,13 @@ class LaMa(Managed):
         progress = Progress(sum(self._steps(box, refine_steps) for _, box in jobs))
         result = image.clone()
         for i, box in jobs:
-            at = (slice(i, i + 1), *box.slices)
-            rgb = self._fill_crop(to_rgb(image[at]), hole[at], refine_steps, progress)
-            result[at] = put_rgb(image[at], rgb.to(image.device), hole[at])
+            crop = (slice(i, i + 1), *box.slices)
+            rgb = self._fill_crop(to_rgb(image[crop]), hole[crop], refine_steps, progress)
+            result[crop] = put_rgb(image[crop], rgb.to(image.device), hole[crop])
         return result
 
     def _fill_crop(self, image: Tensor, hole: Tensor, refine_steps: int, progress: Callable[[], None]) -> Tensor:
-        """(1, H, W, 3), (1, H, W) -> (1, H, W, 3)"""
+        """The prediction for a crop, (1, H, W, 3), with its hole, (1, H, W): (1, H, W, 3) on the network's device."""
         x = image.movedim(-1, 1).to(self.device, torch.float32)
         m = hole[:, None].to(x)
         if refine_steps and scales(*x.shape[-2:]) > 1:
@@ -138,11 +142,11 @@ class LaMa(Managed):
         return y.movedim(1, -1)
 
     def _memory(self, pixels: int, refine_steps: int) -> int:
-        """Bytes for one crop's activations; the refinement also copies the weights."""
+        """Bytes that the activations of one crop need; the refinement also copies the weights."""
         return pixels * REFINED_BYTES + self.patcher.model_size() if refine_steps else pixels * BYTES
 
     def _steps(self, box: Box, refine_steps: int) -> int:
-        """How many layers will run."""
+        """The number of layers that run for one crop."""
         layers, finer = len(self.generator.model), scales(box.height, box.width) - 1
         if not refine_steps:
             return layers
@@ -150,16 +154,17 @@ class LaMa(Managed):
 
 
 def load(path: str | Path) -> LaMa:
-    """A LaMa in any form that read_state_dict knows.
+    """The LaMa in a file of any form that read_state_dict knows.
 
     Raises:
-        ValueError: The file cannot be read, or is no LaMa.
+        ValueError: The file cannot be read, or holds no LaMa.
     """
     path = Path(path)
     return LaMa(generator_weights(read_state_dict(path), path.name), path.name)
 
 
 def _boxes(hole: Tensor, area: str, context: int) -> list[Box]:
+    """The crops of a picture with this hole, bool (H, W), that the network fills."""
     if area == "each hole":
         return hole_boxes(hole, context)
     return [Box(0, 0, hole.shape[1], hole.shape[0])] if hole.any() else []

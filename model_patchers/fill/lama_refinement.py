@@ -1,8 +1,8 @@
 """LaMa's refinement: Kulshreshtha et al. 2022, "Feature Refinement to Improve High Resolution Image Inpainting".
 
-A network trained on small pictures fills big holes with structure that is too fine for them. So the picture is filled
-at a small scale first, and at every larger one the features in the middle of the network are optimised until the
-prediction, made smaller, agrees with the smaller scale's.
+A network trained on small pictures fills large holes with structure that is too fine. So the picture is filled at a
+small scale first. At every larger scale, the features in the middle of the network are optimised until the prediction,
+scaled down, agrees with the fill of the smaller scale.
 """
 
 import math
@@ -18,20 +18,21 @@ from ..arch.lama import Generator
 from ..comfyui.progress import ignore
 from ..pixels import blur
 
-MIN_SIDE = 512  # pixels: about what the network was trained on
+MIN_SIDE = 512  # pixels: about the side of the pictures that the network was trained on
 MAX_SCALES = 3
-BUDGET = 1_800_000  # pixels: bigger pictures are refined at that size
+BUDGET = 1_800_000  # pixels of a picture; a larger one is refined at this size
 LEARNING_RATE = 0.002
-EPS = 1e-8
+EPS = 1e-8  # tolerance when a resized mask is compared with 0 or 1
 
 
 def scales(height: int, width: int) -> int:
-    """The number of levels in the pyramid: 1 means that there is nothing to refine."""
+    """The number of scales for a picture of this size; with 1 there is nothing to refine."""
     height, width = _affordable(height, width)
     return min(1 + round(max(0.0, math.log2(min(height, width) / MIN_SIDE))), MAX_SCALES)
 
 
 def _affordable(height: int, width: int) -> tuple[int, int]:
+    """The size at which a picture is refined: its own, or of BUDGET pixels if it is larger."""
     ratio = min(1.0, math.sqrt(BUDGET / (height * width)))
     return max(1, int(height * ratio)), max(1, int(width * ratio))
 
@@ -39,21 +40,22 @@ def _affordable(height: int, width: int) -> tuple[int, int]:
 def refine(
     generator: Generator, image: Tensor, mask: Tensor, steps: int, progress: Callable[[], None] = ignore
 ) -> Tensor:
-    """The paper's algorithm 1.
+    """A picture with its hole filled by algorithm 1 of the paper.
 
-    Needs no memory beyond a plain pass but one block's activations and the inputs of the others: blocks are computed
-    again in the backward pass.
+    Beyond a plain pass it needs memory for the activations of one block and the inputs of the others: the backward pass
+    computes each block again.
 
     Args:
         image: (1, 3, H, W) in [0, 1].
         mask: (1, 1, H, W), 1 in the hole and 0 elsewhere.
-        steps: Evaluations of the network at each scale but the lowest, the last of which changes nothing more.
+        steps: Passes through the network at each scale above the smallest: the last one predicts, those before it
+            optimise.
         progress: Called after every layer.
 
     Returns:
-        The filled picture (1, 3, H, W). One above BUDGET is refined at that size and enlarged again.
+        (1, 3, H, W). A picture above BUDGET is refined at that size and enlarged again.
     """
-    # The host runs nodes in inference mode, whose tensors autograd refuses to keep: _Rear copies the weights out of it.
+    # ComfyUI runs nodes in inference mode. Autograd cannot save tensors made there, so _Rear copies the weights.
     with torch.inference_mode(False), torch.enable_grad():
         size = image.shape[-2:]
         if (affordable := _affordable(*size)) != tuple(size):
@@ -67,7 +69,7 @@ def refine(
 
 
 def _pyramid(image: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Picture and mask at every scale, the smallest first."""
+    """The picture and the mask at every scale, the smallest first."""
     levels = [(image, mask)]
     for _ in range(scales(*image.shape[-2:]) - 1):
         image, mask = pyramid_down(image), (pyramid_down(mask) >= EPS).to(mask)
@@ -76,7 +78,7 @@ def _pyramid(image: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 def pyramid_down(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, H // 2, W // 2): a 5 x 5 Gaussian of sigma 1, then bilinear."""
+    """(B, C, H, W) -> (B, C, H // 2, W // 2): blurred by a 5 x 5 Gaussian of sigma 1, then resized bilinearly."""
     return _halve(blur.gaussian(x, sigma=1.0, radius=2, border="reflect"))
 
 
@@ -85,17 +87,20 @@ def _halve(x: Tensor) -> Tensor:
 
 
 def inner_mask(mask: Tensor) -> Tensor:
-    """(1, 1, H, W) -> bool (1, 1, H // 2, W // 2): the hole at half size, eroded by a 15 x 15 ellipse, so that the
-    seam, which the smaller scale draws too wide, has no say. A picture's border is no seam."""
+    """(1, 1, H, W) -> bool (1, 1, H // 2, W // 2): the hole at half size, eroded by OpenCV's 15 x 15 ellipse.
+
+    The erosion leaves out the seam, which the smaller scale draws too wide. At the border of the picture, where there
+    is no seam, nothing is eroded.
+    """
     y = torch.arange(-7, 8, device=mask.device)
-    reach = torch.sqrt(49.0 - y**2).round()  # how far each row of the ellipse goes
+    reach = torch.sqrt(49.0 - y**2).round()  # of each row of the ellipse, from its middle
     ellipse = (y.abs() <= reach[:, None]).to(mask)[None, None]
     whole = (_halve(mask) >= 1 - EPS).to(mask)
     return F.conv2d(F.pad(whole, (7, 7, 7, 7), value=1.0), ellipse) == ellipse.sum()
 
 
 class _Rear:
-    """The network from the first block on, computed with copies of its weights and again in the backward pass."""
+    """The network from its first block on, with copies of the weights; the backward pass computes each stage again."""
 
     def __init__(self, generator: Generator, device: torch.device, progress: Callable[[], None]) -> None:
         self.stages = [(stage, _copies(stage, device)) for stage in generator.stages()]
@@ -122,33 +127,50 @@ def _refine_scale(
     steps: int,
     progress: Callable[[], None],
 ) -> Tensor:
-    """One scale, with the filled picture of the scale below. (1, 3, H, W), (1, 1, H, W) -> (1, 3, H, W)"""
+    """A picture (1, 3, H, W) with its hole, (1, 1, H, W), filled at one scale: (1, 3, H, W).
+
+    Args:
+        lower: The filled picture of the smaller scale, (1, 3, H // 2, W // 2); None at the smallest scale.
+    """
     height, width = image.shape[-2:]
     padding = (0, -width % generator.multiple, 0, -height % generator.multiple)
-    known, hole = image, mask
-    image, mask = F.pad(image, padding, mode="reflect"), F.pad(mask, padding, mode="reflect")
+    padded, padded_mask = F.pad(image, padding, mode="reflect"), F.pad(mask, padding, mode="reflect")
     with torch.no_grad():
-        z = torch.cat((image * (1 - mask), mask), dim=1)
+        z = torch.cat((padded * (1 - padded_mask), padded_mask), dim=1)
         for layer in generator.model[: generator.front]:
             z = layer(z)
             progress()
     if lower is not None:
-        z = [part.requires_grad_() for part in z]
-        outside, inside = mask.expand_as(image) < EPS, inner_mask(hole).expand_as(lower)
-        optimiser = torch.optim.Adam(z, lr=LEARNING_RATE)
-        for _ in range(steps - 1):
-            optimiser.zero_grad()
-            y = rear(tuple(z))
-            loss = _distance(y, image, outside)
-            loss = loss + _distance(pyramid_down(y[..., :height, :width]), lower, inside)
-            loss.backward()
-            optimiser.step()
+        known, inside = padded_mask.expand_as(padded) < EPS, inner_mask(mask).expand_as(lower)
+
+        def loss(y: Tensor) -> Tensor:
+            smaller = pyramid_down(y[..., :height, :width])
+            return _distance(y, padded, known) + _distance(smaller, lower, inside)
+
+        _optimise(z, rear, loss, steps - 1)
     with torch.no_grad():
-        y = rear(tuple(z))[..., :height, :width]
-    return hole * y + (1 - hole) * known
+        y = rear(z)[..., :height, :width]
+    return mask * y + (1 - mask) * image
+
+
+def _optimise(z: tuple[Tensor, Tensor], rear: _Rear, loss: Callable[[Tensor], Tensor], steps: int) -> None:
+    """Changes the features z in place by `steps` of Adam, to lower the loss of the prediction y = rear(z).
+
+    The loss of the paper is the mean of |y - x| over the known pixels of the picture x, plus the mean of |D(y) - y'|
+    over the inner part of the hole, where D is pyramid_down and y' the filled picture of the smaller scale.
+    """
+    for feature in z:
+        feature.requires_grad_()
+    optimiser = torch.optim.Adam(z, lr=LEARNING_RATE)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        loss(rear(z)).backward()
+        optimiser.step()
 
 
 def _distance(a: Tensor, b: Tensor, where: Tensor) -> Tensor:
-    """Mean absolute difference. Where nothing is compared, such as inside a hole thinner than the erosion, it is not a
-    number, and its gradient is 0."""
+    """The mean absolute difference at the pixels `where`.
+
+    Without any such pixel, as in a hole thinner than the erosion, it is not a number, and its gradient is 0.
+    """
     return (a - b).abs()[where].mean()

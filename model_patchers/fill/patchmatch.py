@@ -1,10 +1,10 @@
-"""Exemplar fill: a hole filled with pieces of its own picture, coarse to fine.
+"""Exemplar fill: a hole filled with patches of its own picture, coarse to fine.
 
-The picture and the field of matches improve each other in turn (Wexler, Shechtman, Irani, "Space-time completion of
-video", TPAMI 29, 2007): every patch that touches the hole looks for the most similar patch of the surroundings (Barnes
-et al., "PatchMatch", SIGGRAPH 2009, here with all patches at once), then every pixel of the hole takes the mean of
-what the patches over it propose. Texture features keep grass from turning into its mean (Newson et al., "Video
-inpainting of complex scenes", SIAM J. Imaging Sciences 7, 2014).
+Picture and matches improve each other in turn (Wexler, Shechtman, Irani, "Space-time completion of video", TPAMI 29,
+2007). Every patch that touches the hole looks for the most similar patch of the surroundings (Barnes et al.,
+"PatchMatch", SIGGRAPH 2009, here for all patches at once). Then every pixel of the hole takes the weighted mean of the
+pixels that the patches over it propose. Texture features keep grass from turning into its mean colour (Newson et al.,
+"Video inpainting of complex scenes", SIAM J. Imaging Sciences 7, 2014).
 """
 
 import math
@@ -24,36 +24,46 @@ from .patchmatch_seams import heal
 
 RADIUS = 3
 SIDE = 2 * RADIUS + 1
-PIECES = [(dy, dx) for dy in range(-RADIUS, RADIUS + 1) for dx in range(-RADIUS, RADIUS + 1)]
+PLACES = [(dy, dx) for dy in range(-RADIUS, RADIUS + 1) for dx in range(-RADIUS, RADIUS + 1)]  # of a patch's pixels
 TEXTURE = 7.0  # weight of the texture features beside colours: the root of Newson's lambda, 50
 DIMENSIONS = 32  # in which patches are compared, out of 7 x 7 x 5
-COARSEST = 10  # the hole's depth in pixels at the coarsest scale: deeper, and its middle would start without texture
-ENOUGH = 64  # source patches that a smaller scale must offer
-SHARPNESS = 2.0  # of the vote: how fast a patch's say falls with its distance; a plain mean would blur
-TRUST = 1.1  # by this factor a patch's say falls with every pixel into the hole (Wexler's gamma)
-SMOOTH = 1.15  # the smooth fill's handicap as a beginning: what stays blurred is matched too easily
-MANY = 40  # rounds that are enough anywhere
-BEGINNING = 150_000  # patches to match in all, for one beginning
-NEARBY = 8  # pixels: how far the finest scales search, which only mend what coarser ones found
-STARTS = 4  # offsets tried as a beginning, besides the smooth fill
+BASIS_SAMPLE = 4000  # patches that these dimensions are computed from
+COARSEST = 10  # the hole's depth in pixels at the coarsest scale: a deeper middle would start without texture
+MIN_SOURCES = 64  # source patches that a smaller scale must offer
+
+# Weights of the vote
+TYPICAL = 0.75  # quantile of the distances, which sets sigma (Wexler's)
+TYPICAL_SAMPLE = 10_000  # distances that the quantile is computed from
+SHARPNESS = 2.0  # of the fall with the distance; 0, a plain mean, would blur
+TRUST = 1.1  # factor of the fall with every pixel into the hole (Wexler's gamma)
+MIN_DISTANCE = 1e-8  # least value of that quantile: all matches may be perfect
+MIN_WEIGHT = 1e-9  # least weight before TRUST: all patches over a pixel may match badly
+
+# The work
+MIN_ROUNDS, MAX_ROUNDS = 4, 40  # of one start
+ROUNDS_PER_DEPTH = 8  # rounds of one start for each pixel of the hole's depth, at most
+START_PATCHES = 150_000  # patches to match in all rounds of one start
+STARTS = 4  # offsets tried as starts, besides the smooth fill
+SMOOTH = 1.15  # factor on the distance of the smooth start: blurred patches match too easily
+NEARBY = 8  # pixels: the search radius at the two finest scales, which only correct the matches of coarser ones
 
 
 class Scale(NamedTuple):
-    """One size of the picture, (H, W). Pixels and patch centres are numbered row by row."""
+    """The picture at one size, (H, W). Pixels and patch centres are numbered row by row."""
 
     pixels: Tensor  # (H, W, 5): colours and weighted texture features
     hole: Tensor  # bool (H, W)
-    source: Tensor  # bool (H, W): centres of patches that are whole and wholly outside the hole
-    target: Tensor  # (T,) centres of whole patches that touch the hole
-    order: Tensor  # (H, W): place of each centre in `target`, or -1
-    inside: Tensor  # (P,) the hole's pixels
-    trust: Tensor  # (T,) each target patch's say by its place
+    source: Tensor  # bool (H, W): centres of the patches inside the picture and outside the hole
+    target: Tensor  # (T,): centres of the patches inside the picture that touch the hole
+    order: Tensor  # (H, W): index of each centre in `target`, or -1
+    inside: Tensor  # (P,): the pixels of the hole
+    trust: Tensor  # (T,): TRUST^-depth, the weight of each target patch by its depth in the hole
     filters: Tensor  # (D, 5, 7, 7): the directions in which patches are compared
-    codes: Tensor  # (H W, D): the picture's patches in these directions
+    codes: Tensor  # (H W, D): the patches of the picture in these directions
 
     @classmethod
     def build(cls, pixels: Tensor, hole: Tensor, generator: torch.Generator, least: int) -> "Scale | None":
-        """None where there are fewer than `least` source patches."""
+        """The scale of these pixels (H, W, 5) and this hole; None if it has fewer than `least` source patches."""
         whole = torch.zeros_like(hole)
         whole[RADIUS:-RADIUS, RADIUS:-RADIUS] = True
         touched = F.max_pool2d(hole[None, None].float(), SIDE, 1, RADIUS)[0, 0] > 0
@@ -74,22 +84,26 @@ class Scale(NamedTuple):
 
 
 def texture(rgb: Tensor, hole: Tensor, window: int) -> Tensor:
-    """Mean absolute gradients of the known pixels across and down, in a window: (H, W, 3) -> (H, W, 2)."""
+    """Mean absolute gradients of brightness between known pixels, across and down: (H, W, 3) -> (H, W, 2).
+
+    Args:
+        window: Side of the square of the mean, rounded up to an odd number.
+    """
     brightness = luma(rgb)
     known = (~hole).float()
-    across, down = known[:, 1:] * known[:, :-1], known[1:] * known[:-1]
-    sums = (brightness[:, 1:] - brightness[:, :-1]).abs() * across, (brightness[1:] - brightness[:-1]).abs() * down
-    maps = torch.stack(
-        [F.pad(m, (0, 1)) for m in (sums[0], across)] + [F.pad(m, (0, 0, 0, 1)) for m in (sums[1], down)]
-    )
+    both_x, both_y = known[:, 1:] * known[:, :-1], known[1:] * known[:-1]  # whether both neighbours are known
+    change_x = (brightness[:, 1:] - brightness[:, :-1]).abs() * both_x
+    change_y = (brightness[1:] - brightness[:-1]).abs() * both_y
+    right, below = (0, 1), (0, 0, 0, 1)
+    planes = [F.pad(change_x, right), F.pad(both_x, right), F.pad(change_y, below), F.pad(both_y, below)]
     half = window // 2
-    for size, padding in (((1, 2 * half + 1), (0, half)), ((2 * half + 1, 1), (half, 0))):
-        maps = F.avg_pool2d(maps[:, None], size, 1, padding)[:, 0]
-    return (maps[::2] / maps[1::2].clamp_min(1e-6)).movedim(0, -1)
+    means = F.avg_pool2d(torch.stack(planes)[:, None], (1, 2 * half + 1), 1, (0, half))
+    change_x, both_x, change_y, both_y = F.avg_pool2d(means, (2 * half + 1, 1), 1, (half, 0))[:, 0]
+    return torch.stack((change_x / both_x.clamp_min(1e-6), change_y / both_y.clamp_min(1e-6)), -1)
 
 
 def halve(pixels: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
-    """Means over the known pixels of 2 x 2 cells; a cell with less than half known belongs to the hole."""
+    """Means over the known pixels of 2 x 2 cells, and the hole of that size: cells with less than half known."""
     known = (~hole).float()
     planes = torch.cat((pixels.movedim(-1, 0) * known, known[None]))[None]
     planes = F.avg_pool2d(planes, 2, ceil_mode=True, count_include_pad=False)[0]
@@ -97,62 +111,78 @@ def halve(pixels: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scales(rgb: Tensor, hole: Tensor, generator: torch.Generator) -> list[Scale]:
-    """The picture at full size and ever smaller ones, until the hole is COARSEST deep. Empty: no patch is a source."""
+    """The picture at full size, half size and so on until the hole is COARSEST deep; empty if no patch is a source."""
     count = max(0, math.ceil(math.log2(float(depths(hole).max()) / COARSEST))) + 1
     pixels = torch.cat((rgb, TEXTURE * texture(rgb, hole, 2**count)), -1)
-    found: list[Scale] = []
-    while len(found) < count and min(hole.shape) >= SIDE:
-        scale = Scale.build(pixels, hole, generator, ENOUGH if found else 1)
+    pyramid: list[Scale] = []
+    while len(pyramid) < count and min(hole.shape) >= SIDE:
+        scale = Scale.build(pixels, hole, generator, MIN_SOURCES if pyramid else 1)
         if scale is None:
             break
-        found.append(scale)
+        pyramid.append(scale)
         pixels, hole = halve(pixels, hole)
-    return found
+    return pyramid
 
 
 def basis(pixels: Tensor, source: Tensor, generator: torch.Generator) -> Tensor:
     """The directions in which source patches differ most (their principal components), as filters (D, 5, 7, 7)."""
     centres = source.flatten().nonzero()[:, 0]
-    some = centres[torch.randint(len(centres), (min(len(centres), 4000),), generator=generator).to(centres.device)]
-    steps = torch.tensor([dy * source.shape[1] + dx for dy, dx in PIECES], device=pixels.device)
-    patches = pixels.flatten(0, 1)[some[:, None] + steps].flatten(1)  # (S, 7 * 7 * 5)
+    drawn = torch.randint(len(centres), (min(len(centres), BASIS_SAMPLE),), generator=generator)
+    sample = centres[drawn.to(centres.device)]
+    steps = torch.tensor([dy * source.shape[1] + dx for dy, dx in PLACES], device=pixels.device)
+    patches = pixels.flatten(0, 1)[sample[:, None] + steps].flatten(1)  # (S, 7 * 7 * 5)
     patches = patches - patches.mean(0)
     _, vectors = torch.linalg.eigh(patches.T @ patches)
     return vectors[:, -DIMENSIONS:].T.reshape(-1, SIDE, SIDE, pixels.shape[-1]).movedim(-1, 1).contiguous()
 
 
 def encode(pixels: Tensor, filters: Tensor) -> Tensor:
-    """Every patch in few numbers: (H, W, 5) -> (H W, D)."""
+    """The patch around every pixel, (H, W, 5), in the directions of the filters, (D, 5, 7, 7): (H W, D)."""
     return F.conv2d(pixels.movedim(-1, 0)[None], filters, padding=RADIUS)[0].flatten(1).T.contiguous()
 
 
 class Field:
-    """Nearest neighbours: for each target patch the source patch `match` found so far, and its squared `distance`."""
+    """A source patch for each target patch, the most similar so far.
+
+    Args:
+        scale: The picture.
+        match: (T,) centres of source patches to begin with.
+        generator: Of the random search.
+
+    Attributes:
+        match: (T,)
+        distance: (T,) squared distances of target and match, in the directions of the scale's filters.
+    """
 
     def __init__(self, scale: Scale, match: Tensor, generator: torch.Generator) -> None:
         self.scale, self.match, self.generator = scale, match, generator
         self.distance = torch.zeros(len(match), device=match.device)
         y, x = scale.target // scale.width, scale.target % scale.width
-        (top, bottom), (left, right) = y.aminmax(), x.aminmax()
-        self.crop = (
-            slice(int(top) - RADIUS, int(bottom) + SIDE - RADIUS),
-            slice(int(left) - RADIUS, int(right) + SIDE - RADIUS),
-        )
-        self.place = (y - self.crop[0].start) * (self.crop[1].stop - self.crop[1].start) + x - self.crop[1].start
+        top, bottom = int(y.min()) - RADIUS, int(y.max()) + RADIUS + 1
+        left, right = int(x.min()) - RADIUS, int(x.max()) + RADIUS + 1
+        self.crop = slice(top, bottom), slice(left, right)  # all pixels of target patches
+        self.place = (y - top) * (right - left) + x - left  # of each target in the crop
 
     def improve(self, pixels: Tensor, reach: int, steps: tuple[int, ...]) -> None:
-        """Takes the target patches as they are in `pixels`, (H, W, 5), and finds better matches for them."""
-        self.wanted = encode(pixels[self.crop], self.scale.filters)[self.place]
+        """Finds better matches for the target patches of the present picture.
+
+        Args:
+            pixels: (H, W, 5), the present picture.
+            reach: Pixels around each match that the random search begins with.
+            steps: For each round of propagation and search, how far the neighbours of the propagation are.
+        """
+        self.targets = encode(pixels[self.crop], self.scale.filters)[self.place]
         self.distance = self.measure(self.match)
         for step in steps:
             self.propagate(step)
             self.search(reach)
 
     def measure(self, match: Tensor) -> Tensor:
-        return (self.scale.codes[match] - self.wanted).square_().sum(-1)
+        """The squared distances of the target patches to these source patches: (T,) -> (T,)."""
+        return (self.scale.codes[match] - self.targets).square_().sum(-1)
 
     def offer(self, match: Tensor, valid: Tensor) -> None:
-        """Takes each candidate that is a source patch and nearer than the present one."""
+        """Takes each candidate, (T,), that is valid, is a source patch and is nearer than the present match."""
         match = match.clamp(0, len(self.scale.codes) - 1)
         valid = valid & self.scale.source.view(-1)[match]
         match = torch.where(valid, match, self.match)
@@ -162,16 +192,16 @@ class Field:
         self.distance = torch.where(better, distance, self.distance)
 
     def propagate(self, step: int) -> None:
-        """Offers each patch what its four neighbours at `step` <= RADIUS found, moved back by the step.
+        """Offers each patch the matches of its four neighbours at `step` <= RADIUS, moved back by the step.
 
-        Centres are no nearer than RADIUS to the picture's borders, so no step leads into the next row.
+        Centres are at least RADIUS from the borders of the picture, so no step leads into the next row.
         """
         for move in (-step, step, -step * self.scale.width, step * self.scale.width):
             place = self.scale.order.view(-1)[self.scale.target + move]
             self.offer(self.match[place] - move, place >= 0)
 
     def search(self, reach: float) -> None:
-        """Offers random patches around the present one, ever closer."""
+        """Offers random patches around each match, within `reach` pixels, then half as many, down to 1."""
         height, width = self.scale.hole.shape
         while reach >= 1:
             jump = (torch.rand(2, len(self.match), generator=self.generator) * 2 - 1) * reach
@@ -182,32 +212,38 @@ class Field:
             reach /= 2
 
     def over(self, move: int) -> tuple[Tensor, Tensor]:
-        """The target patch that has each hole pixel at `move` from its centre, and whether there is one: (P,)."""
+        """The target patch centred `move` before each pixel of the hole, (P,), and whether there is one, bool (P,)."""
         place = self.scale.order.view(-1)[(self.scale.inside - move).clamp(0, len(self.scale.codes) - 1)]
         return place, place >= 0
 
     def vote(self) -> Tensor:
-        """The picture (H, W, 5), each hole pixel the weighted mean of what the patches over it propose."""
+        """The picture (H, W, 5) with its hole filled by weighted means (Wexler et al.).
+
+        A pixel of the hole becomes sum of w_t c_t / sum of w_t over the target patches t that hold it, where c_t is the
+        pixel at its place in the match of t, and w_t = TRUST^-depth exp(-d_t / (2 sigma^2)). With the squared distances
+        d and their quantile d_75, 2 sigma^2 = d_75 / SHARPNESS.
+        """
         known = self.scale.pixels.flatten(0, 1)
-        typical = torch.quantile(self.distance[:: len(self.distance) // 10000 + 1], 0.75).clamp_min(1e-8)
-        say = self.scale.trust * (torch.exp(-SHARPNESS * self.distance / typical) + 1e-9)
+        sample = self.distance[:: len(self.distance) // TYPICAL_SAMPLE + 1]
+        typical = torch.quantile(sample, TYPICAL).clamp_min(MIN_DISTANCE)
+        weights = self.scale.trust * (torch.exp(-SHARPNESS * self.distance / typical) + MIN_WEIGHT)
         total = known.new_zeros(len(self.scale.inside), known.shape[1])
-        says = known.new_zeros(len(self.scale.inside))
-        for dy, dx in PIECES:
+        total_weight = known.new_zeros(len(self.scale.inside))
+        for dy, dx in PLACES:
             move = dy * self.scale.width + dx
             place, there = self.over(move)
-            weight = torch.where(there, say[place], 0)
+            weight = torch.where(there, weights[place], 0)
             total += weight[:, None] * known[torch.where(there, self.match[place] + move, 0)]
-            says += weight
+            total_weight += weight
         out = self.scale.pixels.clone()
-        out.view(-1, out.shape[-1])[self.scale.inside] = total / says[:, None]
+        out.view(-1, out.shape[-1])[self.scale.inside] = total / total_weight[:, None]
         return out
 
     def best(self) -> Tensor:
-        """(P,): the known pixel that the nearest matched of the patches over each hole pixel proposes."""
+        """(P,): for each pixel of the hole the known pixel that the patch with the best match proposes."""
         least = torch.full_like(self.scale.inside, torch.inf, dtype=torch.float32)
         pixel = torch.zeros_like(self.scale.inside)
-        for dy, dx in PIECES:
+        for dy, dx in PLACES:
             move = dy * self.scale.width + dx
             place, there = self.over(move)
             distance = torch.where(there, self.distance[place], torch.inf)
@@ -217,7 +253,7 @@ class Field:
 
 
 def matches(scale: Scale, offset: Tensor) -> Tensor:
-    """Source patches (T,) from offsets (T, 2); where one leads to no source patch, the one nearest to there."""
+    """The source patches (T,) nearest to where offsets (T, 2) lead from the target patches."""
     height, width = scale.hole.shape
     y = (scale.target // width + offset[:, 0]).clamp(0, height - 1)
     x = (scale.target % width + offset[:, 1]).clamp(0, width - 1)
@@ -225,7 +261,7 @@ def matches(scale: Scale, offset: Tensor) -> Tensor:
 
 
 def finer(field: Field, fine: Scale) -> Tensor:
-    """The offsets of one scale, doubled, for the target patches of the next: (T, 2)."""
+    """The offsets of a coarse field, doubled, for the target patches of the next finer scale: (T, 2)."""
     coarse, match = field.scale, field.match
     dy = match // coarse.width - coarse.target // coarse.width
     dx = match % coarse.width - coarse.target % coarse.width
@@ -236,12 +272,12 @@ def finer(field: Field, fine: Scale) -> Tensor:
 
 
 def rounds(level: int) -> int:
-    """How often matches and picture improve each other at a scale; 0 is full size, where a round costs most."""
-    return min(MANY, 2 + 10 * level)
+    """Rounds of matching and voting at a scale; level 0 is full size, where a round costs most."""
+    return min(MAX_ROUNDS, 2 + 10 * level)
 
 
 def refine(field: Field, pixels: Tensor, count: int, reach: int, progress: Callable[[], None]) -> None:
-    """Wexler's loop at one scale: `count` rounds of matching and voting from `pixels` (H, W, 5), and a last match."""
+    """Wexler's loop at one scale: `count` rounds of matching and voting from `pixels`, (H, W, 5), and a last match."""
     for _ in range(count):
         progress()
         field.improve(pixels, reach, (1, 2))
@@ -250,15 +286,17 @@ def refine(field: Field, pixels: Tensor, count: int, reach: int, progress: Calla
 
 
 def begin(scale: Scale, generator: torch.Generator, progress: Callable[[float], None]) -> Field:
-    """The coarsest scale, from several beginnings; the one whose patches are most like patches of the picture stays.
+    """The field of the coarsest scale: of several starts, the one whose target patches match best in the end.
 
-    A speck needs fewer rounds. A hole that is long and thin is large at its coarsest scale too, and gets by with fewer.
+    The first start is a smooth fill with random matches. Each of the others has one offset for all patches, by which
+    the picture resembles itself. A small hole needs fewer rounds. A long and thin hole, which is large at its coarsest
+    scale too, gets fewer to save time.
     """
-    affordable = BEGINNING // len(scale.target)
-    count = min(max(affordable, 4), MANY, 8 * int(depths(scale.hole).max()))
+    affordable = START_PATCHES // len(scale.target)
+    count = min(max(affordable, MIN_ROUNDS), MAX_ROUNDS, ROUNDS_PER_DEPTH * int(depths(scale.hole).max()))
     sources = scale.source.flatten().nonzero()[:, 0]
-    some = torch.randint(len(sources), (len(scale.target),), generator=generator)
-    starts = [(Field(scale, sources[some.to(sources.device)], generator), harmonic(scale.pixels, scale.hole))]
+    drawn = torch.randint(len(sources), (len(scale.target),), generator=generator)
+    starts = [(Field(scale, sources[drawn.to(sources.device)], generator), harmonic(scale.pixels, scale.hole))]
     table = likeness(scale.pixels[..., :3], scale.hole)
     for offset in repeats(table, scale.order >= 0, scale.source, min(STARTS, affordable)):
         field = Field(scale, matches(scale, offset.expand(len(scale.target), 2)), generator)
@@ -266,19 +304,19 @@ def begin(scale: Scale, generator: torch.Generator, progress: Callable[[float], 
     for field, pixels in starts:
         refine(field, pixels, count, max(scale.hole.shape), lambda: progress(1 / count / len(starts)))
     distances = [float(field.distance.mean()) for field, _ in starts]
-    distances[0] *= SMOOTH
+    distances[0] *= SMOOTH  # the smooth start
     return starts[distances.index(min(distances))][0]
 
 
 def patchmatch(picture: Tensor, hole: Tensor, seed: int, progress: Callable[[int], None] = ignore) -> Tensor:
-    """Fills a hole with pieces of its surroundings.
+    """A picture with its hole filled by patches of the surroundings.
 
     Args:
-        picture: (H, W, 3); what it holds inside the hole is not read.
-        hole: bool (H, W). It may touch the borders. Where it leaves no whole patch of 7 x 7 known pixels, there are no
-            pieces to take, and the harmonic fill is what comes back.
+        picture: (H, W, 3). Its values inside the hole are not read.
+        hole: bool (H, W). It may touch the borders. If it leaves no patch of 7 x 7 known pixels, the result is the
+            harmonic fill.
         seed: Of the random search.
-        progress: Called at every step with the number of pixels it was worth; they add up to the hole's.
+        progress: Called at every step with a number of pixels; the numbers add up to the pixels of the hole.
 
     Returns:
         (H, W, 3), equal to `picture` outside the hole.
@@ -289,9 +327,9 @@ def patchmatch(picture: Tensor, hole: Tensor, seed: int, progress: Callable[[int
     if not pyramid:
         return harmonic(picture, hole, progress)
     levels = range(len(pyramid) - 1)
-    work = 2 + sum(rounds(level) * 4.0**-level for level in levels)
+    work = 2 + sum(rounds(level) * 4.0**-level for level in levels)  # in rounds at full size; 2: the start, the seams
     shares = Shares(progress, int(hole.sum()))
-    field = begin(pyramid[-1], generator, lambda part: shares(part / work))
+    field = begin(pyramid[-1], generator, lambda share: shares(share / work))
     for level in reversed(levels):
         scale = pyramid[level]
         offset = snap(finer(field, scale), likeness(scale.pixels[..., :3], scale.hole))

@@ -1,8 +1,8 @@
-"""Seams between pasted pieces, taken out of the gradients: what is left of a sky's shading does not show.
+"""Smoothing of the seams between pasted pieces, such as pieces of a sky whose shading differs.
 
-Perez, Gangnet, Blake, "Poisson image editing", SIGGRAPH 2003: the picture is wanted whose differences between
-neighbours are those of the pieces. Only the correction is solved for, and only faint jumps are corrected: a strong one
-is the texture's own.
+Perez, Gangnet, Blake, "Poisson image editing", SIGGRAPH 2003: the result has the differences between neighbours that
+the pieces have. It is the pasted picture plus a correction u, which solves (SCREENING - Laplace) u = div(jumps) in the
+hole and is 0 outside. Only faint jumps are corrected: strong ones belong to the texture.
 """
 
 import torch
@@ -10,20 +10,20 @@ from torch import Tensor
 
 from .harmonic import grids, outflow, solve
 
-FAINT = 0.1  # a jump of this root mean square over the colours counts for 1 / e
-SCREENING = 1e-4  # a correction fades over 100 pixels: in a hole far from known pixels it would add up to a new colour
+FAINT = 0.1  # a jump of this root mean square over the colours is weighted with 1 / e
+SCREENING = 1e-4  # a correction fades over 100 pixels: far from known pixels it would add up to another colour
 
 
 def heal(rgb: Tensor, hole: Tensor, pixel: Tensor) -> Tensor:
-    """Fills a hole with known pixels and smooths the seams.
+    """A picture with its hole filled by known pixels, the seams smoothed.
 
     Args:
-        rgb: (H, W, 3).
+        rgb: (H, W, 3) in [0, 1].
         hole: bool (H, W).
-        pixel: (P,) for each pixel of the hole, row by row, the number of the known pixel that goes there.
+        pixel: (P,): for each pixel of the hole, row by row, the number y W + x of the known pixel to paste there.
 
     Returns:
-        (H, W, 3).
+        (H, W, 3) in [0, 1], equal to `rgb` outside the hole.
     """
     height, width = hole.shape
     origin = torch.arange(height * width, device=hole.device)
@@ -41,33 +41,35 @@ def heal(rgb: Tensor, hole: Tensor, pixel: Tensor) -> Tensor:
 
 
 def jumps(rgb: Tensor, hole: Tensor, origin: Tensor, step: tuple[int, int]) -> Tensor:
-    """By how much each pixel's neighbour at `step` is off what goes on in the picture there, from either of the two.
+    """The errors of the differences between neighbours p and q = p + step in the pasted picture, weighted if faint.
 
-    Where the picture goes on in the hole, seen from both, it is taken to go on without a change.
+    The pasted pixels are o(p) and o(q). The picture I offers two differences for them, I(o(p) + step) - I(o(p)) and
+    I(o(q)) - I(o(q) - step). The right difference r is their mean; one of them, if the other needs an unknown pixel;
+    0, if both do. The error e = I(o(q)) - I(o(p)) - r is weighted with exp(-mean(e^2) / FAINT^2).
 
     Args:
-        rgb, hole: (H, W, 3) and (H, W).
-        origin: (h, w), the number of the known pixel at each place.
+        rgb, hole: (H, W, 3) and bool (H, W).
+        origin: (h, w): the number o(p) = y W + x of the known pixel at each place.
         step: (0, 1) or (1, 0).
 
     Returns:
         (3, h, w - 1) or (3, h - 1, w).
     """
     dy, dx = step
-    first, second = origin[: origin.shape[0] - dy, : origin.shape[1] - dx], origin[dy:, dx:]
+    p, q = origin[: origin.shape[0] - dy, : origin.shape[1] - dx], origin[dy:, dx:]
     colours = rgb.flatten(0, 1)
-    after, is_after = _neighbour(hole, first, dy, dx)
-    before, is_before = _neighbour(hole, second, -dy, -dx)
-    ahead = (colours[second] - colours[after]) * is_after[..., None]
-    back = (colours[before] - colours[first]) * is_before[..., None]
-    sides = (is_after.float() + is_before)[..., None]
-    jump = torch.where(sides > 0, (ahead + back) / sides, colours[second] - colours[first])
+    after_p, has_after = _neighbour(hole, p, dy, dx)
+    before_q, has_before = _neighbour(hole, q, -dy, -dx)
+    error_of_p = (colours[q] - colours[after_p]) * has_after[..., None]
+    error_of_q = (colours[before_q] - colours[p]) * has_before[..., None]
+    differences = (has_after.float() + has_before)[..., None]
+    jump = torch.where(differences > 0, (error_of_p + error_of_q) / differences, colours[q] - colours[p])
     faint = torch.exp(-jump.square().mean(-1, keepdim=True) / FAINT**2)
     return (jump * faint).movedim(-1, 0)
 
 
 def _neighbour(hole: Tensor, pixel: Tensor, dy: int, dx: int) -> tuple[Tensor, Tensor]:
-    """The number of the pixel beside each `pixel`, and whether it is one that is known."""
+    """The number of the pixel at (dy, dx) from each `pixel`, and whether there is such a pixel and it is known."""
     height, width = hole.shape
     y, x = pixel // width + dy, pixel % width + dx
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)

@@ -7,11 +7,13 @@ from torch import Tensor
 
 
 def gaussian(x: Tensor, sigma: float, radius: int, border: str) -> Tensor:
-    """Blurs by a Gaussian of 2 `radius` + 1 pixels whose weights sum to 1: (..., H, W), in the arithmetic of x.
+    """x (..., H, W) blurred with the weights exp(-d^2 / (2 sigma^2)), |d| <= radius, divided by their sum.
 
     Args:
+        x: Its dtype and device are those of the arithmetic.
         sigma: Standard deviation in pixels, above 0.
-        border: "constant" (zeros beyond the border) or "reflect" (mirrored about the outermost pixels), as F.pad.
+        radius: The reach of the kernel in pixels.
+        border: Of F.pad: "constant" puts zeros outside, "reflect" mirrors the picture about its outermost pixels.
     """
     d = torch.arange(-radius, radius + 1, dtype=torch.float64)
     kernel = torch.exp(-(d**2) / (2 * sigma**2))
@@ -21,16 +23,16 @@ def gaussian(x: Tensor, sigma: float, radius: int, border: str) -> Tensor:
 
 
 def opencv(values: Tensor, pixels: int) -> Tensor:
-    """Gaussian blur of masks, or of a line of one, as OpenCV's GaussianBlur does it with a kernel of 2 `pixels` + 1.
+    """Values blurred as by OpenCV's GaussianBlur with a kernel of 2 `pixels` + 1.
 
-    The standard deviation is OpenCV's own for such a kernel, 0.3 (pixels - 1) + 0.8, and nothing further away than
-    `pixels` counts. The picture is mirrored about its outermost pixels, as often as the kernel needs it (OpenCV's
-    BORDER_REFLECT_101). The weights sum to 1 in float64: flat parts stay exactly as they are. (Up to a kernel of 9,
-    OpenCV has weights ready-made, which differ from these by 0.022 at most.)
+    OpenCV takes the standard deviation from the size of the kernel: 0.3 (pixels - 1) + 0.8. The values are mirrored
+    about the outermost pixels as often as the kernel needs (OpenCV's BORDER_REFLECT_101). The weights sum to 1 in
+    float64, so flat areas keep their values exactly. (Up to a kernel of 9 OpenCV takes the weights from tables, which
+    differ from these by 0.022 at most.)
 
     Args:
         values: (N,) or (H, W).
-        pixels: The kernel's radius; 0 changes nothing.
+        pixels: Radius of the kernel; 0 changes nothing.
 
     Returns:
         New values of the same shape, dtype and device.

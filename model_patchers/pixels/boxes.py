@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Box(NamedTuple):
-    """A rectangle, half-open, with the fields of ComfyUI's BOUNDING_BOX."""
+    """A half-open rectangle with the fields of ComfyUI's BOUNDING_BOX."""
 
     x: int
     y: int
@@ -13,11 +13,11 @@ class Box(NamedTuple):
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Rows and columns, to index (..., H, W)."""
+        """The rows and columns of the box, to index (..., H, W)."""
         return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
 
     def expand(self, margin: int, width: int, height: int) -> "Box":
-        """Grown by `margin` on every side and cut at the borders of a width x height picture."""
+        """The box grown by `margin` on every side, cut at the borders of a width x height picture."""
         x, y = max(self.x - margin, 0), max(self.y - margin, 0)
         right, bottom = min(self.x + self.width + margin, width), min(self.y + self.height + margin, height)
         return Box(x, y, right - x, bottom - y)

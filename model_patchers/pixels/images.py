@@ -1,4 +1,4 @@
-"""Colours of pictures."""
+"""Colours of pictures: RGB, brightness, 8-bit levels."""
 
 import numpy as np
 import torch
@@ -13,13 +13,16 @@ def to_rgb(image: Tensor) -> Tensor:
 
 
 def luma(image: Tensor) -> Tensor:
-    """The brightness of a grey, RGB or RGBA picture: (..., C) -> (...). Of equal channels, their value to the bit."""
+    """The luma of a grey, RGB or RGBA picture, 0.299 R + 0.587 G + 0.114 B: (..., C) -> (...).
+
+    Computed as G + 0.299 (R - G) + 0.114 (B - G): the luma of equal channels is their value, to the bit.
+    """
     red, green, blue = to_rgb(image).unbind(-1)
     return green + LUMA[0] * (red - green) + LUMA[2] * (blue - green)
 
 
 def to_levels(image: Tensor) -> np.ndarray:
-    """(H, W, C) in [0, 1], C = 1, 3 or 4 -> uint8 (H, W, 3) on the CPU, as a picture file has it."""
+    """(H, W, C) in [0, 1], C = 1, 3 or 4 -> uint8 (H, W, 3) on the CPU, the levels of an 8-bit file."""
     return (to_rgb(image).float() * 255).round().clamp(0, 255).to("cpu", torch.uint8).contiguous().numpy()
 
 
@@ -27,9 +30,9 @@ def put_rgb(image: Tensor, rgb: Tensor, hole: Tensor) -> Tensor:
     """A copy of `image` with the colours `rgb` inside `hole`; everything else keeps its bits.
 
     Args:
-        image: (B, H, W, C). An alpha channel is kept as it is; a grey picture takes the colours' luma.
+        image: (B, H, W, C). An alpha channel does not change; a grey picture takes the luma of the colours.
         rgb: (B, H, W, 3).
-        hole: bool (B, H, W), True where the colours go.
+        hole: bool (B, H, W), True where the colours replace those of `image`.
     """
     if image.shape[-1] == 1:
         rgb = luma(rgb)[..., None]

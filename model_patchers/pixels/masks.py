@@ -1,4 +1,4 @@
-"""Masks: one for each picture, of its size; growing and shrinking."""
+"""Masks: resizing, matching with pictures, growing and shrinking."""
 
 from math import isqrt
 
@@ -8,24 +8,24 @@ from torch import Tensor
 
 
 def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
-    """(B, h, w) -> (B, height, width), the strongest value of each cell, so that no thin stroke is lost."""
+    """(B, h, w) -> (B, height, width): the largest value of each cell, so that thin strokes survive."""
     return F.adaptive_max_pool2d(mask[:, None], (height, width))[:, 0]
 
 
 def pair(image: Tensor, mask: Tensor, names: tuple[str, str] = ("image", "mask")) -> tuple[Tensor, Tensor]:
-    """Brings pictures and masks together: one mask for each picture, of its size.
+    """Pictures and masks matched: one mask for each picture, of its size.
 
     Args:
-        image: (B, H, W, C). One picture goes with any number of masks.
-        mask: (N, h, w) or (h, w). One mask goes with any number of pictures. Another size is resized when its
-            proportions are the picture's (to a pixel); a blank mask, such as Load Image's 64 x 64 one, always fits.
-        names: The inputs', for messages.
+        image: (B, H, W, C). One picture is repeated for any number of masks.
+        mask: (N, h, w) or (h, w). One mask is repeated for any number of pictures. A mask of another size is resized
+            if it has the picture's proportions, to a pixel. A blank mask, such as Load Image's of 64 x 64, always fits.
+        names: Names of the two inputs, for messages.
 
     Returns:
         The pictures (M, H, W, C) and the masks (M, H, W), M = max(B, N).
 
     Raises:
-        ValueError: The numbers do not match, or the mask has other proportions.
+        ValueError: The batch sizes do not match, or the mask has other proportions.
     """
     mask = mask.reshape(-1, *mask.shape[-2:])
     (b, height, width), (n, h, w) = image.shape[:3], mask.shape
@@ -35,7 +35,8 @@ def pair(image: Tensor, mask: Tensor, names: tuple[str, str] = ("image", "mask")
             "Connect one mask for all pictures, or one for each."
         )
     if (h, w) != (height, width):
-        if abs(w * height - h * width) <= height + width:
+        same_proportions = abs(w * height - h * width) <= height + width  # to a pixel of either side
+        if same_proportions:
             mask = resize_mask(mask, height, width)
         elif not mask.any():
             mask = mask.new_zeros(n, height, width)
@@ -51,29 +52,33 @@ def pair(image: Tensor, mask: Tensor, names: tuple[str, str] = ("image", "mask")
 def grow(mask: Tensor, pixels: int) -> Tensor:
     """Grows a mask by a disc; shrinks it when `pixels` is negative.
 
-    Each pixel takes the largest (when shrinking the smallest) value no further than `pixels` from it in a straight
-    line: grey-scale dilation and erosion by a flat disc. What lies outside the picture has no say, so a mask that
-    touches the picture's border still does when it has shrunk, as if it went on beyond.
+    Each pixel takes the largest (when shrinking, the smallest) value within a distance of `pixels`: grey-scale
+    dilation and erosion by a flat disc. Pixels outside the picture are ignored, so a mask that touches the border still
+    touches it after shrinking.
 
-    The disc is a stack of rows. The largest value of a row of n comes from two overlapping rows of a power of two,
-    and those by doubling (the sparse table of Bender and Farach-Colton, The LCA Problem Revisited, 2000), so the
-    work is in proportion to the radius and not to the disc's area.
+    The disc is a stack of rows. The largest value of a row of n comes from two overlapping rows of a power of two, and
+    those come from doubling (the sparse table of Bender and Farach-Colton, "The LCA Problem Revisited", 2000), so the
+    work grows with the radius and not with the area of the disc.
 
     Args:
-        mask: (..., H, W), bool or float. It comes back itself when `pixels` is 0.
-        pixels: The disc's radius.
+        mask: (..., H, W), bool or float. It is returned itself when `pixels` is 0.
+        pixels: Radius of the disc.
+
+    Returns:
+        A mask of the same shape, dtype and device.
     """
     if not pixels:
         return mask
     stronger = torch.maximum if pixels > 0 else torch.minimum
-    radius, (height, width) = abs(pixels), mask.shape[-2:]
+    radius = abs(pixels)
+    height, width = mask.shape[-2:]
     binary = mask.dtype == torch.bool or bool(((mask == 0) | (mask == 1)).all())
     value = mask.to(torch.uint8) if binary else mask  # bytes take a tenth of the time
     margin = min(radius, width - 1)
     edges = value[..., :1].expand(*value.shape[:-1], margin), value[..., -1:].expand(*value.shape[:-1], margin)
     row, length = torch.cat((edges[0], value, edges[1]), dim=-1), 1  # row[x]: strongest of x ... x + length - 1
-    out, run = value.clone(), torch.empty_like(value)
-    for dy in range(min(radius, height - 1), -1, -1):
+    out, run = value.clone(), torch.empty_like(value)  # run[x]: strongest of x - half ... x + half
+    for dy in range(min(radius, height - 1), -1, -1):  # the narrowest row of the disc comes first
         half = min(isqrt(radius**2 - dy**2), margin)
         while 2 * length <= 2 * half + 1:
             row, length = stronger(row[..., :-length], row[..., length:]), 2 * length

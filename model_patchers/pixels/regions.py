@@ -1,4 +1,4 @@
-"""Connected regions of masks, their boxes, and distances to them."""
+"""Connected regions of masks: small ones, their boxes, distances to them."""
 
 import numpy as np
 import torch
@@ -11,14 +11,14 @@ EIGHT = np.ones((3, 3), dtype=bool)  # neighbours that touch by an edge or a cor
 FOUR = ndimage.generate_binary_structure(2, 1)  # neighbours that touch by an edge
 
 
-def small_regions(mask: np.ndarray, area: int, structure: np.ndarray = EIGHT) -> tuple[np.ndarray, np.ndarray]:
+def small_regions(mask: np.ndarray, area: int, structure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The connected regions of a mask, bool (H, W), and which of them have at most `area` pixels.
 
     Args:
         structure: EIGHT or FOUR: the neighbours that connect.
 
     Returns:
-        Labels (H, W), 0 outside the mask; and for each label whether its region is small, False for 0.
+        Labels (H, W), 0 outside the mask; bool (labels,): whether the region of each label is small, False for 0.
     """
     labels, _ = ndimage.label(mask, structure=structure)
     small = np.bincount(labels.ravel()) <= area
@@ -27,57 +27,73 @@ def small_regions(mask: np.ndarray, area: int, structure: np.ndarray = EIGHT) ->
 
 
 def depths(hole: Tensor) -> Tensor:
-    """(H, W): how far each pixel of a hole is from the nearest known one; there must be one."""
+    """(H, W): the distance of each pixel of a hole, bool (H, W), to the nearest pixel outside; there must be one."""
     return torch.from_numpy(ndimage.distance_transform_edt(hole.cpu().numpy())).float().to(hole.device)
 
 
 def nearest(chosen: Tensor) -> Tensor:
-    """(H, W): the number of the chosen pixel nearest to each pixel."""
+    """(H, W): for each pixel the nearest of the chosen pixels, bool (H, W), as its number y W + x."""
     y, x = ndimage.distance_transform_edt(~chosen.cpu().numpy(), return_distances=False, return_indices=True)
     return torch.from_numpy(y.astype("int64") * chosen.shape[1] + x).to(chosen.device)
 
 
 def hole_boxes(hole: Tensor, context: int) -> list[Box]:
-    """Rectangles that cover a hole, each with `context` pixels of its surroundings, as few as stay small.
+    """Boxes that cover all regions of a hole, each box with `context` pixels of surroundings, from top to bottom.
 
-    Holes closer than `context` share a rectangle, and no rectangle reaches into another's hole, so each can be filled
-    alone and pasted back alone, in any order.
+    Regions whose boxes are no further than `context` apart share a box. So no box reaches into a region of another
+    box, and each can be filled and pasted back alone, in any order.
 
     Args:
         hole: bool (H, W).
-        context: Pixels around each hole, cut at the picture's borders.
+        context: Pixels around the regions, cut at the borders of the picture.
     """
     height, width = hole.shape
-    boxes = bounds(hole)
-    while True:  # until the surroundings of none touch another
-        joined = join(boxes, (boxes + (0, 0, context, context)).clip(max=(width, height) * 2))
-        if len(joined) == len(boxes):
+    edges = bounds(hole)
+    while True:  # a joined box may come close to another one
+        reaches = (edges + (0, 0, context, context)).clip(max=(width, height) * 2)
+        joined = join(edges, reaches)
+        if len(joined) == len(edges):
             break
-        boxes = joined
-    found = [Box(left, top, right - left, bottom - top) for left, top, right, bottom in boxes.tolist()]
-    return sorted((box.expand(context, width, height) for box in found), key=lambda box: (box.y, box.x))
+        edges = joined
+    boxes = [Box(left, top, right - left, bottom - top) for left, top, right, bottom in edges.tolist()]
+    return sorted((box.expand(context, width, height) for box in boxes), key=lambda box: (box.y, box.x))
 
 
 def bounds(hole: Tensor) -> np.ndarray:
-    """The tight rectangle around each connected part of a hole, bool (H, W): (N, 4) of left, top, right, bottom."""
+    """The tight box around each connected region of a hole, bool (H, W): (N, 4) of left, top, right, bottom."""
     labels, _ = ndimage.label(hole.cpu().numpy(), structure=EIGHT)
-    found = [(c.start, r.start, c.stop, r.stop) for r, c in ndimage.find_objects(labels)]
-    return np.array(found, dtype=np.int64).reshape(-1, 4)
+    slices = ndimage.find_objects(labels)
+    edges = [(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in slices]
+    return np.array(edges, dtype=np.int64).reshape(-1, 4)
 
 
 def join(boxes: np.ndarray, reaches: np.ndarray) -> np.ndarray:
-    """Joins boxes (N, 4) of left, top, right, bottom whose reaches, (N, 4) like them, touch or overlap: (M, 4).
+    """Boxes joined where their reaches touch or overlap.
 
-    Reaches are painted and the connected patches of paint are the new boxes: a hundred thousand cost as little as ten.
+    The reaches are painted, and each connected region of paint is one box. Painting a hundred thousand reaches takes
+    little longer than painting ten: each writes its four corners, and running sums down and across fill it.
+
+        corners          down             across
+        +1  0  0 -1      +1  0  0 -1       1  1  1  0
+         0  0  0  0  ->  +1  0  0 -1  ->   1  1  1  0
+        -1  0  0 +1       0  0  0  0       0  0  0  0
+
+    Args:
+        boxes: (N, 4) of left, top, right, bottom.
+        reaches: (N, 4) likewise: each box and as much beside it as joins it to another.
+
+    Returns:
+        (M, 4) of left, top, right, bottom.
     """
     left, top, right, bottom = reaches.T
-    paint = np.zeros((bottom.max(initial=0) + 1, right.max(initial=0) + 1), dtype=np.int32)
+    corners = np.zeros((bottom.max(initial=0) + 1, right.max(initial=0) + 1), dtype=np.int32)
     for x, y, sign in ((left, top, 1), (right, top, -1), (left, bottom, -1), (right, bottom, 1)):
-        np.add.at(paint, (y, x), sign)  # +1 where a reach begins, -1 where it ends
-    labels, count = ndimage.label(paint.cumsum(0).cumsum(1)[:-1, :-1], structure=EIGHT)
-    group = labels[top, left] - 1
-    joined = np.full((count, 4), max(paint.shape))
+        np.add.at(corners, (y, x), sign)
+    paint = corners.cumsum(0).cumsum(1)[:-1, :-1]
+    labels, count = ndimage.label(paint, structure=EIGHT)
+    group = labels[top, left] - 1  # of each box
+    joined = np.full((count, 4), max(corners.shape))
     joined[:, 2:] = 0
-    for side, stronger in enumerate((np.minimum, np.minimum, np.maximum, np.maximum)):
-        stronger.at(joined[:, side], group, boxes[:, side])
+    for side, outermost in enumerate((np.minimum, np.minimum, np.maximum, np.maximum)):
+        outermost.at(joined[:, side], group, boxes[:, side])
     return joined

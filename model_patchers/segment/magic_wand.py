@@ -10,11 +10,11 @@ from ..comfyui.points import Point
 from ..comfyui.progress import ignore
 from ..pixels.regions import EIGHT
 
-ROUNDING = 1e-6  # float32 colours that stand for 8-bit ones lie this close to them; a step of 16 bits is 1.5e-5
+ROUNDING = 1e-6  # above the rounding errors of 8-bit colours in float32, below a step of 16-bit colours, 1.5e-5
 
 
 def channels(image: Tensor) -> Tensor:
-    """What is compared: (..., C) -> (..., C). RGBA is weighted by its alpha, as hidden colours cannot be clicked."""
+    """The channels to compare, (..., C) -> (..., C): RGBA colours are multiplied by alpha, so hidden ones are equal."""
     if image.shape[-1] < 4:
         return image
     alpha = image[..., 3:]
@@ -22,17 +22,17 @@ def channels(image: Tensor) -> Tensor:
 
 
 def region(picture: Tensor, point: Point, tolerance: float, contiguous: bool) -> Tensor:
-    """The pixels whose colour is like the point's: bool (H, W).
+    """The pixels of the point's colour, bool (H, W).
 
-    Colours are alike when no channel differs by more than `tolerance`: the rule of GIMP's fuzzy select (select by
-    composite) and of OpenCV's floodFill with a fixed range, on the sRGB values as they are.
+    Two colours are alike if no channel differs by more than `tolerance`: the rule of GIMP's fuzzy select (select by
+    composite) and of OpenCV's floodFill with a fixed range. The values are compared as sRGB, without conversion.
 
     Args:
         picture: (H, W, C) in [0, 1], from `channels`.
-        point: x, y in pixels; the pixel that it lies in gives the colour.
-        tolerance: In [0, 1]; the limit itself still belongs.
-        contiguous: Only the part that hangs together with the point over edges or corners of pixels
-            (scikit-image's flood with its default connectivity).
+        point: x, y in pixels; its pixel gives the colour.
+        tolerance: In [0, 1], inclusive.
+        contiguous: Only the area connected to the point by edges or corners of pixels (scikit-image's flood with its
+            default connectivity).
     """
     x, y = int(point[0]), int(point[1])
     alike = ((picture - picture[y, x]).abs() <= tolerance + ROUNDING).all(-1)
@@ -50,11 +50,11 @@ def select(
     contiguous: bool,
     progress: Callable[[], None] = ignore,
 ) -> Tensor:
-    """The regions of the positive points together, less those of the negative points.
+    """The regions of all positive points, without the regions of the negative points.
 
     Args:
-        image: (B, H, W, C), C = 1, 3 or 4. Every picture is searched from the same points, by its own colours.
-        positive, negative: Inside the picture.
+        image: (B, H, W, C), C = 1, 3 or 4. The points are the same for every picture, the colours are its own.
+        positive, negative: Points inside the picture.
         tolerance, contiguous: As for `region`.
         progress: Called after each point of each picture.
 

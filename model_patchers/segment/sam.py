@@ -1,8 +1,8 @@
 """SAM: pictures segmented by points, boxes and masks. Kirillov et al. 2023, "Segment Anything"
 (github.com/facebookresearch/segment-anything, Apache-2.0); MobileSAM, Zhang et al. 2023; SAM-HQ, Ke et al. 2023.
 
-An image encoder, which is big, looks at a picture once; a prompt encoder and a mask decoder, which are small, answer
-each prompt from the embedding it made. Embeddings are kept, so that another click costs a decoder pass alone.
+A large image encoder makes the embedding of a picture once. A small prompt encoder and a small mask decoder answer each
+prompt from the embedding. Embeddings are cached, so another click costs only a pass of the decoder.
 """
 
 import hashlib
@@ -36,20 +36,35 @@ from .sam_frame import mask_logits, postprocess, preprocess
 from .sam_prompts import answer, prompt_tokens, split_prompts
 
 PRECISIONS = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-KEEP = 256 * 2**20  # bytes of embeddings: 64 pictures, 21 of SAM-HQ's
+KEEP = 256 * 2**20  # bytes of embeddings: of 64 pictures, with SAM-HQ of 21
 
-
-# Embeddings
+NEEDED = (
+    "Load SAM needs SAM, MobileSAM or SAM-HQ as their authors published them: sam_vit_b_01ec64.pth, "
+    "sam_vit_l_0b3195.pth, sam_vit_h_4b8939.pth, mobile_sam.pt, or SAM-HQ's such as sam_hq_vit_b.pth."
+)
+NO_PROMPT = (
+    "There is nothing to segment by: positive_coords, bboxes and mask_prompt are empty. Click on the object in Pick "
+    "Points, or connect a box or a mask. (Negative points alone say only where the object is not.)"
+)
+MARK = "mask_decoder.iou_token.weight"  # a key of every SAM, below any prefix
+UNUSED = r"pixel_|image_encoder\.(norm_head|head)\.|.*attention_bias_idxs$"  # in published files, but never read
+OTHERS = {  # keys of networks that users take for SAM, and what to call them
+    r"detector\.backbone\.|(detector_model|tracker_model|tracker_neck)\.": "SAM 3, for core's Load "
+    "Checkpoint and SAM3 Detect",
+    r"image_encoder\.trunk\.|sam_mask_decoder\.|vision_encoder\.backbone\.": "SAM 2, which is another network",
+    r"vision_encoder\.": "SAM in the layout of Hugging Face's transformers, with other names for its tensors",
+    r"image_encoder\.": "a relative of SAM with another image encoder",
+}
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """What the encoder made of one picture, on the intermediate device.
+    """The embedding of one picture, on the intermediate device.
 
     Attributes:
         features: float32 (1, C, grid, grid).
-        detail: What SAM-HQ's decoder wants besides, (1, C / 8, 4 * grid, 4 * grid).
-        height, width: The picture's.
+        detail: More features for the decoder of SAM-HQ, (1, C / 8, 4 * grid, 4 * grid).
+        height, width: Of the picture.
     """
 
     features: Tensor
@@ -63,47 +78,44 @@ class Embedding:
 
 
 class EmbeddingCache:
-    """The embeddings used last, by the content of their pictures, in at most `limit` bytes."""
+    """The embeddings used last, in at most `limit` bytes, by keys of their pictures' content."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.kept: OrderedDict[bytes, Embedding] = OrderedDict()
+        self.embeddings: OrderedDict[bytes, Embedding] = OrderedDict()
 
     @property
     def nbytes(self) -> int:
-        return sum(embedding.nbytes for embedding in self.kept.values())
+        return sum(embedding.nbytes for embedding in self.embeddings.values())
 
     def get(self, key: bytes) -> Embedding | None:
-        if embedding := self.kept.get(key):
-            self.kept.move_to_end(key)
+        if embedding := self.embeddings.get(key):
+            self.embeddings.move_to_end(key)
         return embedding
 
     def put(self, key: bytes, embedding: Embedding) -> None:
-        self.kept[key] = embedding
+        self.embeddings[key] = embedding
         while self.nbytes > self.limit:
-            self.kept.popitem(last=False)
+            self.embeddings.popitem(last=False)
 
     def on_detach(self, patcher: ModelPatcher, unpatch_all: bool) -> None:
-        """Follows the model out of memory. The host also detaches a model to load it, and then unpatches nothing."""
+        """Drops all embeddings when ComfyUI unloads the model. (To load it, ComfyUI detaches it without unpatching.)"""
         if unpatch_all:
-            self.kept.clear()
+            self.embeddings.clear()
 
 
 def content_key(levels: np.ndarray) -> bytes:
-    """Equal for equal pictures: a hash of the size and the levels (H, W, 3)."""
+    """A hash of the size and the levels of a picture, uint8 (H, W, 3)."""
     return hashlib.blake2b(np.ascontiguousarray(levels), digest_size=16, person=b"%dx%d" % levels.shape[:2]).digest()
 
 
-# The model
-
-
 class Network(nn.Module):
-    """The three parts, with the names of the published state dicts.
+    """Image encoder, prompt encoder and mask decoder, with the names of the published state dicts.
 
     Args:
-        weights: Of a whole SAM, as from sam_weights. They give the shapes.
-        device: Where it is made.
-        dtype: Of the image encoder; the rest is float32.
+        weights: Of a whole SAM, as from sam_weights. They determine the shapes.
+        device: Of the parameters.
+        dtype: Of the image encoder; the other parts are float32.
     """
 
     def __init__(self, weights: dict[str, Tensor], device: torch.device, dtype: torch.dtype) -> None:
@@ -122,15 +134,15 @@ class Network(nn.Module):
 
 
 class SAM(Managed):
-    """A SAM under ComfyUI's memory management, and the embeddings of the pictures it saw last.
+    """A SAM under ComfyUI's memory management, with the embeddings of the pictures it encoded last.
 
-    The embeddings go when the host unloads the model, or with this object.
+    The embeddings are dropped when ComfyUI unloads the model.
 
     Args:
         weights: As from sam_weights.
         file: The name to use in messages.
-        precision: One of PRECISIONS, of the image encoder.
-        keep: Bytes of embeddings to keep.
+        precision: One of PRECISIONS, for the image encoder.
+        keep: Bytes of embeddings to keep, at most.
     """
 
     def __init__(self, weights: dict[str, Tensor], file: str, precision: str = "auto", keep: int = KEEP) -> None:
@@ -149,26 +161,26 @@ class SAM(Managed):
         self.patcher.add_callback(CallbacksMP.ON_DETACH, self.cache.on_detach)
 
     def load(self, prompts: int = 1) -> None:
-        """Has ComfyUI load the model, with room for so many prompts at once; `embed` and `decode` need it there."""
+        """Has ComfyUI load the model, with memory for so many prompts in one pass; needed by `embed` and `decode`."""
         super().load(max(self._encoder_memory(), prompts * self._prompt_memory()))
 
     def _prompt_memory(self) -> int:
-        """Bytes that the decoder needs for a prompt: each has embeddings of its own. Five at a time were seen."""
+        """Bytes that the decoder needs for a prompt. Measured peak: five tensors as large as the embedding at once."""
         channels = self.network.mask_decoder.iou_token.weight.shape[1]
         return 5 * 4 * self.grid**2 * channels
 
     def _encoder_memory(self) -> int:
-        """Bytes that the encoder needs besides its weights: the attention bias that is spread out at a time, once more
-        in the form that the GPU's kernel wants, and the widest activations. On a CPU ViT-B was seen to need 290 MB."""
+        """Bytes that the encoder needs besides its weights: a piece of the attention bias, its copy in the form that
+        the GPU's kernel needs, and the widest activations. Measured with ViT-B on a CPU: 290 MB."""
         activations = 16 * self.grid**2 * self.network.image_encoder.early_width
         return self.dtype.itemsize * (2 * sam_vit.BIG_PIECE + activations)
 
     def embed(self, levels: np.ndarray, progress: Callable[[int], None] = ignore) -> Embedding:
-        """The embedding of a picture, from the cache if it was seen before.
+        """The embedding of a picture, from the cache if it is there.
 
         Args:
             levels: uint8 (H, W, 3), as from to_levels.
-            progress: Called with a number of steps done; they add up to `steps`.
+            progress: Called with numbers of steps, which add up to `steps`.
         """
         key = content_key(levels)
         if embedding := self.cache.get(key):
@@ -178,8 +190,8 @@ class SAM(Managed):
         features, early = self.network.image_encoder(x, progress)
         features = features.float()
         detail = self.network.mask_decoder.detail(features, early.float())
-        keep = model_management.intermediate_device()
-        embedding = Embedding(features.to(keep), None if detail is None else detail.to(keep), *levels.shape[:2])
+        home = model_management.intermediate_device()
+        embedding = Embedding(features.to(home), None if detail is None else detail.to(home), *levels.shape[:2])
         self.cache.put(key, embedding)
         return embedding
 
@@ -202,50 +214,57 @@ class SAM(Managed):
         choice: str,
         refine_iterations: int,
     ) -> tuple[Tensor, list[float]]:
-        """Masks of what the prompts point at.
+        """Masks of the objects that the prompts point at, and their scores.
 
         Args:
             image: (B, H, W, C), C = 1, 3 or 4.
-            positive, negative: In pixels, for every picture.
-            boxes: For each picture.
-            mask: A mask prompt, (N, h, w), as `pair` takes it; a blank one is none.
+            positive, negative: Points in pixels, for every picture.
+            boxes: The boxes of each picture; one list serves every picture.
+            mask: A mask prompt, (N, h, w), as `pair` takes it; a blank mask is no prompt.
             choice: One of CHOICES.
-            refine_iterations: How often a mask is fed back as the mask prompt of the next pass.
+            refine_iterations: The number of times that a mask is fed back as the mask prompt of another pass.
 
         Returns:
-            float32 (M, H, W) with M = max(B, N), for the choice "all" (3 M, H, W), three in a row for each picture;
-            and a score for each: the network's guess of its overlap with the true mask. Several prompts on a picture
-            are joined, and the score is the least of theirs. A picture without a prompt gets an empty mask, score 0.
+            Masks, float32 (M, H, W) with M = max(B, N), for the choice "all" (3 M, H, W) with the three masks of a
+            picture in a row. A score for each mask: the network's estimate of the intersection over union with the true
+            mask. Several prompts on a picture give the union of their masks and the lowest of their scores. A picture
+            without a prompt gets an empty mask and the score 0.
 
         Raises:
-            ValueError: No picture has a prompt, or the mask does not fit the pictures.
+            ValueError: No picture has a prompt, or the mask does not match the pictures.
         """
         if mask is not None:
             image, mask = pair(image, mask)
         boxes = boxes * len(image) if len(boxes) == 1 else boxes
-        masks = [None] * len(image) if mask is None else mask
-        prompts = [self.prompts(image, positive, negative, *given) for given in zip(boxes, masks, strict=True)]
+        mask_prompts = [None] * len(image) if mask is None else mask
+        prompts = [
+            self.prompts(image, positive, negative, picture_boxes, mask_prompt)
+            for picture_boxes, mask_prompt in zip(boxes, mask_prompts, strict=True)
+        ]
         if not any(prompts):
             raise ValueError(NO_PROMPT)
         self.load()
         passes = 1 + refine_iterations
-        progress = Progress(sum(self.steps + len(given) * passes for given in prompts if given))
-        found = [
-            self.segment_one(picture, given, choice, refine_iterations, progress)
-            for picture, given in zip(image, prompts, strict=True)
-        ]
-        return torch.cat([masks for masks, _ in found]), [score for _, scores in found for score in scores.tolist()]
+        progress = Progress(sum(self.steps + len(entry) * passes for entry in prompts if entry))
+        masks, scores = [], []
+        for picture, picture_prompts in zip(image, prompts, strict=True):
+            picture_masks, picture_scores = self.segment_one(
+                picture, picture_prompts, choice, refine_iterations, progress
+            )
+            masks.append(picture_masks)
+            scores += picture_scores.tolist()
+        return torch.cat(masks), scores
 
     def prompts(
         self, image: Tensor, positive: list[Point], negative: list[Point], boxes: list[Box], mask: Tensor | None
     ) -> list[Prompts]:
-        """The prompts for one picture (1, H, W, C): several boxes make several, and no prompt makes none."""
+        """The prompts of one picture of a batch (B, H, W, C): no prompt, one, or one for each of several boxes."""
         height, width = image.shape[1:3]
-        drawn = mask_logits(mask, self.frame, 4 * self.grid) if mask is not None and mask.any() else None
+        logits = mask_logits(mask, self.frame, 4 * self.grid) if mask is not None and mask.any() else None
         return [
-            Prompts(*prompt_tokens(points, negative, box, height, width, self.frame), drawn)
+            Prompts(*prompt_tokens(points, negative, box, height, width, self.frame), logits)
             for points, box in split_prompts(positive, boxes)
-            if points or box or drawn is not None
+            if points or box or logits is not None
         ]
 
     def segment_one(
@@ -256,51 +275,35 @@ class SAM(Managed):
         refine_iterations: int,
         progress: Callable[[int], None],
     ) -> tuple[Tensor, Tensor]:
-        """(H, W, C) -> masks (k, H, W) and scores (k,). Needs `load` before; calls `progress` as the work goes on."""
+        """The masks of a picture (H, W, C), (k, H, W) with k = 3 for the choice "all", else 1, and their scores, (k,).
+
+        Args:
+            progress: Called with numbers of steps.
+        """
         size = picture.shape[:2]
         count = 3 if choice == "all" else 1
         if not prompts:
             return torch.zeros(count, *size, device=self.device), torch.zeros(count)
         embedding = self.embed(to_levels(picture), progress)
-        selected, worst = torch.zeros(count, *size, dtype=torch.bool, device=self.device), []
+        union = torch.zeros(count, *size, dtype=torch.bool, device=self.device)
+        scores = []
         for prompt in prompts:
-            logits, scores = answer(partial(self.decode, embedding), prompt, choice, refine_iterations)
-            selected |= postprocess(logits[None], *size, self.frame)[0] > 0
-            worst.append(scores)
+            logits, prompt_scores = answer(partial(self.decode, embedding), prompt, choice, refine_iterations)
+            union |= postprocess(logits[None], *size, self.frame)[0] > 0
+            scores.append(prompt_scores)
             progress(1 + refine_iterations)
-        return selected.float(), torch.stack(worst).amin(0)
-
-
-# Files
-
-NEEDED = (
-    "Load SAM needs SAM, MobileSAM or SAM-HQ as their authors published them: sam_vit_b_01ec64.pth, "
-    "sam_vit_l_0b3195.pth, sam_vit_h_4b8939.pth, mobile_sam.pt or sam_hq_vit_b.pth and its kin."
-)
-NO_PROMPT = (
-    "There is nothing to segment by: positive_coords, bboxes and mask_prompt are empty. Click on the object in Pick "
-    "Points, or connect a box or a mask. (Negative points alone say only where the object is not.)"
-)
-MARK = "mask_decoder.iou_token.weight"  # every SAM's file has it, below any prefix
-UNUSED = r"pixel_|image_encoder\.(norm_head|head)\.|.*attention_bias_idxs$"  # saved by some, read by none
-OTHERS = {  # keys of networks that are taken for SAM: what the file is
-    r"detector\.backbone\.|(detector_model|tracker_model|tracker_neck)\.": "SAM 3, for core's Load "
-    "Checkpoint and SAM3 Detect",
-    r"image_encoder\.trunk\.|sam_mask_decoder\.|vision_encoder\.backbone\.": "SAM 2, which is another network",
-    r"vision_encoder\.": "SAM in the layout of Hugging Face's transformers, with other names for its tensors",
-    r"image_encoder\.": "a relative of SAM with another image encoder",
-}
+        return union.float(), torch.stack(scores).amin(0)
 
 
 def sam_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
-    """A SAM's tensors, without the prefix that a trainer or converter gave them.
+    """The tensors of a SAM, without the prefix that a trainer or converter put before their names.
 
     Args:
-        weights: As from read_state_dict.
+        weights: Of a file, as from read_state_dict.
         file: The name to use in messages.
 
     Raises:
-        ValueError: This is another network.
+        ValueError: The weights are those of another network.
     """
     weights = below(weights, MARK) or weights
     known = "image_encoder.patch_embed.seq.0.c.weight", "image_encoder.blocks.0.attn.rel_pos_h"
@@ -311,10 +314,10 @@ def sam_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
 
 
 def load(path: str | Path, precision: str = "auto") -> SAM:
-    """A SAM in any form that read_state_dict knows; which one, is told from its tensors.
+    """The SAM in a file of any form that read_state_dict knows. Its tensors tell the kind of SAM.
 
     Raises:
-        ValueError: The file cannot be read, or is no SAM.
+        ValueError: The file cannot be read, or holds no SAM.
     """
     path = Path(path)
     return SAM(sam_weights(read_state_dict(path), path.name), path.name, precision)

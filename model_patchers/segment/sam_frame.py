@@ -1,4 +1,4 @@
-"""SAM's frame: the square that the longer side of a picture is resized to fill, with the picture at its top left."""
+"""SAM's frame: a square with the picture at its top left, resized so that its longer side is the side of the square."""
 
 import numpy as np
 import torch
@@ -6,22 +6,22 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-MEAN, SPREAD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, of levels from 0 to 255
-SURE = 10.0  # the logit of a mask prompt's 1
+MEAN, SPREAD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet's levels, from 0 to 255
+SURE = 10.0  # the logit of 1 in a mask prompt; 0 has -SURE
 
 
 def frame_size(height: int, width: int, frame: int) -> tuple[int, int]:
-    """The picture's height and width when its longer side is `frame`, rounded as segment-anything does."""
+    """The height and width of the picture in the frame, rounded as in segment-anything."""
     scale = frame / max(height, width)
     return int(height * scale + 0.5), int(width * scale + 0.5)
 
 
 def preprocess(levels: np.ndarray, frame: int) -> Tensor:
-    """What the image encoder is shown: resized by PIL as in segment-anything, normalised, and only then filled with 0.
+    """The input of the image encoder: resized by Pillow as in segment-anything, normalised, then padded with 0.
 
     Args:
         levels: uint8 (H, W, 3).
-        frame: The frame's side.
+        frame: Side of the frame.
 
     Returns:
         float32 (1, 3, frame, frame) on the CPU.
@@ -33,15 +33,15 @@ def preprocess(levels: np.ndarray, frame: int) -> Tensor:
 
 
 def postprocess(logits: Tensor, height: int, width: int, frame: int) -> Tensor:
-    """The decoder's logits at the picture's size: to the frame, cut, to the picture.
+    """The decoder's logits at the size of the picture: resized to the frame, cropped, resized to the picture.
 
     Args:
         logits: (P, n, h, w).
-        height, width: The picture's.
-        frame: The frame's side.
+        height, width: Of the picture.
+        frame: Side of the frame.
 
     Returns:
-        (P, n, height, width). A mask is what lies above 0.
+        (P, n, height, width). A mask is where the logits are above 0.
     """
     rows, columns = frame_size(height, width, frame)
     logits = F.interpolate(logits, (frame, frame), mode="bilinear", align_corners=False)[..., :rows, :columns]
@@ -49,15 +49,16 @@ def postprocess(logits: Tensor, height: int, width: int, frame: int) -> Tensor:
 
 
 def mask_logits(mask: Tensor, frame: int, cells: int) -> Tensor:
-    """A mask prompt as the decoder's logits: -10 where the mask is 0, 10 where it is 1, linear between.
+    """A mask prompt as logits of the decoder: 20 mask - 10.
 
-    The reference feeds back its own logits and knows no masks; this is SAM 2's scale for given masks. The geometry is
-    postprocess's in reverse: resized into the frame, the frame filled with 0, each cell the mean of its pixels.
+    segment-anything only feeds back its own logits. The scale for masks of users is SAM 2's. The geometry is that of
+    `postprocess` in reverse: the mask is resized into the frame, the rest of the frame is 0, and each cell is the mean
+    of its pixels.
 
     Args:
-        mask: (H, W) in [0, 1], of the picture's size.
-        frame: The frame's side.
-        cells: The side of the decoder's masks.
+        mask: (H, W) in [0, 1], of the size of the picture.
+        frame: Side of the frame.
+        cells: Side of the decoder's masks.
 
     Returns:
         (1, 1, cells, cells)

@@ -1,4 +1,4 @@
-"""SAM's prompts, and the choice among its answers."""
+"""SAM's prompts, and the choice among its masks."""
 
 from collections.abc import Callable
 
@@ -16,16 +16,16 @@ CHOICES = ["auto", "best", "1", "2", "3", "all"]
 
 
 def split_prompts(positive: list[Point], boxes: list[Box]) -> list[tuple[list[Point], Box | None]]:
-    """The prompts for one picture, as positive points and a box, whose answers together are its mask.
+    """The prompts of one picture, each of positive points and a box; the union of their masks is its mask.
 
-    The decoder takes one box at a time. With several, each makes a prompt of its own with the points inside it, and
-    the points that lie in no box make one more.
+    The decoder takes one box at a time. Each of several boxes makes a prompt with the points inside it, and the points
+    outside all boxes make one more.
     """
     if len(boxes) < 2:
         return [(positive, boxes[0] if boxes else None)]
     prompts = [([point for point in positive if _holds(box, point)], box) for box in boxes]
-    free = [point for point in positive if not any(_holds(box, point) for box in boxes)]
-    return prompts + ([(free, None)] if free else [])
+    outside = [point for point in positive if not any(_holds(box, point) for box in boxes)]
+    return [*prompts, (outside, None)] if outside else prompts
 
 
 def _holds(box: Box, point: Point) -> bool:
@@ -35,9 +35,9 @@ def _holds(box: Box, point: Point) -> bool:
 def prompt_tokens(
     positive: list[Point], negative: list[Point], box: Box | None, height: int, width: int, frame: int
 ) -> tuple[Tensor, Tensor]:
-    """One prompt in the frame: coordinates (1, N, 2) and labels (1, N), in segment-anything's order.
+    """One prompt in pixels of the frame: coordinates (1, N, 2) and labels (1, N), in segment-anything's order.
 
-    Points without a box are followed by one that stands for nothing; a mask alone has no tokens.
+    A token of the label NOTHING follows points without a box. A prompt of a mask alone has no tokens.
     """
     points, labels = [*positive, *negative], [POSITIVE] * len(positive) + [NEGATIVE] * len(negative)
     if box is not None:
@@ -52,22 +52,19 @@ def prompt_tokens(
 
 
 def choose(scores: Tensor, tokens: int, choice: str) -> Tensor:
-    """Which of the decoder's masks are the answer.
+    """The indices of the decoder's masks to return: (P, 1), for the choice "all" (P, 3).
 
     Args:
-        scores: (P, masks). Mask 0 is the answer to an unambiguous prompt, the others are those to an ambiguous one.
-        tokens: How many a prompt has, the one that stands for nothing included.
-        choice: One of CHOICES. auto is `select_masks` of segment-anything's ONNX model: up to two tokens (a click, or
-            a box) take the best of the three, more take mask 0. best is the best of the three. all is all three.
-
-    Returns:
-        Indices (P, 1), for all (P, 3).
+        scores: (P, masks). Mask 0 is the answer to an unambiguous prompt, the other three answer an ambiguous one.
+        tokens: The number of tokens in a prompt, NOTHING included.
+        choice: One of CHOICES. "auto" is `select_masks` of segment-anything's ONNX model: the best of the three for up
+            to two tokens (a click, or a box), mask 0 for more. "best" is the best of the three. "all" is all three.
     """
     if choice == "all":
         return torch.arange(1, scores.shape[1], device=scores.device).expand(len(scores), -1)
     if choice in ("1", "2", "3"):
         return scores.new_full((len(scores), 1), int(choice), dtype=torch.long)
-    single = 1000 * (tokens - 2.5) if choice == "auto" else -torch.inf
+    single = 1000 * (tokens - 2.5) if choice == "auto" else -torch.inf  # added to the score of mask 0, as there
     bonus = torch.tensor([single] + [0.0] * (scores.shape[1] - 1), device=scores.device)
     return (scores + bonus).argmax(1, keepdim=True)
 
@@ -75,23 +72,25 @@ def choose(scores: Tensor, tokens: int, choice: str) -> Tensor:
 def answer(
     decode: Callable[[Prompts], tuple[Tensor, Tensor]], prompt: Prompts, choice: str, refine_iterations: int
 ) -> tuple[Tensor, Tensor]:
-    """The chosen masks for one prompt, each fed back `refine_iterations` times as the mask of the same prompt.
+    """The chosen masks of one prompt, each fed back `refine_iterations` times as the mask of the same prompt.
 
     Args:
         decode: P prompts -> logits (P, masks, h, w) and scores (P, masks).
         prompt: P = 1.
-        choice: As for `choose`; in every pass alike.
+        choice: As for `choose`, in every pass.
 
     Returns:
-        Logits (k, h, w) and scores (k,), k = 3 where the choice is all, else 1.
+        Logits (k, h, w) and scores (k,), k = 3 for the choice "all", else 1.
     """
+    tokens = prompt.labels.shape[1]
     (logits,), (scores,) = decode(prompt)
-    chosen = choose(scores[None], prompt.labels.shape[1], choice)[0]  # (k,)
+    chosen = choose(scores[None], tokens, choice)[0]  # (k,)
     logits, scores, k = logits[chosen], scores[chosen], len(chosen)
-    again = torch.arange(k, device=chosen.device)
+    rows = torch.arange(k, device=chosen.device)
     for _ in range(refine_iterations):
         coords, labels = prompt.coords.expand(k, -1, -1), prompt.labels.expand(k, -1)
         logits, scores = decode(Prompts(coords, labels, logits[:, None]))
-        chosen = chosen if choice == "all" else choose(scores, labels.shape[1], choice)[:, 0]
-        logits, scores = logits[again, chosen], scores[again, chosen]
+        if choice != "all":
+            chosen = choose(scores, tokens, choice)[:, 0]
+        logits, scores = logits[rows, chosen], scores[rows, chosen]
     return logits, scores

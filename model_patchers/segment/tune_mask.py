@@ -1,4 +1,4 @@
-"""Cleaning, growing and softening of masks."""
+"""Cleaning, growing and feathering of masks."""
 
 from collections.abc import Callable
 
@@ -11,22 +11,28 @@ from ..comfyui.progress import ignore
 from ..pixels.masks import grow
 from ..pixels.regions import EIGHT, FOUR, small_regions
 
-FAINT = 0.05  # soft values up to this far from 0 or 1 neither make a region nor join two
+FAINT = 0.05  # values up to this distance from 0 (in gaps: from 1) neither make a region nor connect two
 
 
 def with_fringe(value: np.ndarray, regions: np.ndarray, structure: np.ndarray) -> np.ndarray:
-    """Adds to regions (bool, H x W) the faint fringes that hang on nothing else: bool (H, W)."""
+    """Regions, bool (H, W), with the faint pixels around them that are connected to no other region: bool (H, W).
+
+    Args:
+        value: (H, W), of which each region is a connected area above FAINT.
+        regions: bool (H, W), some or all of these areas.
+        structure: EIGHT or FOUR: the neighbours that connect.
+    """
     labels, count = ndimage.label(value > 0, structure=structure)
-    ours, others = np.zeros((2, count + 1), dtype=bool)
-    ours[labels[regions]] = True
-    others[labels[(value > FAINT) & ~regions]] = True
-    return regions | (ours & ~others)[labels]
+    holds_region, holds_other = np.zeros((2, count + 1), dtype=bool)
+    holds_region[labels[regions]] = True
+    holds_other[labels[(value > FAINT) & ~regions]] = True
+    return regions | (holds_region & ~holds_other)[labels]
 
 
 def fill_holes(mask: np.ndarray, area: int) -> np.ndarray:
-    """Sets to 1 the gaps of at most `area` pixels that the mask encloses: (H, W) -> (H, W).
+    """A mask (H, W) with its enclosed gaps of at most `area` pixels set to 1.
 
-    A gap hangs together over edges of pixels and does not touch the picture's border.
+    The pixels of a gap are connected by edges. An enclosed gap does not touch the border of the picture.
     """
     value = 1 - mask
     labels, small = small_regions(value > FAINT, area, FOUR)
@@ -36,18 +42,18 @@ def fill_holes(mask: np.ndarray, area: int) -> np.ndarray:
 
 
 def remove_specks(mask: np.ndarray, area: int) -> np.ndarray:
-    """Sets to 0 the regions of at most `area` pixels: (H, W) -> (H, W).
+    """A mask (H, W) with its regions of at most `area` pixels set to 0.
 
-    A region hangs together over edges or corners of pixels.
+    The pixels of a region are connected by edges or corners.
     """
     labels, small = small_regions(mask > FAINT, area, EIGHT)
     return np.where(with_fringe(mask, small[labels], EIGHT), 0, mask)
 
 
 def feather(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """Blurs by a Gaussian that ends `pixels` away, at three standard deviations: (H, W) -> (H, W).
+    """A mask (H, W) blurred by a Gaussian of radius `pixels`, which is three standard deviations.
 
-    The picture's border is repeated beyond it. The weights sum to 1 in float64, so that flat parts stay as they are.
+    Outside the picture the border pixels are repeated. The weights sum to 1 in float64, so flat areas do not change.
     """
     return ndimage.gaussian_filter(mask, sigma=pixels / 3, mode="nearest", radius=pixels).clip(0, 1)
 
@@ -61,31 +67,31 @@ def tune(
     invert: bool,
     progress: Callable[[], None] = ignore,
 ) -> Tensor:
-    """Fills holes, removes specks, grows or shrinks, feathers and inverts, in this order.
+    """Masks with holes filled and specks removed, then grown or shrunk, feathered and inverted, in this order.
 
-    Areas are thus those of the mask that came in. Soft values stay soft: only filled gaps become 1 and specks 0.
+    So areas are measured on the incoming mask. Soft values stay soft: only filled gaps become 1, only specks become 0.
 
     Args:
         mask: (B, H, W) or (H, W) in [0, 1].
         grow_by: Radius of the disc to grow by, in pixels; negative shrinks. See `masks.grow`.
-        holes, specks: Areas in pixels; 0 = none.
-        feather_by: How far the soft edge reaches to either side, in pixels.
-        invert: Swap 0 and 1 in the end.
+        holes, specks: The largest area to fill or remove, in pixels; 0 turns it off.
+        feather_by: Reach of the soft edge to either side, in pixels.
+        invert: Swap 0 and 1 at the end.
         progress: Called after each mask.
 
     Returns:
-        A new mask (B, H, W), on the mask's device.
+        A new mask (B, H, W), on the device of `mask`.
     """
     tuned = []
-    for picture in mask.reshape(-1, *mask.shape[-2:]):
+    for x in mask.reshape(-1, *mask.shape[-2:]):
         if holes or specks:
-            pixels = picture.float().cpu().numpy()
+            pixels = x.float().cpu().numpy()
             pixels = fill_holes(pixels, holes) if holes else pixels
             pixels = remove_specks(pixels, specks) if specks else pixels
-            picture = torch.from_numpy(pixels).to(mask)
-        picture = grow(picture, grow_by)
+            x = torch.from_numpy(pixels).to(mask)
+        x = grow(x, grow_by)
         if feather_by:
-            picture = torch.from_numpy(feather(picture.float().cpu().numpy(), feather_by)).to(mask)
-        tuned.append(1 - picture if invert else picture)
+            x = torch.from_numpy(feather(x.float().cpu().numpy(), feather_by)).to(mask)
+        tuned.append(1 - x if invert else x)
         progress()
     return torch.stack(tuned)

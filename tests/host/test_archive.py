@@ -10,11 +10,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from conftest import HOST, PACK
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
+from kit.paths import HOST, PACK
 from pentimento_host import client, environment, models, photographs, server
 
 HIDE = """

@@ -10,7 +10,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-from conftest import HOST, PACK
+
+from kit.paths import HOST, PACK
 
 # Importer -> what it may import. A folder stands for all that lies in it, a folder of model_patchers/ is called by its
 # own name, and \1 is the area on the left.

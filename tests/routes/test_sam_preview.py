@@ -219,9 +219,9 @@ def test_one_encoder_pass_serves_every_request_on_a_picture(request_of, passes):
     second, _ = preview.mask(request_of(picks='{"positive": [{"x": 9, "y": 9}]}'))
     assert len(passes) == once > 0
     assert first != second
-    sam = preview.kept[1]
+    sam = preview.loaded[1]
     preview.mask(request_of(precision="bf16"))
-    assert preview.kept[1] is not sam  # one model, never two
+    assert preview.loaded[1] is not sam  # one model, never two
 
 
 def test_it_stops_when_a_prompt_comes(request_of, passes):
@@ -242,10 +242,10 @@ def test_it_stops_when_a_prompt_comes(request_of, passes):
 def test_it_lets_the_model_go_when_the_host_unloads_it(request_of):
     preview = Preview(Queue())
     preview.mask(request_of())
-    assert preview.kept
+    assert preview.loaded
     model_management.unload_all_models()
     preview.worker.shutdown()
-    assert preview.kept is None
+    assert preview.loaded is None
 
 
 def test_it_works_beside_the_event_loop(request_of, monkeypatch):

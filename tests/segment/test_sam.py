@@ -181,7 +181,7 @@ sam_vit_relative = sam_vit.relative
         (ours, "preprocess", pad_before_normalising),
         (ours, "preprocess", resize_floats),
         (ours, "PromptEncoder", NoHalfPixel),
-        (ours, "frame_size", lambda h, w, frame: (h * frame // max(h, w), w * frame // max(h, w))),
+        (sam_frame, "frame_size", lambda h, w, frame: (h * frame // max(h, w), w * frame // max(h, w))),
     ],
 )
 def test_a_wrong_variant_is_told(thin, predictor, monkeypatch, where, name, wrong):

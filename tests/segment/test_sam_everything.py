@@ -149,7 +149,7 @@ class Answers:
     """What SAM Segment Everything knows of a SAM."""
 
     frame, grid, steps = 256, 16, 4
-    patcher = types.SimpleNamespace(load_device=torch.device("cpu"))
+    device = torch.device("cpu")
 
     def load(self, prompts):
         assert prompts == 64

@@ -18,6 +18,7 @@ from node_helpers import conditioning_set_values
 import nodes as host_nodes
 from kit import kinds as all_kinds
 from kit import thin as thin_models
+from kit.run import links
 from kit.tensors import randn
 from pentimento.model_patchers.comfyui import kinds
 from pentimento.model_patchers.comfyui.conditioning import ModelCheck, Needs, needs
@@ -327,11 +328,6 @@ class ControlNet(comfy.controlnet.ControlBase):
             x, t, cond, batched, transformer_options
         )
         return [*(before or []), self.name]
-
-
-def links(control):
-    """A ControlNet and all that hang on it."""
-    return [control, *links(control.previous_controlnet)] if control else []
 
 
 def with_control(name, positive, negative):

@@ -5,7 +5,7 @@ import skimage.data
 import torch
 from PIL import Image
 
-from pentimento.model_patchers.pixels.masks import Box
+from pentimento.model_patchers.pixels.boxes import Box
 from pentimento.nodes.edit.crop_to_mask import CropToMask
 
 from .nodes import run_node

@@ -48,3 +48,8 @@ def sample(model, positive, negative, noise, sigmas, cfg, latent=None, seed=7):
         model, noise, cfg, euler, sigmas, positive, negative, latent, disable_pbar=True, seed=seed
     )
     return model.model.process_latent_in(result)
+
+
+def links(control):
+    """A ControlNet and those before it in its chain."""
+    return [control, *links(control.previous_controlnet)] if control else []

@@ -52,7 +52,7 @@ def region(box: Box, size: tuple[int, int], padding: int, width: int, height: in
         padding: Pixels of the picture, on every side.
         width, height: Of the crops.
     """
-    box = box.expand(padding, size[1], size[0])
+    box = box.expand(padding, size)
     if box.width / box.height > width / height:
         y, region_height = _lengthen(box.y, box.height, box.width / (width / height), size[0])
         return Box(box.x, y, box.width, region_height)

@@ -137,7 +137,7 @@ def _ramps(mask: Tensor, box: Box, feather: int) -> Iterator[Tensor]:
 
     The pixels around the box tell a hole's rim from the picture's border. Frames with the same hole share one ramp.
     """
-    outer = box.expand(1, mask.shape[2], mask.shape[1])
+    outer = box.expand(1, mask.shape[1:])
     inner = Box(box.x - outer.x, box.y - outer.y, box.width, box.height)
     previous = None
     for frame in mask:

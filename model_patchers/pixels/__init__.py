@@ -5,7 +5,7 @@ picture  (H, W, C): one image of a batch
 mask     float (B, H, W) in [0, 1], 1 = selected
 hole     bool (H, W) or (B, H, W): the pixels whose mask is above 0
 Box      half-open: holds the pixels x ... x + width - 1
-sizes    (height, width), always in this order
+sizes    a size as a pair is (height, width)
 
 Pixels outside a hole keep every bit.
 """

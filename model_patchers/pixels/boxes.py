@@ -16,8 +16,12 @@ class Box(NamedTuple):
         """The rows and columns of the box, to index (..., H, W)."""
         return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
 
-    def expand(self, margin: int, width: int, height: int) -> "Box":
-        """The box grown by `margin` on every side, cut at the borders of a width x height picture."""
+    def expand(self, margin: int, size: tuple[int, int]) -> "Box":
+        """Grown by `margin` on every side, and cut at the borders of a picture.
+
+        Args:
+            size: (height, width) of the picture.
+        """
         x, y = max(self.x - margin, 0), max(self.y - margin, 0)
-        right, bottom = min(self.x + self.width + margin, width), min(self.y + self.height + margin, height)
+        right, bottom = min(self.x + self.width + margin, size[1]), min(self.y + self.height + margin, size[0])
         return Box(x, y, right - x, bottom - y)

@@ -56,7 +56,7 @@ def hole_boxes(hole: Tensor, context: int) -> list[Box]:
             break
         edges = joined
     boxes = [Box(left, top, right - left, bottom - top) for left, top, right, bottom in edges.tolist()]
-    return sorted((box.expand(context, width, height) for box in boxes), key=lambda box: (box.y, box.x))
+    return sorted((box.expand(context, (height, width)) for box in boxes), key=lambda box: (box.y, box.x))
 
 
 def bounds(hole: Tensor) -> np.ndarray:

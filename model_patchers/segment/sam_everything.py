@@ -246,7 +246,7 @@ def mend(mask: np.ndarray, area: int) -> tuple[np.ndarray, bool]:
 def mend_segment(segment: Segment, area: int, width: int, height: int) -> tuple[Segment, bool]:
     """`mend` for a segment of a width x height picture."""
     # A gap that goes on beyond this box has at least `area` pixels inside it, so the crop makes no gap small.
-    around = segment.box.expand(area, width, height)
+    around = segment.box.expand(area, (height, width))
     mask = np.zeros((around.height, around.width), dtype=bool)
     mask[segment.box._replace(x=segment.box.x - around.x, y=segment.box.y - around.y).slices] = segment.mask
     mask, altered = mend(mask, area)

@@ -114,7 +114,7 @@ def test_expand_is_growing_by_a_square_inside_the_picture(box, margin):
     canvas = np.zeros((64, 70), dtype=bool)
     canvas[box.slices] = True
     grown = np.zeros_like(canvas)
-    grown[box.expand(margin, 70, 64).slices] = True
+    grown[box.expand(margin, (64, 70)).slices] = True
     assert np.array_equal(grown, ndimage.binary_dilation(canvas, np.ones((2 * margin + 1,) * 2)))
 
 

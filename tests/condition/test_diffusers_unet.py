@@ -1,4 +1,4 @@
-"""UNets that diffusers builds and saves, loaded here: the same numbers, and every name where the host wants it."""
+"""UNets that diffusers builds and saves, loaded here: the same numbers, and every name where ComfyUI wants it."""
 
 import logging
 
@@ -50,7 +50,7 @@ UNEQUAL = {
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
     "layers_per_block": (1, 2),
 }
-# kind -> diffusers' arguments, what the host takes it for
+# kind -> diffusers' arguments, what ComfyUI takes it for
 THIN = {
     "sd15": (SD15 | ONE, "sd15", "eps"),
     "ip2p": (SD15 | UNEQUAL | NO_MIDDLE | {"in_channels": 8}, "instruct-pix2pix", "eps"),
@@ -76,7 +76,7 @@ def test_the_loaded_unet_computes_what_diffusers_does(kind, tmp_path, rng, caplo
     with caplog.at_level(logging.WARNING):
         model = load(tmp_path / FILE)
 
-    assert not caplog.messages  # the host names weights that are missing or left over
+    assert not caplog.messages  # ComfyUI names weights that are missing or left over
     identity = identify(model)
     assert (identity.name, identity.in_channels, identity.prediction) == (name, theirs.config.in_channels, prediction)
     x = torch.randn(2, theirs.config.in_channels, 8, 6, generator=rng)
@@ -129,7 +129,7 @@ def test_names_and_shapes_of_the_real_models(kind):
 
 @pytest.fixture(scope="module")
 def small():
-    """A UNet in diffusers' names: the smallest that the host knows."""
+    """A UNet in diffusers' names: the smallest that ComfyUI knows."""
     return {
         name: tensor.half() for name, tensor in unet(SD15 | ONE | NO_MIDDLE | {"in_channels": 8}).state_dict().items()
     }

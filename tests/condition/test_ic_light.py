@@ -88,7 +88,7 @@ class Vae:
         return F.conv2d(pixels, self.mixture, stride=self.mixture.shape[-1])
 
     def encode(self, pixels):
-        """As the host's: (B, H, W, 3) in [0, 1]."""
+        """As ComfyUI's: (B, H, W, 3) in [0, 1]."""
         self.seen.append(pixels * 2 - 1)
         return self.mean(self.seen[-1].movedim(-1, 1))
 
@@ -164,7 +164,7 @@ def demo():
         unet = cached_unet(file)
         pipe = StableDiffusionPipeline(None, None, None, unet, scheduler(), None, None, requires_safety_checker=False)
         pipe.set_progress_bar_config(disable=True)
-        sigma = pipe.scheduler.sigmas[0]  # diffusers scales noise by it, the host by sqrt(1 + sigma^2)
+        sigma = pipe.scheduler.sigmas[0]  # diffusers scales noise by it, ComfyUI by sqrt(1 + sigma^2)
         noise = randn(count, 4, 8, 16, seed=SEED)
         return pipe(
             prompt_embeds=positive.expand(count, -1, -1),
@@ -266,7 +266,7 @@ def unloaded():
 
 
 def weight(model, name):
-    """A weight as the host makes it when it loads the model."""
+    """A weight as ComfyUI makes it when it loads the model."""
     return model.patch_weight_to_device(f"diffusion_model.{name}", torch.device("cpu"), return_weight=True)
 
 
@@ -310,7 +310,7 @@ def test_offsets_are_added_at_full_precision_and_kept_at_their_own(folder):
 
 
 def test_weights_that_stay_outside_the_gpu_are_widened_as_they_are_used(lights, unloaded):
-    """The host's low-VRAM loading: patches are added in each pass."""
+    """ComfyUI's low-VRAM loading: patches are added in each pass."""
     generator, light = torch.Generator().manual_seed(9), lights[FBC]
     x, text = torch.randn(1, 12, 8, 8, generator=generator), prompts()[0][0][0]
     results = []

@@ -151,7 +151,7 @@ def by_sampler(model, case, sigmas=STEPS, cfg=7.5, sampler="euler", positive=Non
 
 
 def predicted(model, case, prompt, sigma=SIGMA):
-    """One prompt's prediction at a sigma, by the host alone."""
+    """One prompt's prediction at a sigma, by ComfyUI alone."""
     return by_sampler(model, case, torch.tensor([sigma, 0.0]), 1.0, positive=prompt)
 
 
@@ -506,7 +506,7 @@ def test_a_lora_before_or_after(model):
 
 
 def test_weights_that_change_for_one_prompt(model):
-    """The host's hooks run such prompts apart."""
+    """ComfyUI's hooks run such prompts apart."""
     key, case, hooked = "diffusion_model.out.2.weight", Case(), Case()
     change = {key: ("diff", (0.1 * randn(4, 320, 3, 3, seed=5),))}
     hook = comfy.hooks.WeightHook()

@@ -98,7 +98,7 @@ def test_equal_to_diffusers(model, pipeline, level, batch, size):
 
 
 def hosts(image, noise_augmentation):
-    """The wiring with the host's own node."""
+    """The wiring with ComfyUI's own node."""
     node = comfy_extras.nodes_sdupscale.SD_4XUpscale_Conditioning
     return node.execute(image, *sampled.prompts(), 4.0, noise_augmentation).result[:2]
 
@@ -120,7 +120,7 @@ def test_wrong_variants_are_far_off(model, pipeline):
     image = picture()
     theirs = reference(pipeline, image, 20, steps=2)
     variants = {
-        "the host's noise": hosts(image, 20 / 350),
+        "ComfyUI's noise": hosts(image, 20 / 350),
         "other noise": condition(image, noise_seed=NOISE_SEED + 1)[:2],
         "another level": condition(image, 30)[:2],
         "a picture from 0 to 1": condition((image + 1) / 2)[:2],
@@ -138,7 +138,7 @@ def test_the_noise_has_its_own_seed_and_leaves_the_global_state(model):
     assert torch.equal(run(model, image, *condition(image)[:2], seed=2, steps=1), first)
     assert not torch.equal(run(model, image, *condition(image, noise_seed=2**64 - 1)[:2], steps=1), first)
     run(model, image, *hosts(image, 0.1), seed=1, steps=1)
-    assert not torch.equal(torch.get_rng_state(), rng), "the host sets it: the check above can fail"
+    assert not torch.equal(torch.get_rng_state(), rng), "ComfyUI sets it: the check above can fail"
 
 
 def test_the_schedule_is_the_hosts_and_diffusers():
@@ -229,7 +229,7 @@ class Live(TorchDispatchMode):
 
 
 def random_vae(levels=3, ch=32):
-    """The host's VAE; three levels make it the x4 upscaler's. The encoder, which nothing looks at, has no weights."""
+    """ComfyUI's VAE; three levels make it the x4 upscaler's. The encoder, which nothing looks at, has no weights."""
     config = {"ch_mult": [1, 2, 4, 4][:levels], "z_channels": 4, "out_ch": 3, "num_res_blocks": 2}
     decoder = kl.Decoder(ch=ch, in_channels=3, resolution=256, attn_resolutions=[], **config)
     weights = {f"decoder.{name}": torch.randn_like(weight) / 30 for name, weight in decoder.state_dict().items()}
@@ -239,7 +239,7 @@ def random_vae(levels=3, ch=32):
 
 
 def measured(shape, dtype, attention, monkeypatch, ch=128, free=None):
-    """The live peak of decoding with the host's network, which is built and run without numbers."""
+    """The live peak of decoding with ComfyUI's network, which is built and run without numbers."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -267,7 +267,7 @@ def x4_vae():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("size", [(128, 128), (512, 512), (125, 77)])
 def test_the_estimate_is_near_the_peak_and_the_hosts_is_not(x4_vae, size, dtype, ch, monkeypatch):
-    """With PyTorch's attention, which the host takes on NVIDIA and Intel."""
+    """With PyTorch's attention, which ComfyUI takes on NVIDIA and Intel."""
     shape = (1, 4, *size)
     peak = measured(shape, dtype, kl.pytorch_attention, monkeypatch, ch)
     assert 1 / 1.1 < decode_memory(shape, dtype, ch) / peak < 1.5

@@ -219,7 +219,7 @@ def test_pictures_of_nodes_in_a_row_are_mixed(models):
 
 
 def hosts(dim, count, level):
-    """The wiring with the host's own nodes: one unCLIPConditioning for each picture."""
+    """The wiring with ComfyUI's own nodes: one unCLIPConditioning for each picture."""
     positive, negative = sampled.prompts()
     for embeds in Vision(dim).encode_image(torch.empty(count)).image_embeds.split(1):
         output = SimpleNamespace(image_embeds=embeds)
@@ -234,7 +234,7 @@ def test_wrong_variants_are_far_off(models, unets, stats):
     ours = run(model, condition(vision, level=level), steps=2)
     assert relative_error(ours, theirs) > 1e-2, "without statistics"
     assert relative_error(ours, without) < 1e-4, "and only by them"
-    assert relative_error(run(model, hosts(768, 1, level), steps=2), without) > 1e-2, "the host's noise"
+    assert relative_error(run(model, hosts(768, 1, level), steps=2), without) > 1e-2, "ComfyUI's noise"
 
     *noise, merge_noise = noises(3, 768)
     pictures = [(x, 1, 0, n) for x, n in zip(embeds, noise, strict=True)]
@@ -243,7 +243,7 @@ def test_wrong_variants_are_far_off(models, unets, stats):
     assert relative_error(run(model, condition(vision, count=2, merge=-1), steps=2), mixed) > 1e-2, (
         "no noise on the mean"
     )
-    assert relative_error(run(model, hosts(768, 2, 0), steps=2), mixed) > 1e-2, "the host's sum"
+    assert relative_error(run(model, hosts(768, 2, 0), steps=2), mixed) > 1e-2, "ComfyUI's sum"
 
 
 def test_missing_statistics_are_told_in_the_log(models, with_stats, caplog):
@@ -255,7 +255,7 @@ def test_missing_statistics_are_told_in_the_log(models, with_stats, caplog):
 
 
 def test_each_picture_has_noise_of_its_own(models):
-    """The host gives all the same, so that it does not average out."""
+    """ComfyUI gives all the same, so that it does not average out."""
     supply = condition(Vision(1024), count=16, level=999, merge=-1)[0][0][1]["model_conds"][FEED]
     vector = supply({}, models["unclip_h"], torch.device("cpu"))["y"].cond
     assert float(vector[:, :1024].std()) == pytest.approx(1 / 4, rel=0.1)
@@ -270,7 +270,7 @@ def test_the_noise_has_its_own_seed_and_leaves_the_global_state(models):
     assert torch.equal(run(model, condition(vision, count=2), seed=2, steps=1), first)
     assert not torch.equal(run(model, condition(vision, count=2, seed=2**64 - 1), steps=1), first)
     run(model, hosts(1024, 1, 0), seed=1, steps=1)
-    assert not torch.equal(torch.get_rng_state(), rng), "the host sets it: the check above can fail"
+    assert not torch.equal(torch.get_rng_state(), rng), "ComfyUI sets it: the check above can fail"
 
 
 def watched(model):
@@ -299,7 +299,7 @@ def test_the_negative_prompt_has_no_picture_and_runs_in_the_same_batch(models):
 
 
 def test_pictures_for_parts_of_the_latent(models):
-    """The host copies a condition with an area to the other prompt: there, without the picture."""
+    """ComfyUI copies a condition with an area to the other prompt: there, without the picture."""
     model, calls = watched(models["unclip_h"])
     positive, negative = condition(Vision(1024))
     (left,) = host_nodes.ConditioningSetArea().append(positive, 24, 32, 0, 0, 1.0)
@@ -468,7 +468,7 @@ def test_the_folder_lists_statistics(folder):
 
 
 def test_the_base_model_stays_as_it_was(models, stats, with_stats, folder):
-    """Two clones with other statistics take turns, through this pack's node and through the host's."""
+    """Two clones with other statistics take turns, through this pack's node and through ComfyUI's."""
     base = models["unclip_l"]
     torch.save((stats[0] + 1, 2 * stats[1]), folder / "other.th")
     other = UnCLIPStats.execute(base, "other.th").result[0]

@@ -165,7 +165,7 @@ def test_levels_that_come_over_links_are_checked_when_they_are_there():
 
 
 def test_gamma_and_blur_out_of_range_are_refused_in_a_sentence():
-    """The host refuses them on the node itself; over a link they arrive as they are."""
+    """ComfyUI refuses them on the node itself; over a link they arrive as they are."""
     with pytest.raises(ValueError, match="gamma is 0 but must be above 0"):
         change(torch.zeros(1, 4, 4), gamma=0.0)
     with pytest.raises(ValueError, match="blur is -3 px"):

@@ -76,7 +76,7 @@ class Denoiser(torch.nn.Module):
 
 
 def small_model(kind="eps"):
-    """The host's whole sampling path around a tiny network."""
+    """ComfyUI's whole sampling path around a tiny network."""
     latent = KINDS[kind][0].latent_format
     return patcher(Denoiser(latent.latent_channels, latent.latent_dimensions), kind)
 
@@ -231,7 +231,7 @@ def test_other_rules_are_not(wrong, reference, model, vae, context):
 
 
 def test_from_sigma_max_white_pixels_begin_as_the_host_begins(unet, model, vae, context):
-    """The host begins with noise times sqrt(1 + sigma_max^2), the loop with sigma_max."""
+    """ComfyUI begins with noise times sqrt(1 + sigma_max^2), the loop with sigma_max."""
     image, change, scheduler = picture(*SIZES["wide"]), grey_map(*SIZES["wide"]), euler("trailing")
     latents = vae.encode(image)
     scheduler.set_timesteps(10)
@@ -333,7 +333,7 @@ def test_each_picture_of_a_batch_may_be_at_its_own_sigma():
     assert torch.equal(together, torch.cat([paper(sigma[i : i + 1], change[i : i + 1], sigmas) for i in range(3)]))
 
 
-# with the host's samplers
+# with ComfyUI's samplers
 
 
 @pytest.fixture(scope="module")
@@ -413,7 +413,7 @@ def test_timestep_is_cores_bit_for_bit(sampler, scheduler, small):
 
 @pytest.mark.parametrize("sampler", ["euler", "ddim"])
 def test_a_held_pixel_keeps_one_noise_until_it_is_free_and_then(sampler, small):
-    """ddim, as the host has it, would hold pixels to another noise than it begins with."""
+    """ddim, as ComfyUI has it, would hold pixels to another noise than it begins with."""
     change, seen = slope(), []
 
     def watch(executor, x, timestep, *args, **kwargs):
@@ -562,7 +562,7 @@ def test_a_map_of_another_size_is_resized_and_of_other_proportions_refused(vae):
 
 
 class FrameVAE:
-    """What the host's VAEs of frames give: a time axis, of every fourth frame or of one for each picture."""
+    """What ComfyUI's VAEs of frames give: a time axis, of every fourth frame or of one for each picture."""
 
     def __init__(self, video):
         self.video = video

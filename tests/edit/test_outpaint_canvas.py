@@ -211,7 +211,7 @@ def test_0_px_on_all_sides_changes_nothing(prefill):
 
 @pytest.mark.parametrize("name", ["left", "top", "right", "bottom", "overlap", "blur"])
 def test_negative_numbers_are_refused_in_a_sentence(name):
-    """The host refuses them on the node itself; over a link they arrive as they are."""
+    """ComfyUI refuses them on the node itself; over a link they arrive as they are."""
     given = {"left": 8, "top": 0, "right": 0, "bottom": 0, "overlap": 4, "blur": 2} | {name: -8}
     with pytest.raises(
         ValueError, match=f"^{name} is -8 px but must be 0 or more. To make a picture smaller, crop it.$"

@@ -434,7 +434,7 @@ class TestEachHole:
 
 
 class TestHost:
-    """The host's memory, interrupt and repeatability."""
+    """ComfyUI's memory, interrupt and repeatability."""
 
     def test_same_bits_every_time(self, thin, rng):
         image, mask = picture(rng, 90, 80), block_mask(90, 80, (5, 60), (3, 55))
@@ -450,7 +450,7 @@ class TestHost:
         assert not model_management.current_loaded_models
 
     def test_memory_comes_back(self, rng):
-        """After the host unloads and drops the net, its 205 MB are gone, every time."""
+        """After ComfyUI unloads and drops the net, its 205 MB are gone, every time."""
         image, mask = picture(rng, 40, 40), block_mask(40, 40, (5, 20), (3, 25))
         weights = spandrel_lama.FFCResNetGenerator(4, 3).state_dict()
         sizes = []

@@ -42,7 +42,7 @@ def pipeline_class(path: str) -> type:
 
 def main(path: str) -> None:
     sys.path.insert(0, str(HERE.parent))
-    import conftest  # noqa: F401  puts the host on sys.path
+    import conftest  # noqa: F401  puts ComfyUI on sys.path
     from diffusers import AutoencoderKL, DPMSolverMultistepScheduler
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 

@@ -54,7 +54,7 @@ def test_put_rgb_greys_as_pillow_does(rng):
 
 @pytest.fixture
 def host_folders(monkeypatch, tmp_path):
-    """The host's table of model folders without this pack's, and with its models in an empty place."""
+    """ComfyUI's table of model folders without this pack's, and with its models in an empty place."""
     table = {k: v for k, v in folder_paths.folder_names_and_paths.items() if k not in folders.FOLDERS}
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", table)
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
@@ -75,7 +75,7 @@ def test_register_lists_model_files_only(host_folders):
 
 
 def test_register_keeps_a_users_folder_and_cures_its_empty_set(host_folders):
-    """extra_model_paths.yaml registers an unknown folder with no extensions, which the host reads as every file."""
+    """extra_model_paths.yaml registers an unknown folder with no extensions, which ComfyUI reads as every file."""
     folder_paths.add_model_folder_path("inpaint", str(host_folders / "mine"))
     put(host_folders / "mine" / "big-lama.pt", host_folders / "mine" / "readme.md")
     assert "readme.md" in folder_paths.get_filename_list("inpaint")

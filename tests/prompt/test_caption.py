@@ -16,7 +16,7 @@ LONG = " ".join(f"Sentence number {n} says that a red ball lies left of a green 
 
 @pytest.fixture(scope="module")
 def t5():
-    """The tokenizer that the host has for T5, read without the pack."""
+    """The tokenizer that ComfyUI has for T5, read without the pack."""
     return T5TokenizerFast.from_pretrained(HOST / "comfy" / "text_encoders" / "t5_tokenizer")
 
 

@@ -252,7 +252,7 @@ def test_the_published_file():
 
 
 def offload(patcher, room):
-    """As under --lowvram: the host keeps what exceeds `room` bytes off the device."""
+    """As under --lowvram: ComfyUI keeps what exceeds `room` bytes off the device."""
     patcher.detach()
     patcher.patch_model(patcher.load_device, lowvram_model_memory=room)
 
@@ -464,7 +464,7 @@ class Clip:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """The host's text encoder of SD 1.5 with its tokenizer, one layer deep, with random weights and an embedding."""
+    """ComfyUI's text encoder of SD 1.5 with its tokenizer, one layer deep, with random weights and an embedding."""
     folder = tmp_path_factory.mktemp("embeddings")
     generator = torch.Generator().manual_seed(0)
     embedding = torch.randn(2, 768, generator=generator)
@@ -506,7 +506,7 @@ def test_length(length, rows):
     ],
 )
 def test_clip_reads_as_cores_node_does(small, clip, clip_text, read):
-    """Its tokens follow ELLA's, weighted and with embeddings as the host has it; T5 is given the text as it is."""
+    """Its tokens follow ELLA's, weighted and with embeddings as ComfyUI has it; T5 is given the text as it is."""
     ((tokens, rest),) = encode(small, "a red cube", clip=clip, clip_text=clip_text)
     ((expected, of_core),) = nodes.CLIPTextEncode().encode(clip, read)[0]
     assert torch.equal(tokens[:, 64:], expected)
@@ -596,7 +596,7 @@ def heard(recorder, part):
 
 
 def test_area_mask_and_combine(base):
-    """The opposite of an area, which the host makes of the positive, has the negative's text."""
+    """The opposite of an area, which ComfyUI makes of the positive, has the negative's text."""
     teller = Telling()
     model, recorder = recorded(base, teller)
     everywhere, somewhere, masked, negative = (encode(teller, text) for text in ("sky", "tree", "sun", "rain"))
@@ -705,7 +705,7 @@ def test_factors_hold_at_every_timestep(base, node, k):
 
 @pytest.mark.parametrize("strength", [1.0, 0.6])
 def test_average(base, small, strength, caplog):
-    """The host averages what it can see, the tokens at the first timestep: they stay, and it is said once."""
+    """ComfyUI averages what it can see, the tokens at the first timestep: they stay, and it is said once."""
     model, recorder = recorded(base, small)
     red, blue = encode(small, "red"), encode(small, "blue")
     (positive,) = nodes.ConditioningAverage().addWeighted(red, blue, strength)
@@ -764,7 +764,7 @@ def test_ella_beside_other_conditionings(base):
 
 
 def test_context_windows_and_function_wrappers(base):
-    """The host's windows over a batch, and the single place that tiled diffusion takes."""
+    """ComfyUI's windows over a batch, and the single place that tiled diffusion takes."""
     teller, wrapped = Telling(), []
     model, recorder = recorded(base, teller)
     settings = ("standard_static", 1, False, "flat", 0, False)

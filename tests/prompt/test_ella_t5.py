@@ -275,7 +275,7 @@ def test_a_missing_shard_is_named(gated, tmp_path):
         ella_t5.load(first, FP16)
 
 
-# Under the host's management
+# Under ComfyUI's management
 
 
 def test_repeats_are_equal_to_the_bit_after_unloading_too(overflowing):

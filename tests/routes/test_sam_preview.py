@@ -177,7 +177,7 @@ def test_long_bodies_are_read_no_further_than_the_limit(ask, server):
 
 
 class Queue:
-    """The host's queue, which holds a prompt from the `free`-th look on."""
+    """ComfyUI's queue, which holds a prompt from the `free`-th look on."""
 
     def __init__(self, free=10**9):
         self.free, self.looks, self.mutex = free, 0, threading.RLock()

@@ -294,7 +294,7 @@ def test_a_pointwise_network_knows_no_views(kind):
 
 
 def custom(model, latent, sampler, sigmas, seed):
-    """The host's own node."""
+    """ComfyUI's own node."""
     prompts = [[[torch.zeros(1, 1, 8), {}]]] * 2
     latent = latent if isinstance(latent, dict) else {"samples": latent}
     return SamplerCustom.execute(model, True, seed, 7.5, *prompts, sampler, sigmas, latent).result[0]["samples"]
@@ -315,7 +315,7 @@ def test_a_held_sampler_is_free_in_the_base():
 
 @pytest.mark.parametrize("window", [64, 512])
 def test_one_window_is_the_whole(window):
-    """Where the views do not count, and a window holds all, the phase is the host's run with a held sampler."""
+    """Where the views do not count, and a window holds all, the phase is ComfyUI's run with a held sampler."""
     latent, sigmas = picture(), torch.tensor([3.0, 1.0, 0.3, 0.0])
     found = upscale(stub(), latent, sigmas=sigmas, scale=1, window=window, dilated=100, skip_below=0.5)[-1]
     held = iterative_mixing.iterative_mixing(sampler_object("euler"), 3, Interval(0, 1))

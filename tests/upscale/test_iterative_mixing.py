@@ -1,4 +1,4 @@
-"""Iterative Mixing Sampler against DemoFusion's loop with diffusers' scheduler, and every sampler of the host held."""
+"""Iterative Mixing Sampler against DemoFusion's loop with diffusers' scheduler, and every sampler of ComfyUI held."""
 
 import math
 
@@ -284,7 +284,7 @@ def test_keeps_the_picture(name, kind):
 
 
 def test_the_old_formula_loses_a_flow_models_picture():
-    """Its z' = x + sigma noise, x the latent as the host hands it on with add_noise off: (1 - 1) of the picture."""
+    """Its z' = x + sigma noise, x the latent as ComfyUI hands it on with add_noise off: (1 - 1) of the picture."""
     noise, latent = pair("flow", size=16)
     model = smooth_model("flow")
     sigmas, sampling = schedule(model, 12), model.get_model_object("model_sampling")

@@ -29,7 +29,7 @@ from pentimento_host.standins.weights import drawn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WORST, SHIFT = 1 / 255, 1e-4  # what is promised
-ROUNDING = 1e-3  # what float32 leaves. The host's own: its group norm loses digits where a picture is big
+ROUNDING = 1e-3  # what float32 leaves. ComfyUI's own: its group norm loses digits where a picture is big
 CONFIG = {"in_channels": 3, "out_ch": 3, "num_res_blocks": 2, "resolution": 256, "attn_resolutions": [], "ch": 32}
 KINDS = {  # channels of the decoder's input, levels
     "sd": (4, (1, 2, 4, 4)),
@@ -47,7 +47,7 @@ def fill(module, seed=0):
 
 
 def thin(kind, **config):
-    """The host's VAE with thin networks. It is told by a decoder; the host's encoders have one width, ours another."""
+    """ComfyUI's VAE with thin networks. It is told by a decoder; ComfyUI's encoders have one width, ours another."""
     channels, levels = KINDS[kind]
     config = CONFIG | {"z_channels": channels, "ch_mult": levels} | config
     decoder, encoder = fill(kl.Decoder(**config)), fill(kl.Encoder(**config), seed=1)
@@ -165,7 +165,7 @@ def test_there_is_no_seam(vae):
 
 
 def test_attention_in_other_levels_and_a_final_tanh():
-    """Which configurations of the host's classes have, though no known VAE."""
+    """Which configurations of ComfyUI's classes have, though no known VAE."""
     vae = thin("sd")
     config = CONFIG | {"z_channels": 4, "ch_mult": (1, 2), "attn_resolutions": [256, 128]}
     z, image = randn(1, 4, 18, 14, seed=0), torch.rand(3, 36, 28)
@@ -261,7 +261,7 @@ def test_the_host_is_asked_for_a_tiles_memory(vae, monkeypatch):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 20), st.integers(2, 20), st.integers(1, 4), st.integers(1, 4), st.sampled_from([1, 2, 0.5]))
 def test_each_layer_sees_its_neighbours(height, width, rows, columns, scale):
-    """Odd sizes as well, of which the host's VAEs have none."""
+    """Odd sizes as well, of which ComfyUI's VAEs have none."""
     layer = {
         1: torch.nn.Conv2d(3, 3, 3, padding=1),
         2: kl.Upsample(3, True),

@@ -1,5 +1,5 @@
 """Conditionings in windows: each window computes the cropped problem alone, and where the denoiser looks at each pixel
-alone, all of them together compute what the host computes without windows.
+alone, all of them together compute what ComfyUI computes without windows.
 """
 
 import comfy.controlnet
@@ -26,7 +26,7 @@ SIGMA = 2.5
 
 @pytest.fixture(scope="module")
 def models():
-    """The host's models by kind, loaded once, as they are while sampling."""
+    """ComfyUI's models by kind, loaded once, as they are while sampling."""
     patchers = {}
 
     def ready(kind):
@@ -44,13 +44,13 @@ def text(seed, rows=1):
 
 
 def as_sampled(model, conds, x, **values):
-    """Conditionings as the host's sampler has them."""
+    """Conditionings as ComfyUI's sampler has them."""
     named = dict(zip(("positive", "negative"), map(comfy.sampler_helpers.convert_cond, conds), strict=True))
     return list(comfy.samplers.process_conds(model, x, named, x.device, seed=0, **values).values())
 
 
 def whole(model, conds, x, options=None):
-    """The host without windows."""
+    """ComfyUI without windows."""
     sigma = torch.full(x.shape[:1], SIGMA)
     return comfy.samplers.calc_cond_batch(model, conds, x, sigma, options or {"transformer_options": {}})
 
@@ -231,7 +231,7 @@ def test_three_way_guidance_resizes_a_hint_once_in_a_run(models):
 
 
 def test_a_window_of_sdxl_is_told_where_it_was_cut_out(models):
-    """crop_h and crop_w as the host makes them for the cropped picture; at the corner nothing changes, to the bit."""
+    """crop_h and crop_w as ComfyUI makes them for the cropped picture; at the corner nothing changes, to the bit."""
     model = models("sdxl")
     x = randn(2, 4, 2 * SIZE, 2 * SIZE, seed=0)
 
@@ -370,7 +370,7 @@ def showing(hint, strength=1.0, vae=None, **options):
 @given(st.integers(9, 24), st.integers(9, 24), st.integers(1, 3), st.integers(20, 200), st.booleans(), st.booleans())
 def test_hints_lie_as_without_windows(models, plan, vae, height, width, hints, size, regional, masked):
     """Hints of any size, cut to the picture's proportions; one for all samples or one for each; in a chain; squeezed
-    into an area, as the host has it; with a mask beside; encoded.
+    into an area, as ComfyUI has it; with a mask beside; encoded.
     """
     model, x = models("sd15"), randn(2, 4, height, width, seed=0)
     first = showing(rand(1, 3, 70, 90, seed=3), 0.5)
@@ -403,7 +403,7 @@ def test_what_has_no_weight_in_a_window_is_not_computed(models):
     left = (torch.arange(4 * SIZE) < SIZE).float().expand(1, SIZE, -1)
     positive = [[text(1), {"mask": left}], [text(2), {"area": (SIZE, SIZE, 0, 3 * SIZE)}], [text(3), {}]]
     conds = as_sampled(model, [positive, [[text(4), {}]]], x)
-    conds[1] = [cond for cond in conds[1] if "area" not in cond]  # the host adds one for each area
+    conds[1] = [cond for cond in conds[1] if "area" not in cond]  # ComfyUI adds one for each area
     found, calls = seen(model, conds, x, grid(x))
     rows = sum(len(call["input"]) for call in calls)
     assert rows == 2 * 4 + 1 + 1, "two in each window, the regions in one"

@@ -81,7 +81,7 @@ def multidiffusion(denoise, x, sigmas, size, stride):
 
 
 def guided(model, prompts, concatenated=None, y=None):
-    """Classifier-free guidance of the host's network, on a window."""
+    """Classifier-free guidance of ComfyUI's network, on a window."""
 
     def denoise(part, sigma, place):
         more = {} if y is None else {"y": y.expand(len(part)), "c_concat": concatenated[place]}
@@ -152,7 +152,7 @@ def test_any_number_of_windows_in_a_call_gives_the_same(base, prompts):
 
 
 def test_memory_bounds_a_call(base, prompts, monkeypatch):
-    """Also what the host makes free before: for windows, not for the whole."""
+    """Also what ComfyUI makes free before: for windows, not for the whole."""
     asked, largest = [], []
     required = base.model.memory_required
     monkeypatch.setattr(base.model, "memory_required", lambda shape, **_: asked.append(tuple(shape)) or required(shape))
@@ -160,7 +160,7 @@ def test_memory_bounds_a_call(base, prompts, monkeypatch):
     monkeypatch.setattr(type(base), "get_free_memory", lambda *_: two)
     model = with_denoiser(base, lambda x, _: largest.append(len(x)) or x)
     run(patch(model), prompts)
-    assert asked[:2] == [(2, 4, 8, 8), (1, 4, 8, 8)], "the host's estimates"
+    assert asked[:2] == [(2, 4, 8, 8), (1, 4, 8, 8)], "ComfyUI's estimates"
     assert max(largest) == 4
     asked.clear()
     run(patch(model, batch=3), prompts)
@@ -336,7 +336,7 @@ def test_nothing_is_left_behind(base, prompts):
 
 
 def test_an_interrupt_in_the_middle_of_a_step(base, prompts):
-    """Where no layer of the host's looks out for it, and where one does."""
+    """Where no layer of ComfyUI's looks out for it, and where one does."""
     control = narrow.controlnet().set_cond_hint(rand(1, 3, 40, 50, seed=6), 0.9)
     hinted = [[[text, {"control": control}]] for ((text, _),) in prompts]
     for given in (prompts, hinted):

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..comfyui.conditioning import Conditioning, Needs, both, needs
 from ..comfyui.kinds import fitting
-from ..pixels.images import luma
+from ..pixels.images import luma_sum
 
 NODE = "SD2 Depth Conditioning"
 FLAT = 1e-5  # of the largest depth: a constant picture has a smaller span after it is resized
@@ -25,7 +25,7 @@ def depth_channel(depth: Tensor, height: int, width: int, invert: bool = False) 
     Returns:
         (B, 1, height, width), float32.
     """
-    d = luma(depth.float())[:, None]  # (B, 1, H, W)
+    d = luma_sum(depth.float())[:, None]  # (B, 1, H, W)
     d = F.interpolate(d, (height, width), mode="bicubic", align_corners=False)
     low, high = d.amin((1, 2, 3), keepdim=True), d.amax((1, 2, 3), keepdim=True)
     span = high - low

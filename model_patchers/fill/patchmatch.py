@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..comfyui.progress import Shares, ignore
-from ..pixels.images import luma
+from ..pixels.images import luma_sum
 from ..pixels.regions import depths, nearest
 from .harmonic import harmonic
 from .patchmatch_offsets import likeness, repeats, snap
@@ -89,7 +89,7 @@ def texture(rgb: Tensor, hole: Tensor, window: int) -> Tensor:
     Args:
         window: Side of the square of the mean, rounded up to an odd number.
     """
-    brightness = luma(rgb)
+    brightness = luma_sum(rgb)
     known = (~hole).float()
     both_x, both_y = known[:, 1:] * known[:, :-1], known[1:] * known[:-1]  # whether both neighbours are known
     change_x = (brightness[:, 1:] - brightness[:, :-1]).abs() * both_x

@@ -21,6 +21,16 @@ def luma(image: Tensor) -> Tensor:
     return green + LUMA[0] * (red - green) + LUMA[2] * (blue - green)
 
 
+def luma_sum(image: Tensor) -> Tensor:
+    """`luma` as the plain weighted sum: (..., C) -> (...). Equal channels keep their value up to rounding alone.
+
+    Fills and depth channels keep their bits from release to release by this order of operations: PatchMatch compares,
+    and another rounding would choose other patches.
+    """
+    rgb = to_rgb(image)
+    return (rgb * rgb.new_tensor(LUMA)).sum(-1)
+
+
 def to_levels(image: Tensor) -> np.ndarray:
     """(H, W, C) in [0, 1], C = 1, 3 or 4 -> uint8 (H, W, 3) on the CPU, the levels of an 8-bit file."""
     return (to_rgb(image).float() * 255).round().clamp(0, 255).to("cpu", torch.uint8).contiguous().numpy()

@@ -143,8 +143,8 @@ def _read(path: Path) -> Any:
         return _read_zip(path)
     if start.startswith(b"\x80"):
         return _read_legacy(path)
-    found = f"it begins with {start[:32].decode('ascii', 'replace')!r}" if start else "it is empty (0 bytes)"
-    raise ValueError(f"'{path.name}' is no model file: {found}. Download it again: need {SUFFIXES}.")
+    content = f"it begins with {start[:32].decode('ascii', 'replace')!r}" if start else "it is empty (0 bytes)"
+    raise ValueError(f"'{path.name}' is no model file: {content}. Download it again: need {SUFFIXES}.")
 
 
 def _read_zip(path: Path) -> Any:

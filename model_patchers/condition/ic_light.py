@@ -150,9 +150,11 @@ class Relight(NamedTuple):
     def detached(self, model: ModelPatcher) -> ModelPatcher:
         """A clone of the model without these patches."""
         model = detach(model, KEY)
-        for name, patch in self.patches.items():
-            model.patches[name] = [entry for entry in model.patches[name] if entry[1] is not patch]
-        model.patches = {name: entries for name, entries in model.patches.items() if entries}
+        others = {
+            name: [entry for entry in entries if entry[1] is not self.patches.get(name)]
+            for name, entries in model.patches.items()
+        }
+        model.patches = {name: entries for name, entries in others.items() if entries}
         return model
 
 

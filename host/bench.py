@@ -69,9 +69,10 @@ def _measure(host: Host, name: str) -> list[dict]:
 
 def _row(comparison: dict) -> str:
     ours, peer = comparison["ours"], comparison["peer"]
+    ratio = peer["seconds"] / ours["seconds"]
     return (
         f"| {comparison['title']} | {_figures(ours)} | {comparison['peer_name']}: {_figures(peer)} "
-        f"| {peer['seconds'] / ours['seconds']:.1f} | {_memory(ours, peer)} "
+        f"| {ratio:.{1 if ratio >= 1 else 2}f} | {_memory(ours, peer)} "
         f"| {comparison['note']} |"
     )
 

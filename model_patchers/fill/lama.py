@@ -20,7 +20,7 @@ from ..pixels.boxes import Box
 from ..pixels.images import put_rgb, to_rgb
 from ..pixels.masks import pair
 from ..pixels.regions import hole_boxes
-from .lama_refinement import refine, scales
+from .lama_refinement import PYRAMID, Pyramid, refine
 
 AREAS = ["each hole", "whole picture"]
 # Bytes of activations per pixel: the peaks measured with Big-LaMa at 512 to 1024 pixels square.
@@ -95,9 +95,11 @@ class LaMa(Managed):
     Args:
         weights: Of the generator, as from generator_weights. They keep their dtype; the network computes in float32.
         file: The name to use in messages.
+        pyramid: The scales of the refinement.
     """
 
-    def __init__(self, weights: dict[str, Tensor], file: str) -> None:
+    def __init__(self, weights: dict[str, Tensor], file: str, pyramid: Pyramid = PYRAMID) -> None:
+        self.pyramid = pyramid
         offload_device, dtype = model_management.unet_offload_device(), weights[INPUT_KEY].dtype
         self.generator = Generator(Config.of(weights), comfy.ops.manual_cast, offload_device, dtype)
         named = {f"model.{key}": value for key, value in weights.items()}
@@ -135,8 +137,8 @@ class LaMa(Managed):
         """The prediction for a crop, (1, H, W, 3), with its hole, (1, H, W): (1, H, W, 3) on the network's device."""
         x = image.movedim(-1, 1).to(self.device, torch.float32)
         m = hole[:, None].to(x)
-        if refine_steps and scales(*x.shape[-2:]) > 1:
-            y = refine(self.generator, x, m, refine_steps, progress)
+        if refine_steps and self.pyramid.scales(*x.shape[-2:]) > 1:
+            y = refine(self.generator, x, m, refine_steps, progress, self.pyramid)
         else:
             y = predict(self.generator, x, m, progress)
         return y.movedim(1, -1)
@@ -147,7 +149,7 @@ class LaMa(Managed):
 
     def _steps(self, box: Box, refine_steps: int) -> int:
         """The number of layers that run for one crop."""
-        layers, finer = len(self.generator.model), scales(box.height, box.width) - 1
+        layers, finer = len(self.generator.model), self.pyramid.scales(box.height, box.width) - 1
         if not refine_steps:
             return layers
         return layers + finer * (self.generator.front + refine_steps * (layers - self.generator.front))

@@ -7,6 +7,7 @@ scaled down, agrees with the fill of the smaller scale.
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,27 +19,52 @@ from ..arch.lama import Generator
 from ..comfyui.progress import ignore
 from ..pixels import blur
 
-MIN_SIDE = 512  # pixels: about the side of the pictures that the network was trained on
-MAX_SCALES = 3
-BUDGET = 1_800_000  # pixels of a picture; a larger one is refined at this size
 LEARNING_RATE = 0.002
 EPS = 1e-8  # tolerance when a resized mask is compared with 0 or 1
 
 
-def scales(height: int, width: int) -> int:
-    """The number of scales for a picture of this size; with 1 there is nothing to refine."""
-    height, width = _affordable(height, width)
-    return min(1 + round(max(0.0, math.log2(min(height, width) / MIN_SIDE))), MAX_SCALES)
+class Pyramid(NamedTuple):
+    """The scales at which a picture is refined.
+
+    Attributes:
+        min_side: About the shorter side of the smallest scale, in pixels: that of the pictures in training.
+        max_scales: The most scales.
+        budget: Pixels of the largest scale; a larger picture is refined at this size.
+    """
+
+    min_side: int = 512
+    max_scales: int = 3
+    budget: int = 1_800_000
+
+    def scales(self, height: int, width: int) -> int:
+        """The number of scales for a picture of this size; with 1 there is nothing to refine."""
+        side = min(self.largest(height, width))
+        return min(1 + round(max(0.0, math.log2(side / self.min_side))), self.max_scales)
+
+    def largest(self, height: int, width: int) -> tuple[int, int]:
+        """The size of the largest scale: the picture's own, or one of `budget` pixels."""
+        ratio = min(1.0, math.sqrt(self.budget / (height * width)))
+        return max(1, int(height * ratio)), max(1, int(width * ratio))
+
+    def levels(self, image: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The picture and the mask at every scale, the smallest first."""
+        levels = [(image, mask)]
+        for _ in range(self.scales(*image.shape[-2:]) - 1):
+            image, mask = pyramid_down(image), (pyramid_down(mask) >= EPS).to(mask)
+            levels.append((image, mask))
+        return levels[::-1]
 
 
-def _affordable(height: int, width: int) -> tuple[int, int]:
-    """The size at which a picture is refined: its own, or of BUDGET pixels if it is larger."""
-    ratio = min(1.0, math.sqrt(BUDGET / (height * width)))
-    return max(1, int(height * ratio)), max(1, int(width * ratio))
+PYRAMID = Pyramid()
 
 
 def refine(
-    generator: Generator, image: Tensor, mask: Tensor, steps: int, progress: Callable[[], None] = ignore
+    generator: Generator,
+    image: Tensor,
+    mask: Tensor,
+    steps: int,
+    progress: Callable[[], None] = ignore,
+    pyramid: Pyramid = PYRAMID,
 ) -> Tensor:
     """A picture with its hole filled by algorithm 1 of the paper.
 
@@ -51,30 +77,22 @@ def refine(
         steps: Passes through the network at each scale above the smallest: the last one predicts, those before it
             optimise.
         progress: Called after every layer.
+        pyramid: The scales.
 
     Returns:
-        (1, 3, H, W). A picture above BUDGET is refined at that size and enlarged again.
+        (1, 3, H, W). A picture above the budget is refined at the budget's size and enlarged again.
     """
     # ComfyUI runs nodes in inference mode. Autograd cannot save tensors made there, so _Rear copies the weights.
     with torch.inference_mode(False), torch.enable_grad():
         size = image.shape[-2:]
-        if (affordable := _affordable(*size)) != tuple(size):
+        if (affordable := pyramid.largest(*size)) != tuple(size):
             image = F.interpolate(image, affordable, mode="bilinear")
             mask = (F.interpolate(mask, affordable, mode="bilinear") > EPS).to(image)
         rear = _Rear(generator, image.device, progress)
         filled = None
-        for x, m in _pyramid(image, mask):
+        for x, m in pyramid.levels(image, mask):
             filled = _refine_scale(generator, rear, x, m, filled, steps, progress)
         return F.interpolate(filled, size, mode="bilinear") if affordable != tuple(size) else filled
-
-
-def _pyramid(image: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The picture and the mask at every scale, the smallest first."""
-    levels = [(image, mask)]
-    for _ in range(scales(*image.shape[-2:]) - 1):
-        image, mask = pyramid_down(image), (pyramid_down(mask) >= EPS).to(mask)
-        levels.append((image, mask))
-    return levels[::-1]
 
 
 def pyramid_down(x: Tensor) -> Tensor:

@@ -65,9 +65,10 @@ def thin_net(blocks, width=8, seed=0):
         return randomise(spandrel_lama.FFCResNetGenerator(4, 3, ngf=width, n_blocks=blocks), seed)
 
 
-def ours(reference):
+def ours(reference, **pyramid):
+    """Ours with the weights of spandrel's, refined at scales with these settings."""
     weights = {f"generator.{key}": value.clone() for key, value in reference.state_dict().items()}
-    return lama.LaMa(lama.generator_weights(weights, "test"), "test")
+    return lama.LaMa(lama.generator_weights(weights, "test"), "test", lama_refinement.Pyramid(**pyramid))
 
 
 def reference_fill(net, image, mask, mode="symmetric"):
@@ -477,8 +478,7 @@ class TestHost:
 
     @pytest.mark.parametrize("refine_steps", [0, 4])
     def test_interrupt_leaves_nothing_behind(self, thin, rng, refine_steps, monkeypatch):
-        monkeypatch.setattr(lama_refinement, "MIN_SIDE", 32)
-        model = thin[1]
+        model = ours(thin[0], min_side=32)
         image, mask = picture(rng, 90, 80), block_mask(90, 80, (5, 60), (3, 55))
         copies, weights = (image.clone(), mask.clone()), frozen(model.generator)
         wanted = model.fill(image, mask, WHOLE, 0, refine_steps)
@@ -494,18 +494,16 @@ class TestHost:
             model.fill(image, mask, WHOLE, 0, refine_steps)
         assert len(calls) == stop_at  # it stopped at once, in the middle of the net
         monkeypatch.undo()
-        monkeypatch.setattr(lama_refinement, "MIN_SIDE", 32)
         assert not model_management.processing_interrupted()
         assert torch.equal(image, copies[0]) and torch.equal(mask, copies[1])
         assert frozen(model.generator) == weights
         assert torch.equal(model.fill(image, mask, WHOLE, 0, refine_steps), wanted)
 
     @pytest.mark.parametrize("refine_steps", [0, 3])
-    def test_bar_reaches_its_end(self, thin, rng, refine_steps, bars, monkeypatch):
-        monkeypatch.setattr(lama_refinement, "MIN_SIDE", 32)
+    def test_bar_reaches_its_end(self, thin, rng, refine_steps, bars):
         mask = block_mask(200, 180, (5, 60), (3, 55))
         mask[:, 150:170, 120:170] = 1
-        thin[1].fill(picture(rng, 200, 180), mask, EACH, 16, refine_steps)
+        ours(thin[0], min_side=32).fill(picture(rng, 200, 180), mask, EACH, 16, refine_steps)
         (bar,) = bars
         assert bar.values[-1] == bar.total
 
@@ -600,16 +598,15 @@ def exact(one_thread):
     return types.SimpleNamespace(args=args, reference=reference, wanted=reference())
 
 
-@pytest.fixture
-def small_scales(monkeypatch):
-    monkeypatch.setattr(lama_refinement, "MIN_SIDE", 56)
+def small(net, **pyramid):
+    """Ours, which refines the small pictures of these tests at several scales."""
+    return ours(net, min_side=56, **pyramid)
 
 
-@pytest.mark.usefixtures("small_scales")
 class TestRefinement:
     @pytest.mark.parametrize("steps", [1, 2])
     def test_equals_the_reference(self, refined, steps):
-        out = ours(refined.net).fill(refined.image, refined.mask, WHOLE, 0, steps)
+        out = small(refined.net).fill(refined.image, refined.mask, WHOLE, 0, steps)
         wanted = refined.wanted[steps].movedim(1, -1)
         assert worst(out, wanted, refined.mask) <= 1e-5
         assert torch.equal(out[refined.mask == 0], refined.image[refined.mask == 0])
@@ -617,60 +614,59 @@ class TestRefinement:
     def test_fifteen_steps_equal_the_reference(self, exact):
         net, image, mask = exact.args
         generator = ours(net).generator.double()
-        out = lama_refinement.refine(generator, image, mask, 15)
+        out = lama_refinement.refine(generator, image, mask, 15, pyramid=lama_refinement.Pyramid(min_side=56))
         assert (out - exact.wanted).abs().max() <= 1e-7
 
     @pytest.mark.parametrize("wrong", [{"lr": 0.0015}, {"erode": False}, {"blur": False}])
     def test_wrong_variants_are_told_apart(self, exact, wrong):
         assert (exact.reference(**wrong) - exact.wanted).abs().max() > 1e-2
 
-    def test_prediction_comes_closer_to_the_smaller_scale(self, refined, monkeypatch):
+    def test_prediction_comes_closer_to_the_smaller_scale(self, refined):
         """What it is for."""
-        monkeypatch.setattr(lama_refinement, "MAX_SCALES", 2)
         net, image, mask = refined.args
         down = lama_refinement.pyramid_down
         lower = reference_refine(net, down(image), (down(mask) >= 1e-8).float(), 1, min_side=1000)
         inner = lama_refinement.inner_mask(mask).expand_as(lower)
         off = []
         for steps in (1, 5, 15):
-            out = ours(net).fill(refined.image, refined.mask, WHOLE, 0, steps).movedim(-1, 1)
+            out = small(net, max_scales=2).fill(refined.image, refined.mask, WHOLE, 0, steps).movedim(-1, 1)
             off.append((down(out) - lower).abs()[inner].mean().item())
         assert off[0] > off[1] > off[2]
 
     def test_weights_stay_as_they_are(self, refined):
-        model = ours(refined.net)
+        model = small(refined.net)
         before = frozen(model.generator)
         model.fill(refined.image, refined.mask, WHOLE, 0, 3)
         assert frozen(model.generator) == before
         assert all(p.grad is None for p in model.generator.parameters())
-        plain = ours(refined.net).fill(refined.image, refined.mask, WHOLE, 0, 0)
+        plain = small(refined.net).fill(refined.image, refined.mask, WHOLE, 0, 0)
         assert torch.equal(model.fill(refined.image, refined.mask, WHOLE, 0, 0), plain)
 
     def test_net_made_outside_inference_mode(self, refined):
         with torch.inference_mode(False):
-            model = ours(refined.net)
+            model = small(refined.net)
         out = model.fill(refined.image, refined.mask, WHOLE, 0, 2)
         assert not out.requires_grad
-        assert torch.equal(out, ours(refined.net).fill(refined.image, refined.mask, WHOLE, 0, 2))
+        assert torch.equal(out, small(refined.net).fill(refined.image, refined.mask, WHOLE, 0, 2))
         assert all(p.grad is None for p in model.generator.parameters())
 
     def test_same_bits_every_time(self, refined):
-        a, b = (ours(refined.net).fill(refined.image, refined.mask, WHOLE, 0, 4) for _ in range(2))
+        a, b = (small(refined.net).fill(refined.image, refined.mask, WHOLE, 0, 4) for _ in range(2))
         assert torch.equal(a, b)
 
     def test_only_the_crop(self, refined):
         """Each hole is refined in its own surroundings."""
         image = F.pad(refined.image, (0, 0, 0, 200))
         mask = F.pad(refined.mask, (0, 200))
-        out = ours(refined.net).fill(image, mask, EACH, 30, 3)
+        out = small(refined.net).fill(image, mask, EACH, 30, 3)
         crop = (slice(None), slice(0, 163), slice(10, 180))
-        alone = ours(refined.net).fill(image[crop], mask[crop], WHOLE, 0, 3)
+        alone = small(refined.net).fill(image[crop], mask[crop], WHOLE, 0, 3)
         assert torch.equal(out[crop], alone)
 
     def test_hole_at_the_border(self, refined):
         """The erosion does not eat into it from there."""
         mask = block_mask(163, 190, (0, 110), (70, 190))
-        out = ours(refined.net).fill(refined.image, mask, WHOLE, 0, 2)
+        out = small(refined.net).fill(refined.image, mask, WHOLE, 0, 2)
         with torch.inference_mode(False):
             wanted = reference_refine(*refined.args[:2], mask[:, None].clone(), 2, min_side=56).movedim(1, -1)
         assert worst(out, wanted, mask) <= 1e-4
@@ -678,47 +674,47 @@ class TestRefinement:
     def test_thin_hole(self, refined):
         """Nothing of it survives the erosion, so that only the picture around it counts."""
         mask = block_mask(163, 190, (60, 70), (20, 150))
-        out = ours(refined.net).fill(refined.image, mask, WHOLE, 0, 2)
+        out = small(refined.net).fill(refined.image, mask, WHOLE, 0, 2)
         with torch.inference_mode(False):
             wanted = reference_refine(*refined.args[:2], mask[:, None].clone(), 2, min_side=56).movedim(1, -1)
         assert worst(out, wanted, mask) <= 1e-4
 
     def test_full_mask(self, refined):
         mask = torch.ones(1, 163, 190)
-        assert ours(refined.net).fill(refined.image, mask, WHOLE, 0, 3).isfinite().all()
+        assert small(refined.net).fill(refined.image, mask, WHOLE, 0, 3).isfinite().all()
 
     def test_half_types(self, refined):
         wanted = refined.wanted[2].movedim(1, -1)
         for dtype, tolerance in ((torch.float16, 0.02), (torch.bfloat16, 0.15)):
             weights = {key: value.to(dtype) for key, value in refined.net.state_dict().items() if value.ndim}
-            model = lama.LaMa(lama.generator_weights(weights, "test"), "test")
+            pyramid = lama_refinement.Pyramid(min_side=56)
+            model = lama.LaMa(lama.generator_weights(weights, "test"), "test", pyramid)
             out = model.fill(refined.image, refined.mask, WHOLE, 0, 2)
             assert worst(out, wanted, refined.mask) < tolerance
 
-    def test_small_crop_is_filled_plainly(self, refined, monkeypatch):
-        monkeypatch.setattr(lama_refinement, "MIN_SIDE", 512)
+    def test_small_crop_is_filled_plainly(self, refined):
         model = ours(refined.net)
         plain, fine = (model.fill(refined.image, refined.mask, WHOLE, 0, n) for n in (0, 15))
         assert torch.equal(plain, fine)
 
-    def test_above_the_budget(self, refined, monkeypatch):
+    def test_above_the_budget(self, refined):
         """It is refined at the budget's size and comes back in its own."""
-        monkeypatch.setattr(lama_refinement, "BUDGET", 120 * 140)
-        out = ours(refined.net).fill(refined.image, refined.mask, WHOLE, 0, 2)
+        out = small(refined.net, budget=120 * 140).fill(refined.image, refined.mask, WHOLE, 0, 2)
         x, m = refined.args[1:]
         ratio = (120 * 140 / (163 * 190)) ** 0.5
         size = int(163 * ratio), int(190 * ratio)
-        small = F.interpolate(x, size, mode="bilinear"), (F.interpolate(m, size, mode="bilinear") > 1e-8).float()
+        shrunk = F.interpolate(x, size, mode="bilinear"), (F.interpolate(m, size, mode="bilinear") > 1e-8).float()
         with torch.inference_mode(False):
-            wanted = reference_refine(refined.net, *(a.clone() for a in small), 2, min_side=56)
+            wanted = reference_refine(refined.net, *(a.clone() for a in shrunk), 2, min_side=56)
         wanted = F.interpolate(wanted, (163, 190), mode="bilinear").movedim(1, -1)
         assert worst(out, wanted, refined.mask) < 1e-4
         assert torch.equal(out[refined.mask == 0], refined.image[refined.mask == 0])
 
     @pytest.mark.parametrize("side, count", [(1, 1), (79, 1), (80, 2), (158, 2), (159, 3), (2000, 3)])
     def test_number_of_scales(self, side, count):
-        assert lama_refinement.scales(side, side) == count
-        assert lama_refinement.scales(side, 2 * side) == count
+        pyramid = lama_refinement.Pyramid(min_side=56)
+        assert pyramid.scales(side, side) == count
+        assert pyramid.scales(side, 2 * side) == count
 
 
 class TestNodes:

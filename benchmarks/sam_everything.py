@@ -58,8 +58,8 @@ def ours(picture: np.ndarray, points: int, answers: Answers) -> object:
     sam = SimpleNamespace(
         frame=FRAME,
         grid=CELLS // 4,
-        patcher=SimpleNamespace(load_device=torch.device("cpu")),
-        embed=lambda levels, step: None,
+        device=torch.device("cpu"),
+        embed=lambda levels, progress: None,
         decode=lambda embedding, prompts: answers(prompts.coords[:, 0]),
     )
     settings = sam_everything.Settings(points)

@@ -5,6 +5,7 @@ import urllib.request
 
 import pytest
 
+from kit import history
 from kit.paths import PACK
 
 WORKFLOWS = sorted(path.stem for path in (PACK / "workflows").glob("*.json"))
@@ -82,12 +83,13 @@ def test_the_template_browser_lists_the_workflows(server):
 
 def test_a_workflow_runs_from_the_front_end_and_shows_its_result(page, server):
     page.evaluate(LOAD, workflow("remove_without_models"))
+    before = history.prompt_ids(server)
     page.evaluate(RUN)
     page.wait_for_function(
         "() => window.app.graph.nodes.some((node) => node.type === 'SaveImage' && node.imgs?.[0]?.naturalWidth > 0)",
         timeout=120_000,
     )
-    (run,) = json.loads(get(server, "history?max_items=1")).values()
+    run = history.run_since(server, before)
     assert run["status"]["status_str"] == "success"
 
 

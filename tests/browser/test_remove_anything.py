@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kit import history
 from pentimento_host import client
 
 WIDTH, HEIGHT = 600, 400  # of the workflow's photograph
@@ -67,15 +68,14 @@ def screen(page, x, y):
 
 def queue_from_the_page(page, server):
     """Clicks Run and waits; the run as the server's history tells it."""
-    before = set(json.loads(client.get(server, "history")))
+    before = history.prompt_ids(server)
     page.get_by_test_id("queue-button").click()
     page.wait_for_function(
         "() => window.app.graph.nodes.find(({ type }) => type === 'SaveImage').imgs?.[0]?.naturalWidth > 0"
         " || document.querySelector('[data-node-id] img[src*=remove_anything]')?.naturalWidth > 0",
         timeout=120_000,
     )
-    (new,) = set(json.loads(client.get(server, "history"))) - before
-    return json.loads(client.get(server, f"history/{new}"))[new]
+    return history.run_since(server, before)
 
 
 def picture(server, reference):

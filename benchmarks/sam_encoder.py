@@ -1,8 +1,8 @@
 """SAM's image encoder, ViT-B, against segment-anything's: the pass that a first click waits for.
 
 segment-anything spends half its time on adding the relative-position bias to whole attention maps and on their softmax.
-Here the bias is spread out a piece at a time inside PyTorch's fused attention, and on a CPU the linear layers run as
-1x1 convolutions, which oneDNN computes in half the time of MKL on AMD's processors. The embeddings are equal
+Here the bias is spread out a piece at a time inside PyTorch's fused attention. On AMD's processors the linear layers
+run as 1x1 convolutions, where oneDNN takes down to half of MKL's time. The embeddings are equal
 (tests/segment/test_sam.py).
 """
 

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .processor import linear
+
 # Elements of the position bias that are in memory at a time. A CPU is fastest when they fit its cache (measured on 2
 # cores: pieces of 8 MB take a third of the time of the whole bias). A GPU needs big pieces.
 PIECE = {"cpu": 2**21}
@@ -50,20 +52,6 @@ class Config:
             grid=weights["pos_embed"].shape[1],
             windows=tuple((len(table) + 1) // 2 for table in tables),
         )
-
-
-def linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """`layer(x)` for many tokens, (..., N, C) -> (..., N, C'); on a CPU by a 1x1 convolution.
-
-    PyTorch computes linear layers with MKL and convolutions with oneDNN, which takes half the time on AMD's processors.
-    """
-    if x.device.type != "cpu":
-        return layer(x)
-    weight, bias, stream = comfy.ops.cast_bias_weight(layer, x, offloadable=True)
-    rows = x.reshape(-1, x.shape[-2], 1, x.shape[-1]).movedim(-1, 1)  # (rows, C, N, 1), channels last in memory
-    y = F.conv2d(rows, weight[:, :, None, None], bias).movedim(1, -1)
-    comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
-    return y.reshape(*x.shape[:-1], -1)
 
 
 class Norms2d(nn.Sequential):
@@ -188,7 +176,7 @@ class PatchEmbed(nn.Module):
         self.proj = ops.Conv2d(3, config.width, config.patch, config.patch, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x).movedim(1, -1)
+        return self.proj(x).movedim(1, -1).contiguous()  # each later layer would copy it
 
 
 class ImageEncoder(nn.Module):

@@ -1,9 +1,8 @@
 """SAM's image encoder, ViT-B, against segment-anything's: the pass that a first click waits for.
 
 segment-anything spends half its time on adding the relative-position bias to whole attention maps and on their softmax.
-Here the bias is spread out a piece at a time inside PyTorch's fused attention. On AMD's processors the linear layers
-run as 1x1 convolutions, where oneDNN takes down to half of MKL's time. The embeddings are equal
-(tests/segment/test_sam.py).
+Here the bias is spread out a piece at a time inside PyTorch's fused attention. On AMD's processors oneDNN computes the
+linear layers, which takes down to half of MKL's time. The embeddings are equal (tests/segment/test_sam.py).
 """
 
 import _pack

@@ -8,6 +8,7 @@ MViTv2 (Li et al. 2022, equation 4). Modules have the names of the published sta
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import comfy.ops
@@ -77,41 +78,40 @@ def relative(q: Tensor, table_h: Tensor, table_w: Tensor) -> tuple[Tensor, Tenso
     """The position bias of each query with each row and each column of keys: q . R^h and q . R^w of MViTv2, equation 4.
 
     Args:
-        q: (B, s * s, d), not scaled.
+        q: (B, heads, s * s, d), not scaled.
         table_h, table_w: (2 * s - 1, d): R for query minus key = -(s - 1), ..., s - 1.
 
     Returns:
-        The bias of rows and the bias of columns, (B, s * s, s) each.
+        The bias of rows and the bias of columns, (B, heads, s * s, s) each.
     """
     s = (len(table_h) + 1) // 2
     positions = torch.arange(s, device=q.device)
     distance = positions[:, None] - positions + s - 1  # (query, key)
-    q = q.unflatten(1, (s, s))
-    rows = torch.einsum("bhwc,hkc->bhwk", q, table_h[distance])
-    columns = torch.einsum("bhwc,wkc->bhwk", q, table_w[distance])
-    return rows.flatten(1, 2), columns.flatten(1, 2)
+    q = q.unflatten(2, (s, s))
+    rows = torch.einsum("bnhwc,hkc->bnhwk", q, table_h[distance])
+    columns = torch.einsum("bnhwc,wkc->bnhwk", q, table_w[distance])
+    return rows.flatten(2, 3), columns.flatten(2, 3)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d) + rows + columns) v, MViTv2, equation 4; the sum of the biases is made piece by piece.
 
     Args:
-        q, k, v: (B, s * s, d), the heads among the batch.
-        rows, columns: (B, s * s, s), from `relative`.
+        q, k, v: (B, heads, s * s, d).
+        rows, columns: (B, heads, s * s, s), from `relative`.
 
     Returns:
-        (B, s * s, d)
+        (B, heads, s * s, d), in memory (B, s * s, heads, d).
     """
-    b, n, _ = q.shape
+    b, heads, n, d = q.shape
     size = PIECE.get(q.device.type, BIG_PIECE)
-    heads, queries = max(1, size // n**2), min(n, max(1, size // n))
-    out = torch.empty_like(v)
-    for i in range(0, b, heads):
-        for j in range(0, n, queries):
-            piece = slice(i, i + heads), slice(j, j + queries)
-            bias = (rows[piece][..., :, None] + columns[piece][..., None, :]).flatten(2)  # (heads, queries, keys)
-            keys, values = k[None, piece[0]], v[None, piece[0]]
-            out[piece] = F.scaled_dot_product_attention(q[piece][None], keys, values, attn_mask=bias[None])[0]
+    steps = max(1, size // (heads * n**2)), min(heads, max(1, size // n**2)), min(n, max(1, size // n))
+    out = q.new_empty(b, n, heads, d).transpose(1, 2)
+    for i, h, j in product(*(range(0, end, step) for end, step in zip((b, heads, n), steps, strict=True))):
+        both = slice(i, i + steps[0]), slice(h, h + steps[1])
+        piece = *both, slice(j, j + steps[2])
+        bias = (rows[piece][..., :, None] + columns[piece][..., None, :]).flatten(3)  # (B, heads, queries, keys)
+        out[piece] = F.scaled_dot_product_attention(q[piece], k[both], v[both], attn_mask=bias)
     return out
 
 
@@ -137,12 +137,12 @@ class Attention(nn.Module):
             padded = blank.repeat(b, down * s, across * s, 1)
             padded[:, :h, :w] = qkv
             qkv = padded
-        pattern = "b (down y) (across x) (qkv heads d) -> qkv (b down across heads) (y x) d"
+        pattern = "b (down y) (across x) (qkv heads d) -> qkv (b down across) heads (y x) d"  # a view in a global block
         q, k, v = rearrange(qkv, pattern, y=s, x=s, qkv=3, heads=self.heads)
         del qkv
         tables = [comfy.ops.cast_to_input(table, q, copy=False) for table in (self.rel_pos_h, self.rel_pos_w)]
         y = attend(q, k, v, *relative(q, *tables))
-        pattern = "(b down across heads) (y x) d -> b (down y) (across x) (heads d)"
+        pattern = "(b down across) heads (y x) d -> b (down y) (across x) (heads d)"
         y = rearrange(y, pattern, b=b, down=down, across=across, y=s)
         return linear(self.proj, y[:, :h, :w])
 

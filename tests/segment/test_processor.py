@@ -1,4 +1,4 @@
-"""Linear layers either way a processor prefers: as they are, or as 1x1 convolutions."""
+"""Linear layers by either library that a processor may prefer."""
 
 import comfy.ops
 import pytest
@@ -21,9 +21,9 @@ DESCRIPTIONS = {
 }
 
 
-@pytest.fixture(params=[True, False], ids=["convolutions", "linear layers"])
+@pytest.fixture(params=[True, False], ids=["oneDNN", "default"])
 def way(request, monkeypatch):
-    monkeypatch.setattr(processor, "prefers_convolutions", lambda: request.param)
+    monkeypatch.setattr(processor, "prefers_onednn", lambda: request.param)
     return request.param
 
 

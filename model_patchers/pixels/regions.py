@@ -59,6 +59,12 @@ def hole_boxes(hole: Tensor, context: int) -> list[Box]:
     return sorted((box.expand(context, (height, width)) for box in boxes), key=lambda box: (box.y, box.x))
 
 
+def around(hole: Tensor) -> Box:
+    """The tight box around all pixels of a hole, bool (H, W); there must be one."""
+    columns, rows = (hole.any(dim).nonzero().flatten().tolist() for dim in (0, 1))
+    return Box(columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0])
+
+
 def bounds(hole: Tensor) -> np.ndarray:
     """The tight box around each connected region of a hole, bool (H, W): (N, 4) of left, top, right, bottom."""
     labels, _ = ndimage.label(hole.cpu().numpy(), structure=EIGHT)

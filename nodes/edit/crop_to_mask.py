@@ -27,7 +27,8 @@ class CropToMask(io.ComfyNode):
                 ),
                 io.Mask.Input(
                     "mask",
-                    tooltip="The part to edit: every pixel above 0. One mask for all pictures, or one for each. All "
+                    tooltip="The part to edit: everything white or grey, soft edges included. Faint single specks count "
+                    "as noise. One mask for all pictures, or one for each. All "
                     "pictures of a batch are cut alike, around all masks together, so that a video does not jitter.",
                 ),
                 io.Int.Input(

@@ -24,7 +24,8 @@ class FillWithoutModel(io.ComfyNode):
                 ),
                 io.Mask.Input(
                     "mask",
-                    tooltip="The part to fill: every pixel above 0. One mask for all pictures, or one for each. The "
+                    tooltip="The part to fill: everything white or grey, soft edges included. Faint single specks count "
+                    "as noise. One mask for all pictures, or one for each. The "
                     "mask should cover the object's soft edges and its shadow.",
                 ),
                 io.Combo.Input(

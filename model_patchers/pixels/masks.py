@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from .regions import EIGHT, around
+from .regions import EIGHT
 
 # Both lie between two levels of 8 bits, so that no rounding of 1 - alpha decides.
 FAINT = 2.5 / 255  # a feather down to 3 levels belongs to the mask; rounding and the least alpha values do not
@@ -32,23 +32,24 @@ def selected(mask: Tensor) -> Tensor:
         return mask
     if mask.ndim == 3 and len(mask) > 1 and mask.stride(0) == 0:  # one mask for all pictures
         return selected(mask[:1]).expand(mask.shape)
-    faint, clear = mask > FAINT, mask > CLEAR
-    if torch.equal(faint, clear):
-        return faint
-    pairs = zip(faint.reshape(-1, *mask.shape[-2:]), clear.reshape(-1, *mask.shape[-2:]), strict=True)
-    return torch.stack([_connected(weak, strong) for weak, strong in pairs]).reshape(mask.shape)
+    frames = mask.float().cpu().numpy().reshape(-1, *mask.shape[-2:])  # NumPy compares ten times faster
+    holes = np.empty(frames.shape, dtype=bool)
+    for values, hole in zip(frames, holes, strict=True):
+        np.greater(values, FAINT, out=hole)
+        clear = values > CLEAR
+        if not np.array_equal(hole, clear):
+            _keep_connected(hole, clear)
+    return torch.from_numpy(holes).reshape(mask.shape).to(mask.device)
 
 
-def _connected(weak: Tensor, strong: Tensor) -> Tensor:
-    """The regions of `weak`, bool (H, W), that hold a pixel of `strong`, a part of it."""
-    regions = torch.zeros_like(weak)
-    if strong.any():
-        box = around(weak)
-        labels, count = ndimage.label(weak[box.slices].cpu().numpy(), structure=EIGHT)
-        holds = np.zeros(count + 1, dtype=bool)
-        holds[labels[strong[box.slices].cpu().numpy()]] = True
-        regions[box.slices] = torch.from_numpy(holds[labels]).to(regions.device)
-    return regions
+def _keep_connected(weak: np.ndarray, strong: np.ndarray) -> None:
+    """Takes the regions out of `weak`, bool (H, W), that hold no pixel of `strong`, a part of it."""
+    rows, columns = (np.flatnonzero(weak.any(axis)) for axis in (1, 0))
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    labels, count = ndimage.label(weak[box], structure=EIGHT)
+    holds = np.zeros(count + 1, dtype=bool)
+    holds[labels[strong[box]]] = True
+    weak[box] = holds[labels]
 
 
 def in_range(mask: Tensor) -> Tensor:

@@ -61,8 +61,9 @@ def hole_boxes(hole: Tensor, context: int) -> list[Box]:
 
 def around(hole: Tensor) -> Box:
     """The tight box around all pixels of a hole, bool (H, W); there must be one."""
-    columns, rows = (hole.any(dim).nonzero().flatten().tolist() for dim in (0, 1))
-    return Box(columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0])
+    pixels = hole.cpu().numpy()
+    (left, right), (top, bottom) = (np.flatnonzero(pixels.any(axis))[[0, -1]].tolist() for axis in (0, 1))
+    return Box(left, top, right + 1 - left, bottom + 1 - top)
 
 
 def bounds(hole: Tensor) -> np.ndarray:

@@ -23,7 +23,7 @@ from ..comfyui.kinds import FIRST, fitting, identify, require
 from ..comfyui.patching import attach, detach
 from ..comfyui.weights import are_offsets, below, describe, read_state_dict
 from ..pixels.images import to_rgb
-from ..pixels.masks import pair
+from ..pixels.masks import pair, selected
 from ..pixels.resample import cover
 
 KEY = "pentimento_ic_light"
@@ -55,7 +55,7 @@ def on_grey(foreground: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None and foreground.shape[-1] < 4:
         return signed(foreground)
     matte, name = (foreground[..., 3], "The alpha channel of foreground") if mask is None else (mask, "foreground_mask")
-    if not matte.any():
+    if not selected(matte).any():
         raise ValueError(
             f"{name} selects nothing. It must be white where the subject is. Load Image's mask is white where the "
             "picture is transparent: invert it. Without a mask and an alpha channel, all of the foreground is relit."

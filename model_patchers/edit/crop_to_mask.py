@@ -14,8 +14,8 @@ from torch import Tensor
 from ..comfyui.progress import Progress
 from ..pixels.boxes import Box
 from ..pixels.images import to_rgb
-from ..pixels.masks import pair
-from ..pixels.regions import bounds, join
+from ..pixels.masks import pair, selected
+from ..pixels.regions import around, bounds, join
 from ..pixels.resample import resize
 
 REGIONS = ["one", "each hole"]
@@ -114,8 +114,8 @@ def _shrunk_by_one(boxes: list[Box]) -> np.ndarray:
 
 def _around(hole: Tensor) -> np.ndarray:
     """The box around the whole hole: (1, 4) of left, top, right, bottom."""
-    columns, rows = (hole.any(dim).nonzero().flatten().tolist() for dim in (0, 1))
-    return np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]])
+    box = around(hole)
+    return np.array([[box.x, box.y, box.x + box.width, box.y + box.height]])
 
 
 def placement(region: Box, width: int, height: int) -> Box:
@@ -164,7 +164,7 @@ def crop(image: Tensor, mask: Tensor, width: int, height: int, padding: int, cho
 
     Args:
         image: (B, H, W, C), C = 1, 3 or 4.
-        mask: (N, H, W). Everything above 0 is inside.
+        mask: (N, H, W). What it selects (masks.selected) is inside.
         width, height: Of the crops.
         padding: Pixels of the picture around the mask.
         choice: One of REGIONS.
@@ -173,7 +173,7 @@ def crop(image: Tensor, mask: Tensor, width: int, height: int, padding: int, cho
         ValueError: As masks.pair and `regions`.
     """
     image, mask = pair(image, mask)
-    boxes = regions((mask > 0).any(0), choice, padding, width, height)
+    boxes = regions(selected(mask).any(0), choice, padding, width, height)
     number = len(image) * len(boxes)
     crops = torch.empty(number, height, width, 3, device=image.device)
     crop_masks = torch.empty(number, height, width, device=image.device)

@@ -117,7 +117,7 @@ def encode(vae: VAE, image: Tensor, change_map: Tensor) -> dict[str, Tensor]:
     Args:
         vae: It may crop pictures to whole latent pixels; the map is cropped alike.
         image: (B, H, W, C); alpha is ignored.
-        change_map: (N, h, w), 1 = change most.
+        change_map: (N, h, w), 1 = change most. A map of another size is averaged.
 
     Returns:
         samples (B, C, H', W') and noise_mask (B, 1, H, W), as core's Set Latent Noise Mask makes it. A VAE with a time
@@ -126,7 +126,7 @@ def encode(vae: VAE, image: Tensor, change_map: Tensor) -> dict[str, Tensor]:
     Raises:
         ValueError: As masks.pair.
     """
-    image, change_map = pair(image, change_map, ("image", "change_map"))
+    image, change_map = pair(image, change_map, ("image", "change_map"), amounts=True)
     rgb = to_rgb(image)
     change = vae.vae_encode_crop_pixels(change_map[..., None].expand_as(rgb))[..., 0]
     samples = vae.encode(rgb)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..comfyui.progress import Progress
 from ..pixels.boxes import Box
 from ..pixels.images import put_rgb, to_rgb
+from ..pixels.masks import selected
 from ..pixels.regions import EIGHT
 from ..pixels.resample import reach, resize_back
 from .crop_to_mask import Crops, placement
@@ -96,7 +97,7 @@ def bring_back(edited: Tensor, original: Tensor, mask: Tensor, region: Box, matc
     edited, original, mask = edited[place.slices], original[place.slices], mask[place.slices]
     changed = (edited != original).any(-1)
     if match == "mean and spread":
-        edited = torch.where(changed[..., None], match_colour(edited, original, mask == 0), edited)
+        edited = torch.where(changed[..., None], match_colour(edited, original, ~selected(mask)), edited)
     size = region.height, region.width
     return resize_back(edited, *size), reach(changed, *size)
 
@@ -121,8 +122,9 @@ def paste(crops: Crops, edited: Tensor, feather: int, match: str) -> Tensor:
     """
     _check(edited.shape, crops.crop.shape)
     edited, result, progress = to_rgb(edited).to(crops.crop), crops.image.clone(), Progress(len(edited))
+    holes = selected(crops.mask)
     for j, box in enumerate(crops.boxes):
-        for i, opacity in enumerate(_ramps(crops.mask, box, feather)):
+        for i, opacity in enumerate(_ramps(holes, box, feather)):
             k, at = i * len(crops.boxes) + j, (i, *box.slices)
             rgb, reached = bring_back(edited[k], crops.crop[k], crops.crop_mask[k], box, match)
             alpha = crops.mask[at].float() * opacity
@@ -132,16 +134,16 @@ def paste(crops: Crops, edited: Tensor, feather: int, match: str) -> Tensor:
     return result
 
 
-def _ramps(mask: Tensor, box: Box, feather: int) -> Iterator[Tensor]:
-    """The ramp of each mask (M, H, W) in a box that no hole leaves.
+def _ramps(holes: Tensor, box: Box, feather: int) -> Iterator[Tensor]:
+    """The ramp of each of holes, bool (M, H, W), in a box that no hole leaves.
 
     The pixels around the box tell a hole's rim from the picture's border. Frames with the same hole share one ramp.
     """
-    outer = box.expand(1, mask.shape[1:])
+    outer = box.expand(1, holes.shape[1:])
     inner = Box(box.x - outer.x, box.y - outer.y, box.width, box.height)
     previous = None
-    for frame in mask:
-        hole = frame[outer.slices] > 0
+    for frame in holes:
+        hole = frame[outer.slices]
         if previous is None or not torch.equal(hole, previous):
             opacity = ramp(hole, feather)[inner.slices]
         previous = hole

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..comfyui.progress import Progress, ignore
 from ..pixels.images import put_rgb, to_rgb
-from ..pixels.masks import pair
+from ..pixels.masks import pair, selected
 from ..pixels.regions import depths, hole_boxes
 from .harmonic import harmonic
 from .patchmatch import patchmatch
@@ -21,7 +21,7 @@ def fill(image: Tensor, mask: Tensor, method: str, seed: int) -> Tensor:
 
     Args:
         image: (B, H, W, C), C = 1, 3 or 4.
-        mask: (N, H, W). Everything above 0 is filled.
+        mask: (N, H, W). What it selects (masks.selected) is filled.
         method: One of METHODS.
         seed: Of patchmatch's random search. Every picture and every hole starts from it, so no result depends on
             another.
@@ -33,7 +33,7 @@ def fill(image: Tensor, mask: Tensor, method: str, seed: int) -> Tensor:
         ValueError: Pictures and masks do not match (masks.pair).
     """
     image, mask = pair(image, mask)
-    hole = mask > 0
+    hole = selected(mask)
     jobs = [(i, box) for i, pixels in enumerate(hole) for box in hole_boxes(pixels, _context(pixels, method))]
     progress = Progress(int(hole.sum()))
     rgb = to_rgb(image).clone()

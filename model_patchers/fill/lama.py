@@ -18,7 +18,7 @@ from ..comfyui.progress import Progress, ignore
 from ..comfyui.weights import below, describe, read_state_dict
 from ..pixels.boxes import Box
 from ..pixels.images import put_rgb, to_rgb
-from ..pixels.masks import pair
+from ..pixels.masks import pair, selected
 from ..pixels.regions import hole_boxes
 from .lama_refinement import PYRAMID, Pyramid, refine
 
@@ -110,7 +110,7 @@ class LaMa(Managed):
 
         Args:
             image: (B, H, W, C), C = 1, 3 or 4.
-            mask: (N, H, W). Everything above 0 is filled.
+            mask: (N, H, W). What it selects (masks.selected) is filled.
             area: One of AREAS: the input of one pass of the network.
             context: Pixels of surroundings around each hole in that input, where area is "each hole".
             refine_steps: Steps of the refinement at each scale; 0 turns it off.
@@ -119,7 +119,7 @@ class LaMa(Managed):
             (max(B, N), H, W, C). Outside the mask, the bits of `image`.
         """
         image, mask = pair(image, mask)
-        hole = mask > 0
+        hole = selected(mask)
         jobs = [(i, box) for i, pixels in enumerate(hole) for box in _boxes(pixels, area, context)]
         if not jobs:
             return image

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..comfyui.progress import Shares, ignore
+from ..pixels.boxes import Box
 from ..pixels.images import luma_sum
-from ..pixels.regions import depths, nearest
+from ..pixels.regions import around, depths, hole_boxes, nearest
 from .harmonic import harmonic
 from .patchmatch_offsets import likeness, repeats, snap
 from .patchmatch_seams import heal
@@ -38,6 +39,7 @@ SHARPNESS = 2.0  # of the fall with the distance; 0, a plain mean, would blur
 TRUST = 1.1  # factor of the fall with every pixel into the hole (Wexler's gamma)
 MIN_DISTANCE = 1e-8  # least value of that quantile: all matches may be perfect
 MIN_WEIGHT = 1e-9  # least weight before TRUST: all patches over a pixel may match badly
+VOTERS = 2048  # pixels that vote at once: enough for few calls, few enough for the processor's cache
 
 # The work
 MIN_ROUNDS, MAX_ROUNDS = 4, 40  # of one start
@@ -45,7 +47,16 @@ ROUNDS_PER_DEPTH = 8  # rounds of one start for each pixel of the hole's depth, 
 START_PATCHES = 150_000  # patches to match in all rounds of one start
 STARTS = 4  # offsets tried as starts, besides the smooth fill
 SMOOTH = 1.15  # factor on the distance of the smooth start: blurred patches match too easily
+PART = 250  # pixels that could be encoded in the time of one more call
 NEARBY = 8  # pixels: the search radius at the two finest scales, which only correct the matches of coarser ones
+
+
+class Part(NamedTuple):
+    """Some of the targets, close to each other."""
+
+    box: Box  # all pixels of their patches
+    targets: Tensor  # their indices
+    place: Tensor  # their pixels in the box, row by row
 
 
 class Scale(NamedTuple):
@@ -58,6 +69,7 @@ class Scale(NamedTuple):
     order: Tensor  # (H, W): index of each centre in `target`, or -1
     inside: Tensor  # (P,): the pixels of the hole
     trust: Tensor  # (T,): TRUST^-depth, the weight of each target patch by its depth in the hole
+    parts: list[Part]  # of the targets
     filters: Tensor  # (D, 5, 7, 7): the directions in which patches are compared
     codes: Tensor  # (H W, D): the patches of the picture in these directions
 
@@ -76,11 +88,35 @@ class Scale(NamedTuple):
         trust = TRUST ** -depths(hole).flatten()[target]
         filters = basis(pixels, source, generator)
         inside = hole.flatten().nonzero()[:, 0]
-        return cls(pixels, hole, source, target, order, inside, trust, filters, encode(pixels, filters))
+        codes = encode(pixels, filters)
+        return cls(pixels, hole, source, target, order, inside, trust, parts(touched & whole, order), filters, codes)
 
     @property
     def width(self) -> int:
         return self.hole.shape[1]
+
+    def encode_targets(self, pixels: Tensor) -> Tensor:
+        """The target patches of a picture (H, W, 5): (T, D)."""
+        codes = pixels.new_empty(len(self.target), len(self.filters))
+        for part in self.parts:
+            codes[part.targets] = encode(pixels[part.box.slices], self.filters)[part.place]
+        return codes
+
+
+def parts(touched: Tensor, order: Tensor) -> list[Part]:
+    """The targets by connected regions, so that specks cost what they cover and not what lies between them.
+
+    Regions that would cost more than the box around all of them are one part.
+
+    Args:
+        touched: bool (H, W), the centres of the targets.
+        order: (H, W), as of Scale.
+    """
+    boxes, whole = hole_boxes(touched, RADIUS), around(touched).expand(RADIUS, tuple(touched.shape))
+    if sum(box.width * box.height + PART for box in boxes) > whole.width * whole.height:
+        boxes = [whole]
+    places = [touched[box.slices].flatten().nonzero()[:, 0] for box in boxes]
+    return [Part(box, order[box.slices].flatten()[place], place) for box, place in zip(boxes, places, strict=True)]
 
 
 def texture(rgb: Tensor, hole: Tensor, window: int) -> Tensor:
@@ -157,11 +193,6 @@ class Field:
     def __init__(self, scale: Scale, match: Tensor, generator: torch.Generator) -> None:
         self.scale, self.match, self.generator = scale, match, generator
         self.distance = torch.zeros(len(match), device=match.device)
-        y, x = scale.target // scale.width, scale.target % scale.width
-        top, bottom = int(y.min()) - RADIUS, int(y.max()) + RADIUS + 1
-        left, right = int(x.min()) - RADIUS, int(x.max()) + RADIUS + 1
-        self.crop = slice(top, bottom), slice(left, right)  # all pixels of target patches
-        self.place = (y - top) * (right - left) + x - left  # of each target in the crop
 
     def improve(self, pixels: Tensor, reach: int, steps: tuple[int, ...]) -> None:
         """Finds better matches for the target patches of the present picture.
@@ -171,7 +202,7 @@ class Field:
             reach: Pixels around each match that the random search begins with.
             steps: For each round of propagation and search, how far the neighbours of the propagation are.
         """
-        self.targets = encode(pixels[self.crop], self.scale.filters)[self.place]
+        self.targets = self.scale.encode_targets(pixels)
         self.distance = self.measure(self.match)
         for step in steps:
             self.propagate(step)
@@ -181,13 +212,12 @@ class Field:
         """The squared distances of the target patches to these source patches: (T,) -> (T,)."""
         return (self.scale.codes[match] - self.targets).square_().sum(-1)
 
-    def offer(self, match: Tensor, valid: Tensor) -> None:
+    def offer(self, match: Tensor, valid: Tensor | None = None) -> None:
         """Takes each candidate, (T,), that is valid, is a source patch and is nearer than the present match."""
-        match = match.clamp(0, len(self.scale.codes) - 1)
-        valid = valid & self.scale.source.view(-1)[match]
-        match = torch.where(valid, match, self.match)
         distance = self.measure(match)
-        better = distance < self.distance
+        better = (distance < self.distance) & self.scale.source.view(-1)[match]
+        if valid is not None:
+            better &= valid
         self.match = torch.where(better, match, self.match)
         self.distance = torch.where(better, distance, self.distance)
 
@@ -198,22 +228,22 @@ class Field:
         """
         for move in (-step, step, -step * self.scale.width, step * self.scale.width):
             place = self.scale.order.view(-1)[self.scale.target + move]
-            self.offer(self.match[place] - move, place >= 0)
+            self.offer((self.match[place] - move).clamp(0, len(self.scale.codes) - 1), place >= 0)
 
     def search(self, reach: float) -> None:
         """Offers random patches around each match, within `reach` pixels, then half as many, down to 1."""
         height, width = self.scale.hole.shape
         while reach >= 1:
-            jump = (torch.rand(2, len(self.match), generator=self.generator) * 2 - 1) * reach
-            dy, dx = jump.round().long().to(self.match.device)
-            y = (self.match // width + dy).clamp(0, height - 1)
-            x = (self.match % width + dx).clamp(0, width - 1)
-            self.offer(y * width + x, torch.ones_like(y, dtype=torch.bool))
+            jump = torch.rand(2, len(self.match), generator=self.generator).mul_(2).sub_(1).mul_(reach).round_()
+            dy, dx = jump.to(self.match)
+            y = (self.match // width).add_(dy).clamp_(0, height - 1)
+            x = (self.match % width).add_(dx).clamp_(0, width - 1)
+            self.offer(y.mul_(width).add_(x))
             reach /= 2
 
-    def over(self, move: int) -> tuple[Tensor, Tensor]:
-        """The target patch centred `move` before each pixel of the hole, (P,), and whether there is one, bool (P,)."""
-        place = self.scale.order.view(-1)[(self.scale.inside - move).clamp(0, len(self.scale.codes) - 1)]
+    def over(self, pixel: Tensor, move: int | Tensor) -> tuple[Tensor, Tensor]:
+        """The target patch centred `move` before each of these pixels of the hole, and whether there is one."""
+        place = self.scale.order.view(-1)[(pixel - move).clamp(0, len(self.scale.codes) - 1)]
         return place, place >= 0
 
     def vote(self) -> Tensor:
@@ -227,16 +257,16 @@ class Field:
         sample = self.distance[:: len(self.distance) // TYPICAL_SAMPLE + 1]
         typical = torch.quantile(sample, TYPICAL).clamp_min(MIN_DISTANCE)
         weights = self.scale.trust * (torch.exp(-SHARPNESS * self.distance / typical) + MIN_WEIGHT)
-        total = known.new_zeros(len(self.scale.inside), known.shape[1])
-        total_weight = known.new_zeros(len(self.scale.inside))
-        for dy, dx in PLACES:
-            move = dy * self.scale.width + dx
-            place, there = self.over(move)
-            weight = torch.where(there, weights[place], 0)
-            total += weight[:, None] * known[torch.where(there, self.match[place] + move, 0)]
-            total_weight += weight
+        move = torch.tensor([[dy * self.scale.width + dx] for dy, dx in PLACES], device=known.device)
         out = self.scale.pixels.clone()
-        out.view(-1, out.shape[-1])[self.scale.inside] = total / total_weight[:, None]
+        for pixel in self.scale.inside.split(VOTERS):
+            place, there = self.over(pixel, move)  # (49, p)
+            weight = torch.where(there, weights[place], 0)[..., None]
+            proposed = weight * known[torch.where(there, self.match[place] + move, 0)]
+            total = known.new_zeros(len(pixel), known.shape[1] + 1)
+            for proposal in torch.cat((proposed, weight), -1):  # (p, 6): one after another, so that the order is fixed
+                total += proposal
+            out.view(-1, out.shape[-1])[pixel] = total[:, :-1] / total[:, -1:]
         return out
 
     def best(self) -> Tensor:
@@ -245,7 +275,7 @@ class Field:
         pixel = torch.zeros_like(self.scale.inside)
         for dy, dx in PLACES:
             move = dy * self.scale.width + dx
-            place, there = self.over(move)
+            place, there = self.over(self.scale.inside, move)
             distance = torch.where(there, self.distance[place], torch.inf)
             pixel = torch.where(distance < least, self.match[place] + move, pixel)
             least = torch.minimum(least, distance)

@@ -1,25 +1,94 @@
-"""Masks: resizing, matching with pictures, growing and shrinking."""
+"""Masks: what they select, resizing, matching with pictures, growing and shrinking."""
 
 from math import isqrt
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
+from .regions import EIGHT
 
-def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
-    """(B, h, w) -> (B, height, width): the largest value of each cell, so that thin strokes survive."""
+# Both lie between two levels of 8 bits, so that no rounding of 1 - alpha decides.
+FAINT = 2.5 / 255  # a feather down to 3 levels belongs to the mask; rounding and the least alpha values do not
+CLEAR = 16.5 / 255  # above the noise of JPEG files and specks of 0.05, below a stroke of a brush with 10 % opacity
+
+
+def selected(mask: Tensor) -> Tensor:
+    """The pixels that a mask selects: the one rule of the pack for what is hole, and for which mask is empty.
+
+    A pixel is selected if its value is above FAINT and if pixels above FAINT connect it, by edges or corners, to a
+    pixel above CLEAR: the two thresholds of Canny, "A computational approach to edge detection", TPAMI 8, 1986. So a
+    soft edge belongs to its object, and faint noise selects nothing.
+
+    Args:
+        mask: (H, W) or (B, H, W) in [0, 1]. NaN selects nothing. A bool mask is returned itself.
+
+    Returns:
+        bool, of the same shape, on the same device.
+    """
+    if mask.dtype == torch.bool:
+        return mask
+    if mask.ndim == 3 and len(mask) > 1 and mask.stride(0) == 0:  # one mask for all pictures
+        return selected(mask[:1]).expand(mask.shape)
+    frames = mask.float().cpu().numpy().reshape(-1, *mask.shape[-2:])  # NumPy compares ten times faster
+    holes = np.empty(frames.shape, dtype=bool)
+    for values, hole in zip(frames, holes, strict=True):
+        np.greater(values, FAINT, out=hole)
+        clear = values > CLEAR
+        if not np.array_equal(hole, clear):
+            _keep_connected(hole, clear)
+    return torch.from_numpy(holes).reshape(mask.shape).to(mask.device)
+
+
+def _keep_connected(weak: np.ndarray, strong: np.ndarray) -> None:
+    """Takes the regions out of `weak`, bool (H, W), that hold no pixel of `strong`, a part of it."""
+    rows, columns = (np.flatnonzero(weak.any(axis)) for axis in (1, 0))
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    labels, count = ndimage.label(weak[box], structure=EIGHT)
+    holds = np.zeros(count + 1, dtype=bool)
+    holds[labels[strong[box]]] = True
+    weak[box] = holds[labels]
+
+
+def in_range(mask: Tensor) -> Tensor:
+    """A mask in [0, 1]: larger and smaller values become 1 and 0, and NaN becomes 0, which selects nothing.
+
+    Every mask of an input passes here: `pair` does it. A resize by bicubic or Lanczos overshoots, and a mask of 1.2
+    would make colours that no picture can hold. A bool or integer mask becomes float32. A float mask in the range is
+    returned itself.
+    """
+    if not mask.is_floating_point():
+        mask = mask.float()
+    if mask.numel():
+        least, most = mask.aminmax()
+        if least >= 0 and most <= 1:  # not so for NaN
+            return mask
+    return mask.nan_to_num(0).clamp(0, 1)
+
+
+def resize_selection(mask: Tensor, height: int, width: int) -> Tensor:
+    """A mask that says where: (B, h, w) -> (B, height, width), the largest value of each cell. Thin strokes survive."""
     return F.adaptive_max_pool2d(mask[:, None], (height, width))[:, 0]
 
 
-def pair(image: Tensor, mask: Tensor, names: tuple[str, str] = ("image", "mask")) -> tuple[Tensor, Tensor]:
-    """Pictures and masks matched: one mask for each picture, of its size.
+def resize_amounts(amounts: Tensor, height: int, width: int) -> Tensor:
+    """A map that says how much: (B, h, w) -> (B, height, width), the mean of each cell. A dither keeps its tone."""
+    return F.adaptive_avg_pool2d(amounts[:, None], (height, width))[:, 0]
+
+
+def pair(
+    image: Tensor, mask: Tensor, names: tuple[str, str] = ("image", "mask"), amounts: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Pictures and masks matched: one mask for each picture, of its size, with values in [0, 1] (`in_range`).
 
     Args:
         image: (B, H, W, C). One picture is repeated for any number of masks.
         mask: (N, h, w) or (h, w). One mask is repeated for any number of pictures. A mask of another size is resized
             if it has the picture's proportions, to a pixel. A blank mask, such as Load Image's of 64 x 64, always fits.
         names: Names of the two inputs, for messages.
+        amounts: The mask says how much (`resize_amounts`), not where (`resize_selection`).
 
     Returns:
         The pictures (M, H, W, C) and the masks (M, H, W), M = max(B, N).
@@ -27,7 +96,7 @@ def pair(image: Tensor, mask: Tensor, names: tuple[str, str] = ("image", "mask")
     Raises:
         ValueError: The batch sizes do not match, or the mask has other proportions.
     """
-    mask = mask.reshape(-1, *mask.shape[-2:])
+    mask = in_range(mask.reshape(-1, *mask.shape[-2:]))
     (b, height, width), (n, h, w) = image.shape[:3], mask.shape
     if b != n and 1 not in (b, n):
         raise ValueError(
@@ -37,8 +106,8 @@ def pair(image: Tensor, mask: Tensor, names: tuple[str, str] = ("image", "mask")
     if (h, w) != (height, width):
         same_proportions = abs(w * height - h * width) <= height + width  # to a pixel of either side
         if same_proportions:
-            mask = resize_mask(mask, height, width)
-        elif not mask.any():
+            mask = (resize_amounts if amounts else resize_selection)(mask, height, width)
+        elif not (mask > FAINT if amounts else selected(mask)).any():
             mask = mask.new_zeros(n, height, width)
         else:
             raise ValueError(

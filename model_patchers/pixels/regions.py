@@ -59,6 +59,13 @@ def hole_boxes(hole: Tensor, context: int) -> list[Box]:
     return sorted((box.expand(context, (height, width)) for box in boxes), key=lambda box: (box.y, box.x))
 
 
+def around(hole: Tensor) -> Box:
+    """The tight box around all pixels of a hole, bool (H, W); there must be one."""
+    pixels = hole.cpu().numpy()
+    (left, right), (top, bottom) = (np.flatnonzero(pixels.any(axis))[[0, -1]].tolist() for axis in (0, 1))
+    return Box(left, top, right + 1 - left, bottom + 1 - top)
+
+
 def bounds(hole: Tensor) -> np.ndarray:
     """The tight box around each connected region of a hole, bool (H, W): (N, 4) of left, top, right, bottom."""
     labels, _ = ndimage.label(hole.cpu().numpy(), structure=EIGHT)

@@ -31,7 +31,7 @@ from ..comfyui.progress import Progress, ignore
 from ..comfyui.weights import below, describe, read_state_dict
 from ..pixels.boxes import Box
 from ..pixels.images import to_levels
-from ..pixels.masks import pair
+from ..pixels.masks import pair, selected
 from .sam_frame import mask_logits, postprocess, preprocess
 from .sam_prompts import answer, prompt_tokens, split_prompts
 
@@ -260,7 +260,7 @@ class SAM(Managed):
     ) -> list[Prompts]:
         """The prompts of one picture of a batch (B, H, W, C): no prompt, one, or one for each of several boxes."""
         height, width = image.shape[1:3]
-        logits = mask_logits(mask, self.frame, 4 * self.grid) if mask is not None and mask.any() else None
+        logits = mask_logits(mask, self.frame, 4 * self.grid) if mask is not None and selected(mask).any() else None
         return [
             Prompts(*prompt_tokens(points, negative, box, height, width, self.frame), logits)
             for points, box in split_prompts(positive, boxes)

@@ -27,8 +27,9 @@ class CropToMask(io.ComfyNode):
                 ),
                 io.Mask.Input(
                     "mask",
-                    tooltip="The part to edit: every pixel above 0. One mask for all pictures, or one for each. All "
-                    "pictures of a batch are cut alike, around all masks together, so that a video does not jitter.",
+                    tooltip="The part to edit: everything white or grey, soft edges included. Noise below 6 % of "
+                    "white is ignored. One mask for all pictures, or one for each. All pictures "
+                    "of a batch are cut alike, around all masks together, so that a video does not jitter.",
                 ),
                 io.Int.Input(
                     "width", **side, tooltip="The width of the crops in pixels: the size that the model works at."

@@ -24,8 +24,9 @@ class FillWithoutModel(io.ComfyNode):
                 ),
                 io.Mask.Input(
                     "mask",
-                    tooltip="The part to fill: every pixel above 0. One mask for all pictures, or one for each. The "
-                    "mask should cover the object's soft edges and its shadow.",
+                    tooltip="The part to fill: everything white or grey, soft edges included. Noise below 6 % of "
+                    "white is ignored. One mask for all pictures, or one for each. The mask should "
+                    "cover the object's soft edges and its shadow.",
                 ),
                 io.Combo.Input(
                     "method",

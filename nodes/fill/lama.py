@@ -53,7 +53,8 @@ class LaMaFill(io.ComfyNode):
                 ),
                 io.Mask.Input(
                     "mask",
-                    tooltip="The part to fill: every pixel above 0. One mask for all pictures, or one for each.",
+                    tooltip="The part to fill: everything white or grey, soft edges included. Noise below 6 % of "
+                    "white is ignored. One mask for all pictures, or one for each.",
                 ),
                 io.Combo.Input(
                     "area",

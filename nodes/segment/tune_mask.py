@@ -16,8 +16,17 @@ class TuneMask(io.ComfyNode):
             node_id="PentimentoTuneMask",
             display_name="Tune Mask",
             category="Pentimento/segment",
-            description="Fills holes, removes specks, grows or shrinks, feathers and inverts a mask, in this order.",
-            search_aliases=["grow mask", "shrink mask", "expand mask", "blur mask", "feather mask", "clean mask"],
+            description="Makes a mask hard, fills its holes, removes specks, grows or shrinks, feathers and inverts "
+            "it, in this order.",
+            search_aliases=[
+                "grow mask",
+                "shrink mask",
+                "expand mask",
+                "blur mask",
+                "feather mask",
+                "clean mask",
+                "threshold",
+            ],
             inputs=[
                 io.Mask.Input("mask", tooltip="The masks to change, each mask of a batch by itself."),
                 io.Int.Input(
@@ -48,16 +57,34 @@ class TuneMask(io.ComfyNode):
                 io.Boolean.Input(
                     "invert", default=False, tooltip="Swaps selected and unselected pixels, after all other changes."
                 ),
+                io.Float.Input(
+                    "threshold",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Makes the mask hard before all other changes: values from this number on become 1 "
+                    "(white), lower values become 0 (black). 0 keeps soft values.",
+                ),
             ],
             outputs=[io.Mask.Output(display_name="mask")],
         )
 
     @classmethod
     def execute(
-        cls, mask: Tensor, grow: int, fill_holes: int, remove_specks: int, feather: int, invert: bool
+        cls,
+        mask: Tensor,
+        grow: int,
+        fill_holes: int,
+        remove_specks: int,
+        feather: int,
+        invert: bool,
+        threshold: float = 0.0,
     ) -> io.NodeOutput:
         progress = Progress(mask.shape[:-2].numel())
-        return io.NodeOutput(home(tune_mask.tune(mask, grow, fill_holes, remove_specks, feather, invert, progress)))
+        tuned = tune_mask.tune(mask, grow, fill_holes, remove_specks, feather, invert, threshold, progress)
+        return io.NodeOutput(home(tuned))
 
 
 NODES = [TuneMask]

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
+from kit.nodes import run_node
 from kit.pictures import as_pil, box_mask, crop, photograph
+from kit.tensors import rand
 from pentimento.model_patchers.edit.crop_to_mask import MAX_REGIONS, letterbox, placement, region, regions
 from pentimento.model_patchers.pixels.boxes import Box
 from pentimento.model_patchers.pixels.resample import resize
+from pentimento.nodes.segment.tune_mask import TuneMask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROCESSOR = VaeImageProcessor()  # resamples by Lanczos, as the inpainting pipelines do
@@ -100,6 +103,29 @@ def test_regions_that_overlap_only_once_joined_are_joined_too():
 def test_regions_come_from_top_to_bottom():
     mask = box_mask(100, 100, (80, 4, 5, 5), (10, 4, 5, 5), (40, 60, 5, 5))[0] > 0
     assert [(box.x, box.y) for box in regions(mask, "each hole", 0, 64, 64)] == [(10, 4), (80, 4), (40, 60)]
+
+
+@pytest.mark.parametrize("value", [0.07, 0.1, 1.0])
+def test_after_remove_specks_there_are_crops(value):
+    """The advice of the error is true."""
+    image, mask = torch.rand(1, 512, 512, 3), torch.zeros(1, 512, 512)
+    mask[:, ::16, ::16] = value
+    mask[:, 1::16, 1::16] = value / 3
+    mask[:, 100:120, 100:120] = 1
+    with pytest.raises(ValueError, match="Drop specks with Tune Mask's remove_specks"):
+        crop(image, mask, padding=4, choice="each hole")
+    (cleaned,) = run_node(TuneMask, mask=mask, remove_specks=2)
+    assert crop(image, cleaned, padding=4, choice="each hole")[2].boxes == [Box(96, 96, 28, 28)]
+
+
+@pytest.mark.parametrize("choice", ["one", "each hole"])
+def test_what_is_not_selected_is_not_cropped(choice):
+    """Specks of up to 0.05, as JPEG leaves them, and the haze of an opaque LA PNG."""
+    image, mask = photograph(), box_mask(120, 150, (40, 30, 20, 16)) * 0.5
+    noise = (rand(1, 120, 150) < 0.01) * 0.05
+    noise[:, 20:60, 30:70] = 0
+    expected = crop(image, mask, choice=choice)[2].boxes
+    assert crop(image, mask.maximum(noise).clamp(min=1 / 256), choice=choice)[2].boxes == expected
 
 
 def test_a_mask_of_specks_is_refused_before_it_fills_the_memory():

@@ -552,6 +552,13 @@ def test_pictures_and_maps_are_paired(vae):
         encode(vae, image, change.expand(3, -1, -1))
 
 
+def test_a_dithered_map_of_another_size_keeps_its_tone(vae):
+    """The largest value of each cell would turn a mean of 0.5 into 0.94."""
+    ramp = torch.linspace(0, 1, 256).expand(1, 256, 256)
+    change = encode(vae, rand(1, 64, 64, 3), (rand(1, 256, 256) < ramp).float())["noise_mask"]
+    assert abs(float(change.mean()) - 0.5) < 0.01
+
+
 def test_a_map_of_another_size_is_resized_and_of_other_proportions_refused(vae):
     image, change = picture(64, 96), rand(1, 32, 48, seed=0)
     doubled = change.repeat_interleave(2, 1).repeat_interleave(2, 2)

@@ -76,7 +76,7 @@ def test_unedited_crops_give_the_picture_back(job):
 def test_inside_the_mask_the_edit_comes_in(channels, rng):
     """Without a resize: each pixel is original + alpha (edited - original)."""
     image, mask = torch.rand(2, 101, 91, channels, generator=rng), torch.zeros(2, 101, 91)
-    mask[0, 40:72, 30:62] = torch.rand(32, 32, generator=rng)
+    mask[0, 40:72, 30:62] = torch.rand(32, 32, generator=rng).clamp(min=3 / 255)  # the least that is selected
     mask[1, 45:50, 31:62] = 1
     crops, _, payload = crop(image, mask, 64, 64, 16)
     assert payload.boxes == [Box(14, 24, 64, 64)]
@@ -87,6 +87,25 @@ def test_inside_the_mask_the_edit_comes_in(channels, rng):
     expected = before + mask[at][..., None] * (colours - before)
     assert (result[..., : colours.shape[-1]] - expected).abs().max() < 1e-6
     assert torch.equal(result[1, 21:26, 17:48, 1:3], edited[1, 21:26, 17:48, 1:3]) or channels == 1
+
+
+@pytest.mark.parametrize("match", ["off", "mean and spread"])
+def test_what_is_not_selected_keeps_every_bit(match, rng):
+    """The haze that an opaque file leaves on its mask would blend 1/256 of the edit into the whole picture."""
+    image, mask = photograph(), box_mask(120, 150, (40, 30, 20, 16))
+    edited = torch.rand(1, 64, 64, 3, generator=rng)
+    hazy = paste(crop(image, mask.clamp(min=1 / 256))[2], edited, 4, match)
+    assert torch.equal(hazy[mask == 0], image[mask == 0])
+    assert torch.equal(hazy, paste(crop(image, mask)[2], edited, 4, match))
+
+
+def test_a_mask_outside_0_and_1_makes_no_colour_outside(rng):
+    """ComfyUI's bicubic resize makes -0.12 to 1.23."""
+    image, mask = torch.ones(1, 101, 91, 3), torch.zeros(1, 101, 91)
+    mask[:, 40:72, 30:62] = torch.rand(32, 32, generator=rng) * 1.35 - 0.12
+    result = paste(crop(image, mask, 64, 64, 16)[2], torch.zeros(1, 64, 64, 3))
+    assert result.min() >= 0 and result.max() <= 1
+    assert torch.equal(result, paste(crop(image, mask.clamp(0, 1), 64, 64, 16)[2], torch.zeros(1, 64, 64, 3)))
 
 
 def test_every_crop_goes_to_its_own_place(rng):
@@ -165,7 +184,7 @@ def test_without_a_resize_it_equals_diffusers_overlay_within_its_rounding(soft, 
     """apply_overlay composites 8-bit colours that were multiplied by an 8-bit mask: 1.4 steps off at worst here."""
     image, edited = (torch.randint(256, (1, *size, 3), generator=rng) / 255 for size in ((101, 91), (64, 64)))
     mask = torch.zeros(1, 101, 91)
-    mask[:, 40:72, 30:62] = torch.randint(1, 256, (32, 32), generator=rng) / 255 if soft else 1
+    mask[:, 40:72, 30:62] = torch.randint(3, 256, (32, 32), generator=rng) / 255 if soft else 1
     coords = VaeImageProcessor.get_crop_region(as_pil(mask[0]), 64, 64, 16)
     expected = VaeImageProcessor().apply_overlay(as_pil(mask[0]), as_pil(image[0]), as_pil(edited[0]), coords)
     error = np.abs(paste(crop(image, mask, 64, 64, 16)[2], edited)[0].numpy() * 255 - np.asarray(expected))

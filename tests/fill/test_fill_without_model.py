@@ -2,16 +2,22 @@
 
 import gc
 
+import folder_paths
+import numpy as np
 import pytest
 import skimage.data
 import torch
 from comfy import model_management
+from PIL import Image
+from scipy import ndimage
 
+import nodes
 from kit.nodes import run_node
 from kit.pictures import box_mask
 from pentimento.model_patchers.fill.fill_without_model import METHODS
 from pentimento.model_patchers.fill.harmonic import harmonic
 from pentimento.model_patchers.fill.patchmatch import patchmatch
+from pentimento.model_patchers.pixels.masks import selected
 from pentimento.nodes.fill.fill_without_model import FillWithoutModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -42,9 +48,74 @@ def test_outside_the_mask_every_bit_stays(method, channels):
 
 
 @METHOD
-def test_everything_above_zero_is_filled(method):
+def test_a_faint_stroke_is_filled_like_a_strong_one_and_fainter_noise_is_not(method):
     image, mask = gravel(), box_mask(160, 200, (50, 40, 40, 30))
-    assert torch.equal(fill(image, mask * 0.01, method), fill(image, mask, method))
+    assert torch.equal(fill(image, mask * 0.1, method), fill(image, mask, method))
+    assert torch.equal(fill(image, mask * 0.05, method), image)
+
+
+def saved(folder):
+    """The same picture with the same hole in many files: {name: the file's picture is grey}."""
+    colours = Image.fromarray(skimage.data.astronaut()[40:104, 60:156])
+    alpha = Image.fromarray(np.uint8(255 * (hole_of_files() == 0)))
+    grey = colours.convert("L")
+    for picture in (colours, grey):
+        picture.putalpha(alpha)
+    colours.save(folder / "plain.png")
+    colours.save(folder / "lossless.webp", lossless=True, exact=True)
+    grey.save(folder / "grey.png")
+    grey.save(folder / "grey.webp", lossless=True, exact=True)
+    return {"plain.png": False, "lossless.webp": False, "grey.png": True, "grey.webp": True}
+
+
+def hole_of_files():
+    """An ellipse, 1 in (64, 96)."""
+    y, x = np.ogrid[:64, :96]
+    return np.float32(((y - 30) / 11) ** 2 + ((x - 43) / 13) ** 2 < 1)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Load Image's folder."""
+    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path))
+    return tmp_path
+
+
+def test_every_form_of_a_file_fills_the_same_pixels(folder):
+    """Load Image gives their opaque pixels 5e-5 (lossless WebP) or 1/257 (LA PNG): 6144 pixels are above 0."""
+    hole, hazy = torch.from_numpy(hole_of_files())[None] > 0, 0
+    for name, is_grey in saved(folder).items():
+        image, mask = nodes.LoadImage().load_image(name)
+        hazy += bool((mask > 0).all())
+        assert torch.equal(selected(mask), hole), name
+        filled = fill(image, mask, "harmonic")
+        assert torch.equal(filled[~hole], image[~hole]), name
+        assert torch.equal(filled, fill(image, hole.float(), "harmonic")), name
+        assert is_grey or (filled != image).any(-1)[hole].float().mean() > 0.9
+    assert hazy, "a threshold of 0 would take whole pictures"
+
+
+def test_a_picture_without_a_hole_keeps_every_bit_in_any_form(folder):
+    colours = Image.fromarray(skimage.data.astronaut()[40:104, 60:156])
+    colours.convert("CMYK").save(folder / "cmyk.jpg")
+    colours.save(folder / "plain.jpg")
+    colours.convert("LA").save(folder / "grey.png")
+    for name in ("cmyk.jpg", "plain.jpg", "grey.png"):
+        image, mask = nodes.LoadImage().load_image(name)
+        assert torch.equal(fill(image, mask), image), name
+
+
+def test_a_jpeg_mask_fills_the_hole_and_nothing_beyond_the_blocks_at_its_edge(folder):
+    hole = hole_of_files()
+    noise = np.random.default_rng(0).integers(0, 13, hole.shape) * (np.random.default_rng(1).random(hole.shape) < 0.01)
+    Image.fromarray(np.uint8(np.maximum(255 * hole, noise))).save(folder / "mask.jpg", quality=95)
+    (mask,) = nodes.LoadImageMask().load_image_mask("mask.jpg", "red")
+    chosen = selected(mask)[0].numpy()
+    blocks = hole.reshape(8, 8, 12, 8).max((1, 3)).repeat(8, 0).repeat(8, 1)
+    near = ndimage.binary_dilation(blocks, np.ones((3, 3)), iterations=8)
+    assert chosen[hole > 0].all()
+    assert not chosen[~near].any()
+    assert (mask[0].numpy() > 0)[~near].any(), "a threshold of 0 would fill the noise"
 
 
 @METHOD

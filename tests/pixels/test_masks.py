@@ -8,13 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
+from skimage import morphology
 
 from kit.tensors import rand
 from pentimento.model_patchers.pixels.boxes import Box
-from pentimento.model_patchers.pixels.masks import grow, pair, resize_mask
+from pentimento.model_patchers.pixels.masks import grow, in_range, pair, resize_amounts, resize_selection, selected
 from pentimento.model_patchers.pixels.regions import hole_boxes
 
 EIGHT = np.ones((3, 3))
+LEVELS = st.sampled_from((0, 0, 0, 1, 2, 3, 10, 16, 17, 255)).map(lambda level: level / 255)
 SIDES = st.integers(1, 24)
 NUMBERS = st.integers(0, 30)
 BOXES = st.builds(Box, NUMBERS, NUMBERS, st.integers(1, 30), st.integers(1, 30))
@@ -124,7 +126,7 @@ def test_expand_is_growing_by_a_square_inside_the_picture(box, margin):
 )
 def test_resizing_keeps_every_stroke(mask, height, width):
     """Every pixel reaches the cells that it covers at least as strong, and nothing else appears."""
-    resized = resize_mask(torch.from_numpy(mask), height, width).numpy()
+    resized = resize_selection(torch.from_numpy(mask), height, width).numpy()
     rows, columns = mask.shape[1:]
     assert resized.shape == (len(mask), height, width)
     for y in range(height):
@@ -134,10 +136,105 @@ def test_resizing_keeps_every_stroke(mask, height, width):
             assert (resized[:, y, x] == mask[:, top:bottom, left:right].max((1, 2))).all()
 
 
+def canny(mask):
+    """The two thresholds as scikit-image's morphological reconstruction: strong pixels grow inside the weak ones."""
+    weak, strong = (np.float32(mask > level / 255) for level in (2.5, 16.5))
+    return morphology.reconstruction(strong, weak, footprint=EIGHT) > 0
+
+
+@settings(max_examples=80, deadline=None)
+@given(hnp.arrays(np.float32, st.tuples(st.integers(1, 2), SIDES, SIDES), elements=LEVELS))
+def test_selected_is_reconstruction_between_two_thresholds(mask):
+    pixels = selected(torch.from_numpy(mask)).numpy()
+    assert np.array_equal(pixels, np.stack([canny(one) for one in mask]))
+    assert np.array_equal(pixels[0], selected(torch.from_numpy(mask[0])).numpy()), "a mask without a batch dimension"
+
+
+def test_a_soft_edge_is_selected_down_to_three_grey_levels():
+    mask = torch.zeros(1, 40, 60)
+    mask[:, 5:35, 20:] = (torch.arange(40) / 255).clamp(max=1)
+    assert torch.equal(selected(mask)[0, 20], torch.arange(60) >= 23)
+    assert torch.equal(selected(mask.half()), selected(mask))
+
+
+@pytest.mark.parametrize(
+    ("value", "is_selected"),
+    [(6e-8, False), (1 / 256, False), (0.05, False), (16 / 255, False), (1 - 239 / 255, False)]
+    + [(17 / 255, True), (0.1, True), (1, True), (1.2, True), (torch.inf, True), (torch.nan, False), (-1, False)],
+)
+def test_what_a_speck_and_a_plane_of_one_value_select(value, is_selected):
+    speck = torch.zeros(1, 20, 30)
+    speck[:, 7:9, 11] = value
+    assert torch.equal(selected(speck), (speck != 0) & is_selected)
+    assert (selected(torch.full((2, 20, 30), value)) == is_selected).all()
+
+
+def test_haze_of_a_file_around_an_object_is_not_selected():
+    mask = torch.full((1, 30, 40), 1 / 256)
+    mask[:, 10:20, 10:20] = 1
+    assert torch.equal(selected(mask), mask == 1)
+
+
+def test_a_bool_mask_and_one_mask_for_many_pictures_are_not_copied():
+    hole = rand(2, 9, 9) > 0.5
+    assert selected(hole) is hole
+    soft = rand(1, 9, 9)
+    many = selected(soft.expand(5, -1, -1))
+    assert many.shape == (5, 9, 9) and many.stride(0) == 0
+    assert torch.equal(many, selected(soft.expand(5, -1, -1).clone()))
+
+
+def test_in_range_clamps_and_leaves_a_good_mask_alone():
+    mask = torch.tensor([[[0.0, 0.5, 1.0]]])
+    assert in_range(mask) is mask
+    wild = torch.tensor([[[-0.12, 1.23, torch.nan, torch.inf, -torch.inf, 0.3]]])
+    assert torch.equal(in_range(wild), torch.tensor([[[0, 1, 0, 1, 0, 0.3]]]))
+    assert torch.equal(in_range(torch.tensor([[[True, False]]])), torch.tensor([[[1.0, 0.0]]]))
+    assert in_range(torch.empty(0, 4, 4)).shape == (0, 4, 4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(hnp.arrays(np.float32, (2, 24, 36), elements=st.floats(0, 1, width=32)), st.sampled_from([1, 2, 3, 4, 6, 12]))
+def test_a_map_that_says_how_much_is_averaged_by_area(amounts, factor):
+    reduced = resize_amounts(torch.from_numpy(amounts), 24 // factor, 36 // factor).numpy()
+    cells = amounts.reshape(2, 24 // factor, factor, 36 // factor, factor)
+    assert np.abs(reduced - cells.astype(np.float64).mean((2, 4))).max() < 1e-6
+    enlarged = resize_amounts(torch.from_numpy(amounts), 24 * factor, 36 * factor)
+    assert torch.equal(enlarged, resize_selection(torch.from_numpy(amounts), 24 * factor, 36 * factor))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (170, 170), (200, 128), (384, 384)])
+def test_a_dithered_gradient_keeps_its_tone(size):
+    """The largest value of each cell makes it almost white: a mean of 0.94 at a quarter of the size."""
+    ramp = torch.linspace(0, 1, 256).expand(1, 256, 256)
+    dithered = (rand(1, 256, 256) < ramp).float()
+    reduced = resize_amounts(dithered, *size)
+    assert abs(float(reduced.mean()) - 0.5) < 0.01
+    assert reduced.max() <= 1 and reduced.min() >= 0
+    assert float(resize_selection(dithered, 64, 64).mean()) > 0.9
+
+
+def test_pair_clamps_and_averages_amounts(rng):
+    image, wild = torch.rand(1, 6, 8, 3, generator=rng), torch.rand(1, 12, 16, generator=rng) * 1.35 - 0.12
+    assert torch.equal(pair(image, wild)[1], resize_selection(wild.clamp(0, 1), 6, 8))
+    assert torch.equal(pair(image, wild, amounts=True)[1], resize_amounts(wild.clamp(0, 1), 6, 8))
+
+
+@pytest.mark.parametrize(("value", "amounts"), [(0.05, False), (1 / 256, False), (1 / 256, True)])
+def test_a_mask_that_selects_nothing_fits_any_picture(value, amounts):
+    masks = pair(torch.rand(1, 60, 80, 3), torch.full((1, 64, 64), value), amounts=amounts)[1]
+    assert torch.equal(masks, torch.zeros(1, 60, 80))
+
+
+def test_a_weak_map_of_other_proportions_is_refused():
+    with pytest.raises(ValueError, match="proportions"):
+        pair(torch.rand(1, 60, 80, 3), torch.full((1, 64, 64), 0.05), amounts=True)
+
+
 def test_a_thin_line_survives_where_interpolation_loses_it():
     mask = torch.zeros(1, 1000, 1000)
     mask[:, 501] = 1
-    assert resize_mask(mask, 100, 100).max() == 1
+    assert resize_selection(mask, 100, 100).max() == 1
     assert F.interpolate(mask[None], (100, 100), mode="bilinear").max() < 1
 
 

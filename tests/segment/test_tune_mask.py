@@ -10,6 +10,7 @@ from scipy import ndimage
 from skimage import measure, morphology
 
 from kit.nodes import run_node
+from pentimento.model_patchers.pixels.masks import CLEAR, selected
 from pentimento.nodes.segment.tune_mask import TuneMask
 
 SIDES = st.integers(1, 16)
@@ -19,10 +20,10 @@ LIMITS = settings(max_examples=150, deadline=None)
 EIGHT, FOUR = np.ones((3, 3)), ndimage.generate_binary_structure(2, 1)
 
 
-def tune(mask, grow=0, fill_holes=0, remove_specks=0, feather=0, invert=False):
+def tune(mask, grow=0, fill_holes=0, remove_specks=0, feather=0, invert=False, threshold=0.0):
     tensor = torch.from_numpy(mask) if isinstance(mask, np.ndarray) else mask
     settings = {"grow": grow, "fill_holes": fill_holes, "remove_specks": remove_specks, "feather": feather}
-    (result,) = run_node(TuneMask, mask=tensor, **settings, invert=invert)
+    (result,) = run_node(TuneMask, mask=tensor, **settings, invert=invert, threshold=threshold)
     return result[0].numpy() if isinstance(mask, np.ndarray) else result
 
 
@@ -119,11 +120,44 @@ def test_a_soft_speck_goes_with_its_fringe_and_the_rest_keeps_its_bits():
     assert np.array_equal(tune(1 - both, fill_holes=250), 1 - large)
 
 
+def test_weak_specks_go_too():
+    """Their values make no hole, but a mask without them is what the name promises."""
+    large, specks = bump(60, 90, 30, 30, 15, 8), np.zeros((60, 90), np.float32)
+    specks[5, 80], specks[50:52, 70:72], specks[20, 70:80] = 0.05, 0.03, 0.04
+    cleaned = tune(np.maximum(large, specks), remove_specks=4)
+    assert not cleaned[5, 80] and not cleaned[50:52, 70:72].any()
+    assert np.array_equal(cleaned[20, 70:80], specks[20, 70:80]), "10 pixels"
+    assert np.array_equal(cleaned[specks == 0], large[specks == 0])
+
+
+@LIMITS
+@given(hnp.arrays(np.float32, (12, 14), elements=st.sampled_from((0.0, 0.0, 0.03, 0.2, 1.0))), st.integers(1, 30))
+def test_no_small_region_is_selected_after_remove_specks(mask, area):
+    """So that Crop to Mask's advice holds. Areas are counted without the faint pixels."""
+    labels, count = ndimage.label(selected(torch.from_numpy(tune(mask, remove_specks=area))).numpy(), structure=EIGHT)
+    assert (ndimage.sum_labels(mask > CLEAR, labels, range(1, count + 1)) > area).all()
+
+
+@pytest.mark.parametrize("threshold", [0.01, 0.5, 1.0])
+def test_the_threshold_makes_the_mask_hard(threshold):
+    mask = bump(60, 90, 30, 30, 15, 8)
+    assert np.array_equal(tune(mask, threshold=threshold), np.float32(mask >= np.float32(threshold)))
+    assert tune(mask, threshold=1.0).any(), "pure white stays"
+
+
+def test_the_threshold_comes_first():
+    mask = np.maximum(bump(60, 90, 30, 30, 15, 8), bump(60, 90, 30, 75, 2, 6) * np.float32(0.4))
+    hard = tune(mask, threshold=0.5)
+    changes = {"grow": 2, "fill_holes": 9, "remove_specks": 9, "feather": 3, "invert": True}
+    assert np.array_equal(tune(mask, threshold=0.5, **changes), tune(hard, **changes))
+    assert not hard[:, 60:].any()
+
+
 def test_a_haze_joins_nothing():
     speck = bump(60, 90, 30, 75, 2, 6)
     hazy = np.maximum(np.maximum(bump(60, 90, 30, 30, 15, 8), speck), np.float32(0.02))
     cleaned = tune(hazy, remove_specks=250)
-    assert cleaned[:, 60:].max() <= 0.05
+    assert cleaned[:, 60:].max() <= CLEAR
     assert np.array_equal(cleaned[speck == 0], hazy[speck == 0])
 
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import checks
+
 
 def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
     """(B, h, w) -> (B, height, width): the largest value of each cell, so that thin strokes survive."""
@@ -25,9 +27,9 @@ def pair(image: Tensor, mask: Tensor, names: tuple[str, str] = ("image", "mask")
         The pictures (M, H, W, C) and the masks (M, H, W), M = max(B, N).
 
     Raises:
-        ValueError: The batch sizes do not match, or the mask has other proportions.
+        ValueError: The batch sizes do not match, the mask has other proportions, or `checks.mask` refuses it.
     """
-    mask = mask.reshape(-1, *mask.shape[-2:])
+    mask = checks.mask(mask, names[1])
     (b, height, width), (n, h, w) = image.shape[:3], mask.shape
     if b != n and 1 not in (b, n):
         raise ValueError(

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ...model_patchers.comfyui.progress import Progress
 from ...model_patchers.comfyui.results import home
+from ...model_patchers.pixels import checks
 from ...model_patchers.segment import tune_mask
 
 
@@ -56,7 +57,8 @@ class TuneMask(io.ComfyNode):
     def execute(
         cls, mask: Tensor, grow: int, fill_holes: int, remove_specks: int, feather: int, invert: bool
     ) -> io.NodeOutput:
-        progress = Progress(mask.shape[:-2].numel())
+        mask = checks.mask(mask, "mask")
+        progress = Progress(len(mask))
         return io.NodeOutput(home(tune_mask.tune(mask, grow, fill_holes, remove_specks, feather, invert, progress)))
 
 

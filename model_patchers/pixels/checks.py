@@ -76,8 +76,8 @@ def latent(samples: Tensor, name: str) -> Tensor:
     return samples
 
 
-def finite(x: Tensor, name: str, unread: Tensor | None = None, where: str = "") -> None:
-    """Refuses NaN and infinity.
+def finite(x: Tensor, name: str, unread: Tensor | None = None, where: str = "") -> bool:
+    """Refuses NaN and infinity. Whether there is none at all, in thrown away values neither.
 
     Args:
         x: (B, H, W, C).
@@ -89,12 +89,12 @@ def finite(x: Tensor, name: str, unread: Tensor | None = None, where: str = "") 
         ValueError: A value that is read is not finite.
     """
     if x.sum().isfinite():  # a tenth of the time of the count
-        return
+        return True
     bad = ~x.isfinite().all(-1)
     if unread is not None:
         bad &= ~unread
     if not (count := int(bad.sum())):
-        return
+        return False
     read = bad.numel() if unread is None else int((~unread).sum())
     number, *place = bad.nonzero()[0].tolist()
     raise ValueError(
@@ -116,7 +116,7 @@ def _decimal(x: Tensor, name: str, what: str) -> Tensor:
         )
     if not x.is_floating_point() and (most := int(x.max())) > 1:
         raise ValueError(
-            f"{name} holds whole numbers up to {most}, but {what} in ComfyUI are decimal numbers, in pictures and masks "
-            "from 0 to 1. Divide by 255 in the node that makes this input."
+            f"{name} holds whole numbers up to {most}, but {what} in ComfyUI are decimal numbers, for pictures and "
+            "masks from 0 to 1. Divide by 255 in the node that makes this input."
         )
     return x.float()

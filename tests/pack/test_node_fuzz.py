@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kit.nodes import node_classes, run_node
+from kit.pictures import box_mask
 from kit.tensors import rand
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -14,7 +15,8 @@ KINDS = {"IMAGE", "MASK", "LATENT"}
 SMALL = {  # what makes a node quick without leaving out a step between the input and the result
     "PentimentoFillWithoutModel": {"method": "harmonic"},
     "PentimentoICLightConditioning": {"background": rand(1, 64, 64, 3, seed=2)},
-    "PentimentoLaMaFill": {"refine_steps": 0},
+    "PentimentoDifferentialImg2Img": {"image": rand(2, 24, 32, 3), "change_map": rand(1, 24, 32)},
+    "PentimentoLaMaFill": {"refine_steps": 0, "image": rand(2, 24, 32, 3), "mask": box_mask(24, 32, (10, 8, 9, 9))},
     "PentimentoTiledVAEDecode": {"latent": {"samples": rand(1, 4, 8, 8)}},
     "PentimentoTiledVAEEncode": {"image": rand(1, 64, 64, 3)},
 }

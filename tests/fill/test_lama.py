@@ -414,7 +414,7 @@ class TestNotFinite:
     @pytest.mark.parametrize("area", lama.AREAS)
     def test_what_the_hole_covers_may_be_anything(self, thin, rng, area, value):
         image, mask = picture(rng, 70, 90), block_mask(70, 90, (20, 50), (30, 60))
-        model = ours(thin)
+        _, model = thin
         broken = image.masked_fill((mask > 0)[..., None], value)
         assert torch.equal(model.fill(broken, mask, area, 16, 0), model.fill(image, mask, area, 16, 0))
         one = image.clone()
@@ -435,7 +435,7 @@ class TestNotFinite:
         image[1, 19, 30, 2] = value
         place = "in 1 of its 10800 pixels outside the mask, first in picture 2 at x = 30, y = 19"
         with pytest.raises(ValueError, match=f"image has NaN or infinity {place}"):
-            ours(thin).fill(image, mask, WHOLE, 0, 0)
+            thin[1].fill(image, mask, WHOLE, 0, 0)
 
 
 class TestEachHole:

@@ -140,7 +140,7 @@ def test_a_broken_pixel_under_the_point_and_elsewhere_is_refused(place, value):
     image[(0, *place)] = value
     y, x = place
     with pytest.raises(ValueError, match=f"image has NaN or infinity in 1 of its 20 pixels.* x = {x}, y = {y}"):
-        wand(image, text((0, 0)))
+        wand(image, [(0, 0)])
 
 
 def test_a_broken_pixel_that_alpha_hides_is_one_of_the_hidden():
@@ -149,8 +149,8 @@ def test_a_broken_pixel_that_alpha_hides_is_one_of_the_hidden():
     broken = image.clone()
     broken[..., 4:, :3] = torch.nan
     for point in (0, 5):
-        expected = wand(image, text((point, 2)), 0.2)
-        assert torch.equal(wand(broken, text((point, 2)), 0.2), expected) and expected.any()
+        expected = wand(image, [(point, 2)], 0.2)
+        assert torch.equal(wand(broken, [(point, 2)], 0.2), expected) and expected.any()
 
 
 @pytest.mark.parametrize("point", [(5, 0), (0, 3), (-1, 0)])

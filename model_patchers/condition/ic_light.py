@@ -22,6 +22,7 @@ from ..comfyui.conditioning import Conditioning, Needs, both, needs
 from ..comfyui.kinds import FIRST, fitting, identify, require
 from ..comfyui.patching import attach, detach
 from ..comfyui.weights import are_offsets, below, describe, read_state_dict
+from ..pixels import checks
 from ..pixels.images import to_rgb
 from ..pixels.masks import pair, selected
 from ..pixels.resample import cover
@@ -50,9 +51,11 @@ def on_grey(foreground: Tensor, mask: Tensor | None) -> Tensor:
         mask: (B, H, W) or (H, W), 1 = foreground. None: the alpha channel; without one, all of the picture.
 
     Raises:
-        ValueError: Nothing is foreground, or the mask's size or number is not the picture's.
+        ValueError: Nothing is foreground, the mask's size or number is not the picture's, or a pixel of the foreground
+            is not finite.
     """
     if mask is None and foreground.shape[-1] < 4:
+        checks.finite(foreground, "foreground")
         return signed(foreground)
     matte, name = (foreground[..., 3], "The alpha channel of foreground") if mask is None else (mask, "foreground_mask")
     if not selected(matte).any():
@@ -61,7 +64,9 @@ def on_grey(foreground: Tensor, mask: Tensor | None) -> Tensor:
             "picture is transparent: invert it. Without a mask and an alpha channel, all of the foreground is relit."
         )
     foreground, matte = pair(foreground, matte, ("foreground", name))
-    return signed(foreground) * matte[..., None]
+    hidden = matte == 0
+    checks.finite(foreground, "foreground", unread=hidden, where=" that the mask or the alpha channel shows")
+    return torch.where(hidden[..., None], 0, signed(foreground) * matte[..., None])  # a product with 0 would keep NaN
 
 
 def offsets(weights: dict[str, Tensor], own: dict[str, Tensor], names: dict[str, str], file: str) -> dict[str, Tensor]:

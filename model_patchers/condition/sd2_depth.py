@@ -1,5 +1,6 @@
 """Stable Diffusion 2 depth: the depth map is concatenated to the latent as the denoiser's fifth channel."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,14 +25,42 @@ def depth_channel(depth: Tensor, height: int, width: int, invert: bool = False) 
 
     Returns:
         (B, 1, height, width), float32.
+
+    Raises:
+        ValueError: A picture has no finite depth.
     """
-    d = luma_sum(depth.float())[:, None]  # (B, 1, H, W)
+    d = luma_sum(measured(depth, invert))[:, None]  # (B, 1, H, W)
     d = F.interpolate(d, (height, width), mode="bicubic", align_corners=False)
     low, high = d.amin((1, 2, 3), keepdim=True), d.amax((1, 2, 3), keepdim=True)
     span = high - low
     flat = span <= FLAT * d.abs().amax((1, 2, 3), keepdim=True)
     d = 2 * (d - low) / span.masked_fill(flat, 1) - 1
     return (-d if invert else d).masked_fill(flat, -1)
+
+
+def measured(depth: Tensor, invert: bool) -> Tensor:
+    """The depth, (B, H, W, C), with finite numbers only.
+
+    Infinity becomes the largest finite depth of its picture, minus infinity the smallest. NaN, where nothing was
+    measured, becomes the farthest, as the sky does in depth maps of cameras.
+
+    Args:
+        invert: As for `depth_channel`.
+
+    Raises:
+        ValueError: A picture has no finite depth.
+    """
+    if depth.sum().isfinite():
+        return depth
+    finite = depth.isfinite()
+    if (blank := ~finite.flatten(1).any(1)).any():
+        raise ValueError(
+            f"{NODE}: depth has no finite number in picture {int(blank.int().argmax()) + 1}. Such a picture comes from "
+            "a model that overflows in half precision: run the node that makes depth in fp32."
+        )
+    low = depth.masked_fill(~finite, torch.inf).amin((1, 2, 3), keepdim=True)
+    high = depth.masked_fill(~finite, -torch.inf).amax((1, 2, 3), keepdim=True)
+    return torch.where(depth.isnan(), high if invert else low, depth.clamp(low, high))
 
 
 def condition(

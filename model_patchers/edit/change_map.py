@@ -8,7 +8,6 @@ from torch import Tensor
 from ..comfyui.progress import ignore
 from ..pixels import blur
 from ..pixels.images import luma
-from ..pixels.masks import in_range
 
 
 def check_levels(black: float, white: float) -> None:
@@ -63,7 +62,7 @@ def change_map(
         raise ValueError(f"gamma is {gamma:g} but must be above 0. 1 changes nothing.")
     if blur_by < 0:
         raise ValueError(f"blur is {blur_by} px. Give 0 or more.")
-    pictures = source if source.ndim == 4 else in_range(source.reshape(-1, *source.shape[-2:]))
+    pictures = source if source.ndim == 4 else source.reshape(-1, *source.shape[-2:])
     maps = []
     for picture in pictures:
         value = luma(picture) if source.ndim == 4 else picture

@@ -5,20 +5,25 @@ from math import sqrt
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
 from ..comfyui.progress import Progress
+from ..pixels import checks
 from ..pixels.boxes import Box
 from ..pixels.images import put_rgb, to_rgb
 from ..pixels.masks import selected
 from ..pixels.regions import EIGHT
-from ..pixels.resample import reach, resize_back
+from ..pixels.resample import pillow, reach, resize_back
 from .crop_to_mask import Crops, placement
 
 MATCHES = ["off", "mean and spread"]
 KNOWN = 256  # the fewest known pixels that colours are measured on
 FLAT = 1 / 255  # a standard deviation below one 8-bit level counts as none
+NEAR = 9 / 8  # a crop that is enlarged by more comes back with all its detail
+SLIGHT = 2 / 255  # a change of the crop that is no edit: rounding to 8 bits, compression
+AROUND = 4  # pixels around each pixel in which a change and the detail are measured
 SLOPE = 4  # the most that a ramp's length changes from one pixel to the next
 
 
@@ -81,12 +86,36 @@ def match_colour(edited: Tensor, original: Tensor, known: Tensor) -> Tensor:
     return ((edited - mu) * gain + mu_0).clamp(0, 1)
 
 
-def bring_back(edited: Tensor, original: Tensor, mask: Tensor, region: Box, match: str) -> tuple[Tensor, Tensor]:
+def likeness(edited: Tensor, original: Tensor) -> Tensor:
+    """How far each pixel of the edited crop still is the original's: (H, W, 3) twice -> (H, W), 0 ... 1.
+
+    It is 1 where the change is at most SLIGHT, or a quarter of the original's fine detail if that is more, and it falls
+    to 0 at twice as much. Both are root mean squares around the pixel. Fine detail is the difference from the mean of
+    5 x 5 pixels, so a blur is no slight change.
+    """
+    detail = original - _mean(original, 2)
+    change, slight = (_mean(x.square(), AROUND).mean(-1).sqrt() for x in (edited - original, detail / 4))
+    return (2 - change / slight.clamp_min(SLIGHT)).clamp(0, 1)
+
+
+def _mean(x: Tensor, radius: int) -> Tensor:
+    """(H, W, C) -> (H, W, C): the mean of the square around each pixel, within the picture."""
+    planes = F.avg_pool2d(x.movedim(-1, 0), 2 * radius + 1, 1, radius, count_include_pad=False)
+    return planes.movedim(0, -1)
+
+
+def bring_back(
+    edited: Tensor, original: Tensor, mask: Tensor, picture: Tensor, region: Box, match: str
+) -> tuple[Tensor, Tensor]:
     """The edited crop without its letterbox borders, at its region's own size, and the pixels that edits reach.
+
+    A crop of nearly its region's size shows the finest detail too weakly for `resize_back` to restore it. There, where
+    the edited crop still is the original (`likeness`), the result is the picture plus the resized change.
 
     Args:
         edited, original: (H, W, 3), the crop after and before the edit.
         mask: (H, W), of the crop.
+        picture: (region.height, region.width, 3), of which the original crop was made.
         match: One of MATCHES.
 
     Returns:
@@ -99,7 +128,12 @@ def bring_back(edited: Tensor, original: Tensor, mask: Tensor, region: Box, matc
     if match == "mean and spread":
         edited = torch.where(changed[..., None], match_colour(edited, original, ~selected(mask)), edited)
     size = region.height, region.width
-    return resize_back(edited, *size), reach(changed, *size)
+    back = resize_back(edited, *size)
+    if size != edited.shape[:2] and max(place.height / size[0], size[0] / place.height) < NEAR:
+        like = F.interpolate(likeness(edited, original)[None, None], size, mode="bilinear")[0, 0, ..., None]
+        change = pillow((edited - original)[None], *size)[0]
+        back = torch.lerp(back, (picture + change).clamp(0, 1), like)
+    return back, reach(changed, *size)
 
 
 def paste(crops: Crops, edited: Tensor, feather: int, match: str) -> Tensor:
@@ -118,17 +152,21 @@ def paste(crops: Crops, edited: Tensor, feather: int, match: str) -> Tensor:
         (M, H, W, C), C of the pictures. Outside the masks every bit stays.
 
     Raises:
-        ValueError: The number or the size of the edited crops differs from that of `crops`.
+        ValueError: The number or the size of the edited crops differs from that of `crops`, or a pixel inside the mask
+            is not finite.
     """
     _check(edited.shape, crops.crop.shape)
     edited, result, progress = to_rgb(edited).to(crops.crop), crops.image.clone(), Progress(len(edited))
+    if not checks.finite(edited, "image", unread=crops.crop_mask == 0, where=" inside the mask"):
+        edited = torch.where(edited.isfinite(), edited, crops.crop)
     holes = selected(crops.mask)
     for j, box in enumerate(crops.boxes):
         for i, opacity in enumerate(_ramps(holes, box, feather)):
             k, at = i * len(crops.boxes) + j, (i, *box.slices)
-            rgb, reached = bring_back(edited[k], crops.crop[k], crops.crop_mask[k], box, match)
+            picture = to_rgb(crops.image[at]).float()
+            rgb, reached = bring_back(edited[k], crops.crop[k], crops.crop_mask[k], picture, box, match)
             alpha = crops.mask[at].float() * opacity
-            rgb = torch.lerp(to_rgb(crops.image[at]).float(), rgb, alpha[..., None])
+            rgb = torch.lerp(picture, rgb, alpha[..., None])
             result[at] = put_rgb(crops.image[at], rgb, (alpha > 0) & reached)
             progress()
     return result

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ..comfyui.progress import Progress, ignore
+from ..pixels import checks
 from ..pixels.images import put_rgb, to_rgb
 from ..pixels.masks import pair, selected
 from ..pixels.regions import depths, hole_boxes
@@ -30,10 +31,11 @@ def fill(image: Tensor, mask: Tensor, method: str, seed: int) -> Tensor:
         (max(B, N), H, W, C). Outside the mask, the bits of `image`.
 
     Raises:
-        ValueError: Pictures and masks do not match (masks.pair).
+        ValueError: Pictures and masks do not match (masks.pair), or a pixel outside the mask is not finite.
     """
     image, mask = pair(image, mask)
     hole = selected(mask)
+    checks.finite(image, "image", unread=hole, where=" outside the mask")
     jobs = [(i, box) for i, pixels in enumerate(hole) for box in hole_boxes(pixels, _context(pixels, method))]
     progress = Progress(int(hole.sum()))
     rgb = to_rgb(image).clone()

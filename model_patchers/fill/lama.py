@@ -16,6 +16,7 @@ from ..arch.lama import INPUT_KEY, Config, Generator
 from ..comfyui.managed import Managed
 from ..comfyui.progress import Progress, ignore
 from ..comfyui.weights import below, describe, read_state_dict
+from ..pixels import checks
 from ..pixels.boxes import Box
 from ..pixels.images import put_rgb, to_rgb
 from ..pixels.masks import pair, selected
@@ -117,9 +118,13 @@ class LaMa(Managed):
 
         Returns:
             (max(B, N), H, W, C). Outside the mask, the bits of `image`.
+
+        Raises:
+            ValueError: Pictures and masks do not match (masks.pair), or a pixel outside the mask is not finite.
         """
         image, mask = pair(image, mask)
         hole = selected(mask)
+        checks.finite(image, "image", unread=hole, where=" outside the mask")
         jobs = [(i, box) for i, pixels in enumerate(hole) for box in _boxes(pixels, area, context)]
         if not jobs:
             return image
@@ -137,6 +142,7 @@ class LaMa(Managed):
         """The prediction for a crop, (1, H, W, 3), with its hole, (1, H, W): (1, H, W, 3) on the network's device."""
         x = image.movedim(-1, 1).to(self.device, torch.float32)
         m = hole[:, None].to(x)
+        x = x.masked_fill(m > 0, 0)  # a product with 0 would keep NaN, and the refinement blurs what is in the hole
         if refine_steps and self.pyramid.scales(*x.shape[-2:]) > 1:
             y = refine(self.generator, x, m, refine_steps, progress, self.pyramid)
         else:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from . import checks
 from .regions import EIGHT
 
 # Both lie between two levels of 8 bits, so that no rounding of 1 - alpha decides.
@@ -52,22 +53,6 @@ def _keep_connected(weak: np.ndarray, strong: np.ndarray) -> None:
     weak[box] = holds[labels]
 
 
-def in_range(mask: Tensor) -> Tensor:
-    """A mask in [0, 1]: larger and smaller values become 1 and 0, and NaN becomes 0, which selects nothing.
-
-    Every mask of an input passes here: `pair` does it. A resize by bicubic or Lanczos overshoots, and a mask of 1.2
-    would make colours that no picture can hold. A bool or integer mask becomes float32. A float mask in the range is
-    returned itself.
-    """
-    if not mask.is_floating_point():
-        mask = mask.float()
-    if mask.numel():
-        least, most = mask.aminmax()
-        if least >= 0 and most <= 1:  # not so for NaN
-            return mask
-    return mask.nan_to_num(0).clamp(0, 1)
-
-
 def resize_selection(mask: Tensor, height: int, width: int) -> Tensor:
     """A mask that says where: (B, h, w) -> (B, height, width), the largest value of each cell. Thin strokes survive."""
     return F.adaptive_max_pool2d(mask[:, None], (height, width))[:, 0]
@@ -81,7 +66,7 @@ def resize_amounts(amounts: Tensor, height: int, width: int) -> Tensor:
 def pair(
     image: Tensor, mask: Tensor, names: tuple[str, str] = ("image", "mask"), amounts: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Pictures and masks matched: one mask for each picture, of its size, with values in [0, 1] (`in_range`).
+    """Pictures and masks matched: one mask for each picture, of its size, with values in [0, 1] (`checks.mask`).
 
     Args:
         image: (B, H, W, C). One picture is repeated for any number of masks.
@@ -94,9 +79,9 @@ def pair(
         The pictures (M, H, W, C) and the masks (M, H, W), M = max(B, N).
 
     Raises:
-        ValueError: The batch sizes do not match, or the mask has other proportions.
+        ValueError: The batch sizes do not match, the mask has other proportions, or `checks.mask` refuses it.
     """
-    mask = in_range(mask.reshape(-1, *mask.shape[-2:]))
+    mask = checks.mask(mask, names[1])
     (b, height, width), (n, h, w) = image.shape[:3], mask.shape
     if b != n and 1 not in (b, n):
         raise ValueError(

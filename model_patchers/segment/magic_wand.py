@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..comfyui.points import Point
 from ..comfyui.progress import ignore
+from ..pixels import checks
 from ..pixels.regions import EIGHT
 
 ROUNDING = 1e-6  # above the rounding errors of 8-bit colours in float32, below a step of 16-bit colours, 1.5e-5
@@ -18,7 +19,8 @@ def channels(image: Tensor) -> Tensor:
     if image.shape[-1] < 4:
         return image
     alpha = image[..., 3:]
-    return torch.cat((image[..., :3] * alpha, alpha), dim=-1)
+    shown = torch.where(alpha == 0, 0, image[..., :3] * alpha)  # a product with 0 would keep NaN
+    return torch.cat((shown, alpha), dim=-1)
 
 
 def region(picture: Tensor, point: Point, tolerance: float, contiguous: bool) -> Tensor:
@@ -60,9 +62,14 @@ def select(
 
     Returns:
         The mask, float32 (B, H, W) of 0 and 1, on the image's device.
+
+    Raises:
+        ValueError: A pixel is not finite, and alpha does not hide it.
     """
+    shown = channels(image)
+    checks.finite(shown, "image")
     mask = image.new_zeros(image.shape[:3], dtype=torch.bool)
-    for picture, selected in zip(channels(image), mask, strict=True):
+    for picture, selected in zip(shown, mask, strict=True):
         for points, value in ((positive, True), (negative, False)):
             for point in points:
                 selected[region(picture, point, tolerance, contiguous)] = value

@@ -8,7 +8,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..comfyui.progress import ignore
-from ..pixels.masks import CLEAR, grow, in_range
+from ..pixels.masks import CLEAR, grow
 from ..pixels.regions import EIGHT, FOUR, small_regions
 
 
@@ -80,7 +80,7 @@ def tune(
     only specks become 0.
 
     Args:
-        mask: (B, H, W) or (H, W).
+        mask: (B, H, W) or (H, W) in [0, 1].
         grow_by: Radius of the disc to grow by, in pixels; negative shrinks. See `masks.grow`.
         holes, specks: The largest area to fill or remove, in pixels; 0 turns it off.
         feather_by: Reach of the soft edge to either side, in pixels.
@@ -92,7 +92,6 @@ def tune(
         A new mask (B, H, W), on the device of `mask`.
     """
     tuned = []
-    mask = in_range(mask)
     for x in mask.reshape(-1, *mask.shape[-2:]):
         if threshold:
             x = (x >= threshold).to(mask)

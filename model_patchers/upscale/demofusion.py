@@ -24,6 +24,7 @@ from ..comfyui import schedule
 from ..comfyui.conditioning import Conditioning, Latent, check_now
 from ..comfyui.progress import Preview
 from ..comfyui.schedule import Interval
+from ..pixels import checks
 from .demofusion_denoiser import NODE, Denoiser, Moments, moments, renormalised
 from .iterative_mixing import IterativeMixing, iterative_mixing
 from .windows import Plan, attach_denoiser, in_latent, overlap_error
@@ -162,12 +163,19 @@ def pictures(model: ModelPatcher, latent: Latent) -> Tensor:
     """The samples of a latent of pictures. An empty latent gets the model's channels, as in ComfyUI's samplers.
 
     Raises:
-        ValueError: The latent holds a video, sound or several latents.
+        ValueError: The latent holds a video, sound or several latents, is another model's, or `checks.latent` refuses
+            it.
     """
     samples = latent["samples"]
     if not samples.is_nested:
         ratios = (latent.get(f"downscale_ratio_{which}") for which in ("spacial", "temporal"))
-        samples = comfy.sample.fix_empty_latent_channels(model, samples, *ratios)
+        samples = comfy.sample.fix_empty_latent_channels(model, checks.latent(samples, "latent"), *ratios)
+        channels = model.get_model_object("latent_format").latent_channels
+        if samples.shape[1] != channels:
+            raise ValueError(
+                f"latent has {samples.shape[1]} channels, but this model's latents have {channels}. {NODE} needs a "
+                "latent from the VAE of the model."
+            )
         if samples.ndim == 4 or samples.ndim == 5 and samples.shape[2] == 1:
             return samples
     content = "several latents in one" if samples.is_nested else f"one of shape {tuple(samples.shape)}"

@@ -40,7 +40,7 @@ def decode(latent: Tensor, vae: VAE, tile: int) -> Tensor:
     z = latent[:, :, 0] if latent.ndim == 5 else latent
     if z.ndim != 4 or z.shape[1] != vae.latent_channels:
         raise ValueError(
-            f"{DECODE} got in latent a tensor of the shape {tuple(latent.shape)}, but this VAE needs (batch, "
+            f"{DECODE} got in latent one of the shape {tuple(latent.shape)}, but this VAE needs (batch, "
             f"{vae.latent_channels}, height, width). Connect the VAE that belongs to the latent's model."
         )
     factor = vae.spacial_compression_decode()

@@ -9,6 +9,7 @@ from ...model_patchers.comfyui import folders
 from ...model_patchers.comfyui.conditioning import Conditioning
 from ...model_patchers.comfyui.results import home
 from ...model_patchers.condition import ic_light
+from ...model_patchers.pixels import checks
 
 FOLDER = "diffusion_models"
 
@@ -92,6 +93,8 @@ class ICLightConditioning(io.ComfyNode):
         background: Tensor | None = None,
         foreground_mask: Tensor | None = None,
     ) -> io.NodeOutput:
+        foreground = checks.image(foreground, "foreground", whole=False)
+        background = None if background is None else checks.image(background, "background")
         *prompts, latent = ic_light.condition(
             positive, negative, vae, foreground=foreground, background=background, foreground_mask=foreground_mask
         )

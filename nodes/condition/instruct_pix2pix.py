@@ -10,6 +10,7 @@ from ...model_patchers.comfyui.results import home
 from ...model_patchers.comfyui.schedule import Interval
 from ...model_patchers.condition import instruct_pix2pix
 from ...model_patchers.condition.instruct_pix2pix import CONDITIONING, FITS, GUIDER, PATCH
+from ...model_patchers.pixels import checks
 from .. import inputs
 
 ALIASES = ["ip2p", "instruct-pix2pix", "pix2pix", "edit by instruction", "CosXL edit", "image cfg"]
@@ -57,6 +58,7 @@ class IP2PConditioning(io.ComfyNode):
     def execute(
         cls, positive: Conditioning, negative: Conditioning, vae: VAE, image: Tensor, fit: str
     ) -> io.NodeOutput:
+        image = checks.image(image, "image")
         *prompts, samples = instruct_pix2pix.condition(positive, negative, vae, image, FITS[fit])
         return io.NodeOutput(*prompts, {"samples": home(samples)})
 

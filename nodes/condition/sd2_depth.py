@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ...model_patchers.comfyui.conditioning import Conditioning
 from ...model_patchers.condition import sd2_depth
+from ...model_patchers.pixels import checks
 
 
 class DepthConditioning(io.ComfyNode):
@@ -42,6 +43,7 @@ class DepthConditioning(io.ComfyNode):
     def execute(
         cls, positive: Conditioning, negative: Conditioning, latent: dict, depth: Tensor, invert: bool
     ) -> io.NodeOutput:
+        depth = checks.image(depth, "depth", whole=False)
         return io.NodeOutput(*sd2_depth.condition(positive, negative, latent["samples"], depth, invert=invert))
 
 

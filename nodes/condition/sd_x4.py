@@ -7,6 +7,7 @@ from torch import Tensor
 from ...model_patchers.comfyui.conditioning import Conditioning
 from ...model_patchers.comfyui.results import home
 from ...model_patchers.condition import sd_x4
+from ...model_patchers.pixels import checks
 from .. import inputs
 
 
@@ -69,6 +70,7 @@ class SDx4Conditioning(io.ComfyNode):
         vae: VAE | None = None,
     ) -> io.NodeOutput:
         estimated = None if vae is None else sd_x4.with_decode_estimate(vae)
+        image = checks.image(image, "image")
         *prompts, samples = sd_x4.condition(positive, negative, image, noise_level=noise_level, noise_seed=noise_seed)
         return io.NodeOutput(*prompts, {"samples": home(samples)}, estimated)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from ...model_patchers.comfyui import folders
 from ...model_patchers.comfyui.conditioning import Conditioning
 from ...model_patchers.condition import unclip
+from ...model_patchers.pixels import checks
 from .. import inputs
 
 FOLDER = "unclip"
@@ -86,7 +87,7 @@ class UnCLIPEncode(io.ComfyNode):
             unclip.encode(
                 conditioning,
                 clip_vision,
-                image,
+                checks.image(image, "image"),
                 weights=weights,
                 noise_level=noise_level,
                 merge_noise_level=merge_noise_level,

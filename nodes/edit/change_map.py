@@ -6,6 +6,7 @@ from torch import Tensor
 from ...model_patchers.comfyui.progress import Progress
 from ...model_patchers.comfyui.results import home
 from ...model_patchers.edit import change_map
+from ...model_patchers.pixels import checks
 from .. import inputs
 
 
@@ -69,7 +70,8 @@ class ChangeMap(io.ComfyNode):
     def execute(
         cls, source: Tensor, black: float, white: float, gamma: float, blur: int, invert: bool
     ) -> io.NodeOutput:
-        progress = Progress(1 if source.ndim == 2 else len(source))
+        source = checks.image_or_mask(source, "source")
+        progress = Progress(len(source))
         return io.NodeOutput(home(change_map.change_map(source, black, white, gamma, blur, invert, progress)))
 
 

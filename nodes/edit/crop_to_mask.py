@@ -7,6 +7,7 @@ from nodes import MAX_RESOLUTION  # ComfyUI's
 
 from ...model_patchers.comfyui.results import home
 from ...model_patchers.edit import crop_to_mask, paste_back
+from ...model_patchers.pixels import checks
 from .. import sockets
 
 
@@ -63,6 +64,7 @@ class CropToMask(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Tensor, mask: Tensor, width: int, height: int, padding: int, regions: str) -> io.NodeOutput:
+        image = checks.image(image, "image")
         crops = crop_to_mask.crop(image, mask, width, height, padding, regions)
         return io.NodeOutput(home(crops.crop), home(crops.crop_mask), crops)
 
@@ -102,6 +104,7 @@ class PasteBack(io.ComfyNode):
 
     @classmethod
     def execute(cls, crops: crop_to_mask.Crops, image: Tensor, feather: int, match_colour: str) -> io.NodeOutput:
+        image = checks.image(image, "image", whole=False)
         return io.NodeOutput(home(paste_back.paste(crops, image, feather, match_colour)))
 
 

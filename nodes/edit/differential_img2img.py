@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...model_patchers.comfyui.results import home
 from ...model_patchers.edit import differential_img2img
+from ...model_patchers.pixels import checks
 
 
 class DifferentialImg2Img(io.ComfyNode):
@@ -46,7 +47,7 @@ class DifferentialImg2Img(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: ModelPatcher, vae: VAE, image: Tensor, change_map: Tensor, rule: str) -> io.NodeOutput:
-        latent = differential_img2img.encode(vae, image, change_map)
+        latent = differential_img2img.encode(vae, checks.image(image, "image"), change_map)
         return io.NodeOutput(differential_img2img.patch(model, rule), {name: home(x) for name, x in latent.items()})
 
 

@@ -7,6 +7,7 @@ from nodes import MAX_RESOLUTION  # ComfyUI's
 
 from ...model_patchers.comfyui.results import home
 from ...model_patchers.edit import outpaint_canvas
+from ...model_patchers.pixels import checks
 
 
 class OutpaintCanvas(io.ComfyNode):
@@ -89,7 +90,7 @@ class OutpaintCanvas(io.ComfyNode):
     ) -> io.NodeOutput:
         sides = outpaint_canvas.Sides(left, top, right, bottom)
         results = outpaint_canvas.outpaint_canvas(
-            image, sides, overlap=overlap, blur_by=blur, change=change, prefill=prefill
+            checks.image(image, "image"), sides, overlap=overlap, blur_by=blur, change=change, prefill=prefill
         )
         return io.NodeOutput(*map(home, results))
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ...model_patchers.comfyui.results import home
 from ...model_patchers.fill import fill_without_model
+from ...model_patchers.pixels import checks
 from .. import inputs
 
 
@@ -45,6 +46,7 @@ class FillWithoutModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Tensor, mask: Tensor, method: str, seed: int) -> io.NodeOutput:
+        image = checks.image(image, "image", whole=False)
         return io.NodeOutput(home(fill_without_model.fill(image, mask, method, seed)))
 
 

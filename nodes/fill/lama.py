@@ -6,6 +6,7 @@ from torch import Tensor
 from ...model_patchers.comfyui.folders import filenames, full_path
 from ...model_patchers.comfyui.results import home
 from ...model_patchers.fill import lama
+from ...model_patchers.pixels import checks
 from .. import sockets
 
 FOLDERS = ("inpaint", "lama")
@@ -86,6 +87,7 @@ class LaMaFill(io.ComfyNode):
     def execute(
         cls, lama: lama.LaMa, image: Tensor, mask: Tensor, area: str, context: int, refine_steps: int
     ) -> io.NodeOutput:
+        image = checks.image(image, "image", whole=False)
         filled = lama.fill(image, mask, area=area, context=context, refine_steps=refine_steps)
         return io.NodeOutput(home(filled))
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from ...model_patchers.comfyui.points import parse_points, read_points
 from ...model_patchers.comfyui.progress import Progress
 from ...model_patchers.comfyui.results import home
+from ...model_patchers.pixels import checks
 from ...model_patchers.segment import magic_wand
 from .. import inputs
 
@@ -76,6 +77,7 @@ class MagicWand(io.ComfyNode):
     def execute(
         cls, image: Tensor, positive_coords: str, tolerance: float, contiguous: bool, negative_coords: str = ""
     ) -> io.NodeOutput:
+        image = checks.image(image, "image", whole=False)
         need_point(positive_coords)
         height, width = image.shape[1:3]
         positive = parse_points(positive_coords, "positive_coords", width, height)

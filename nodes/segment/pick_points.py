@@ -4,6 +4,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...model_patchers.comfyui.temp import save_picture
+from ...model_patchers.pixels import checks
 from ...model_patchers.segment import pick_points
 from .. import inputs
 
@@ -44,6 +45,7 @@ class PickPoints(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Tensor, picks: str) -> io.NodeOutput:
+        image = checks.image(image, "image")
         height, width = image.shape[1:3]
         fitted = pick_points.fit(pick_points.parse_picks(picks), width, height)
         picture = save_picture(image)

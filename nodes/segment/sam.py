@@ -7,6 +7,7 @@ from ...model_patchers.comfyui.boxes import boxes_per_picture
 from ...model_patchers.comfyui.folders import filenames, full_path
 from ...model_patchers.comfyui.points import parse_points, read_points
 from ...model_patchers.comfyui.results import home
+from ...model_patchers.pixels import checks
 from ...model_patchers.segment import sam, sam_prompts
 from .. import inputs, sockets
 
@@ -126,6 +127,7 @@ class SAMSegment(io.ComfyNode):
         bboxes: dict | list | None = None,
         mask_prompt: Tensor | None = None,
     ) -> io.NodeOutput:
+        image = checks.image(image, "image")
         pictures, height, width = image.shape[:3]
         mask, scores = sam.segment(
             image,

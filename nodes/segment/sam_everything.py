@@ -4,6 +4,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...model_patchers.comfyui.results import home
+from ...model_patchers.pixels import checks
 from ...model_patchers.segment import sam_everything
 from ...model_patchers.segment.sam import SAM
 from .. import sockets
@@ -92,6 +93,7 @@ class SAMSegmentEverything(io.ComfyNode):
             crop_layers=crop_layers,
             min_area=min_area,
         )
+        image = checks.image(image, "image")
         masks, boxes, preview = sam_everything.segment_everything(sam, image, settings)
         return io.NodeOutput(home(masks), boxes, home(preview))
 

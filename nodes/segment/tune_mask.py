@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ...model_patchers.comfyui.progress import Progress
 from ...model_patchers.comfyui.results import home
+from ...model_patchers.pixels import checks
 from ...model_patchers.segment import tune_mask
 
 
@@ -82,7 +83,8 @@ class TuneMask(io.ComfyNode):
         invert: bool,
         threshold: float = 0.0,
     ) -> io.NodeOutput:
-        progress = Progress(mask.shape[:-2].numel())
+        mask = checks.mask(mask, "mask")
+        progress = Progress(len(mask))
         tuned = tune_mask.tune(mask, grow, fill_holes, remove_specks, feather, invert, threshold, progress)
         return io.NodeOutput(home(tuned))
 

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...model_patchers.comfyui.results import home
+from ...model_patchers.pixels import checks
 from ...model_patchers.upscale import tiled_vae
 
 
@@ -46,7 +47,7 @@ class TiledVAEDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent: dict, vae: VAE, tile: int) -> io.NodeOutput:
-        return io.NodeOutput(home(tiled_vae.decode(latent["samples"], vae, tile)))
+        return io.NodeOutput(home(tiled_vae.decode(checks.latent(latent["samples"], "latent"), vae, tile)))
 
 
 class TiledVAEEncode(io.ComfyNode):
@@ -77,7 +78,7 @@ class TiledVAEEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Tensor, vae: VAE, tile: int) -> io.NodeOutput:
-        return io.NodeOutput({"samples": home(tiled_vae.encode(image, vae, tile))})
+        return io.NodeOutput({"samples": home(tiled_vae.encode(checks.image(image, "image"), vae, tile))})
 
 
 NODES = [TiledVAEDecode, TiledVAEEncode]

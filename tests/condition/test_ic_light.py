@@ -426,6 +426,24 @@ def test_alpha_is_the_matte_unless_there_is_a_mask():
     assert not torch.equal(seen(transparent), seen(foreground))
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_is_not_foreground_may_be_anything(masked):
+    """Dividing by an alpha of 0 leaves NaN there."""
+    foreground, alpha = image(photograph(1)), matte("soft")
+    broken = foreground.masked_fill((alpha == 0)[..., None], torch.nan)
+
+    def seen(colours):
+        vae = Vae()
+        picture = colours if masked else torch.cat((colours, alpha[..., None]), -1)
+        ICLightConditioning.execute(*prompts(), vae, picture, None, alpha if masked else None)
+        return vae.seen[0]
+
+    assert torch.equal(seen(broken), seen(foreground))
+    broken[0, alpha[0].argmax() // alpha.shape[2], alpha[0].argmax() % alpha.shape[2], 1] = torch.nan
+    with pytest.raises(ValueError, match="foreground has NaN or infinity in 1 of its .* alpha channel shows, first in"):
+        seen(broken)
+
+
 def test_grey_pictures_and_a_mask_for_each():
     grey, masks, vae = image(photograph(1))[..., :1], torch.cat((matte("soft"), matte("hard"))), Vae()
 

@@ -179,6 +179,26 @@ def test_the_range_and_the_units_do_not_matter(height, width, h, w, unit, invert
         assert float(ours.min()) == -1 and float(ours.max()) == 1
 
 
+@pytest.mark.parametrize("invert", [False, True])
+def test_infinity_is_the_end_of_the_finite_depths_and_nothing_measured_is_far(invert):
+    """In the second of two pictures, whose own range counts."""
+    rest = picture(2)[1, 12:]
+    ends = {-torch.inf: rest.amin(), torch.inf: rest.amax(), torch.nan: rest.amax() if invert else rest.amin()}
+    for value, end in ends.items():
+        depth, expected = picture(2).clone(), picture(2).clone()
+        depth[1, :12], expected[1, :12] = value, end
+        channel = depth_channel(depth, 6, 8, invert)
+        assert torch.equal(channel, depth_channel(expected, 6, 8, invert))
+        assert (channel[1, 0, 0] < -0.9).all() == (end == rest.amax() if invert else end == rest.amin())
+
+
+def test_depth_without_a_finite_number_is_refused():
+    depth = picture(3).clone()
+    depth[1] = torch.nan
+    with pytest.raises(ValueError, match="depth has no finite number in picture 2"):
+        depth_channel(depth, 6, 8)
+
+
 def test_near_is_white():
     """A ramp towards the viewer at the bottom."""
     ramp = torch.linspace(0, 1, 64)[None, :, None, None].expand(1, 64, 64, 3)

@@ -11,8 +11,10 @@ from scipy import ndimage
 
 from kit.nodes import run_node
 from kit.pictures import as_pil, box_mask, crop, photograph
+from pentimento.model_patchers.edit import paste_back
 from pentimento.model_patchers.edit.paste_back import FLAT, KNOWN, match_colour, ramp
 from pentimento.model_patchers.pixels.boxes import Box
+from pentimento.model_patchers.pixels.resample import resize
 from pentimento.nodes.edit.crop_to_mask import CropToMask, PasteBack
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,15 +52,14 @@ def jobs(draw):
 @settings(max_examples=100, deadline=None)
 @given(jobs())
 def test_outside_the_mask_every_bit_stays(job):
-    """Whatever comes back: noise, NaN and infinity too."""
+    """Whatever comes back: noise, and NaN and infinity outside the mask."""
     image, mask, how, feather, match, generator = job
-    crops, _, payload = crop(image, mask, *how)
-    edited = torch.rand(crops.shape, generator=generator)
-    edited[..., ::5, :] = float("nan")
-    edited[:, 3] = float("inf")
-    result = paste(payload, edited, feather, match)
+    crops, crop_masks, payload = crop(image, mask, *how)
+    edited, broken = torch.rand(crops.shape, generator=generator), torch.full(crops.shape, torch.nan)
+    broken[:, 3] = torch.inf
+    result = paste(payload, torch.where((crop_masks > 0)[..., None], edited, broken), feather, match)
     before = image.expand(2, -1, -1, -1)
-    assert result.shape == before.shape and result.dtype == before.dtype
+    assert result.shape == before.shape and result.dtype == before.dtype and result.isfinite().all()
     assert torch.equal(result[mask == 0], before[mask == 0])
     assert torch.equal(result[..., 3:], before[..., 3:]), "the alpha channel"
 
@@ -145,6 +146,75 @@ def test_an_enlarged_crop_that_is_barely_edited_stays_within_a_255th(size, rng):
     result = paste(payload, crops + 1e-6 * torch.randn(crops.shape, generator=rng))
     assert not torch.equal(result, image)
     assert (result - image).abs().max() < 1 / 255
+
+
+NEARLY = [233, 255, 257, 270]  # for 256
+
+
+def subjects(rng):
+    """Pictures of 256 x 256: white noise, all of whose detail is as fine as can be, and a photograph."""
+    return torch.rand(1, 256, 256, 3, generator=rng), photograph(256, 256)
+
+
+def without_likeness(payload, edited, monkeypatch, value):
+    """Paste Back if no pixel, or (1) each pixel, of the edited crop were taken for the original's."""
+    with monkeypatch.context() as patch:
+        patch.setattr(paste_back, "likeness", lambda edited, original: torch.full(edited.shape[:2], value))
+        return paste(payload, edited)
+
+
+@pytest.mark.parametrize("size", NEARLY)
+def test_a_crop_of_nearly_equal_size_comes_back_within_a_255th(size, monkeypatch, rng):
+    """Every pixel is rounded to 8 bits. Back-projection alone would lose the finest detail, in clipped pixels too."""
+    for image in subjects(rng):
+        crops, _, payload = crop(image, torch.ones(1, 256, 256), size, size)
+        edited = (crops * 255).round() / 255
+        assert (paste(payload, edited) - image).abs().max() < 1 / 255
+        assert (without_likeness(payload, edited, monkeypatch, 0.0) - image).abs().max() > 10 / 255
+
+
+@pytest.mark.parametrize("size", NEARLY)
+def test_an_edited_crop_of_nearly_equal_size_brings_no_detail_of_the_old_picture(size, monkeypatch, rng):
+    """The picture plus the resized change, everywhere, would leave its texture under a flat colour."""
+    for image in subjects(rng):
+        crops, _, payload = crop(image, torch.ones(1, 256, 256), size, size)
+        blurred = ndimage.uniform_filter(crops.numpy(), (0, 5, 5, 0), mode="nearest")
+        edits = {
+            "a colour": torch.full_like(crops, 0.3),
+            "a picture": resize(photograph(256, 256, left=0, top=150)[0], size, size)[None],
+            "a blur": torch.from_numpy(blurred),
+        }
+        for name, edited in edits.items():
+            result, plain = paste(payload, edited), without_likeness(payload, edited, monkeypatch, 0.0)
+            assert (result - plain).abs().mean() < 0.5 / 255, name
+            assert (result - plain).abs().max() < (6 if name == "a blur" else 1) / 255, name
+        ghosts = without_likeness(payload, edits["a colour"], monkeypatch, 1.0)
+        assert (ghosts - 0.3).abs().max() > 10 / 255
+        assert (paste(payload, edits["a colour"]) - 0.3).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("size", [250, 270])
+def test_the_rest_of_a_crop_that_is_edited_in_part_keeps_its_detail(size, rng):
+    for image in subjects(rng):
+        crops, _, payload = crop(image, torch.ones(1, 256, 256), size, size)
+        edited = (crops * 255).round() / 255
+        edited[:, :, : size // 2] = 0.3
+        result = paste(payload, edited)
+        assert (result[:, :, : 128 - 16] - 0.3).abs().max() < 1e-5
+        assert (result[:, :, 128 + 16 :] - image[:, :, 128 + 16 :]).abs().max() < 1 / 255
+        assert result.amin() >= 0 and result.amax() <= 1
+
+
+def test_broken_pixels_inside_the_mask_are_refused(rng):
+    image, mask = photograph(b=2), box_mask(120, 150, (40, 30, 48, 40))
+    crops, crop_masks, payload = crop(image, mask)
+    y, x = crop_masks[1].nonzero()[0].tolist()
+    for value in (torch.nan, torch.inf):
+        edited = crops.clone()
+        edited[1, y, x, 2] = value
+        place = f"in 1 of its {int((crop_masks > 0).sum())} pixels inside the mask, first in picture 2 at x = {x}, "
+        with pytest.raises(ValueError, match=f"image has NaN or infinity {place}"):
+            paste(payload, edited)
 
 
 def test_where_a_shrunk_crop_is_edited_decides_where_the_picture_changes():
@@ -374,10 +444,10 @@ def test_an_interrupted_paste_leaves_nothing_behind(rng):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_pictures_keep_their_bits(dtype, rng):
+def test_half_precision_pictures_keep_their_values(dtype, rng):
     image, mask = photograph().to(dtype), box_mask(120, 150, (40, 30, 48, 40))
     crops, _, payload = crop(image, mask, 128, 128)
     assert crops.dtype == torch.float32
-    assert torch.equal(paste(payload, crops, 8), image)
+    assert torch.equal(paste(payload, crops, 8), image.float())
     result = paste(payload, torch.rand(crops.shape, generator=rng), 8)
-    assert result.dtype == dtype and torch.equal(result[mask == 0], image[mask == 0])
+    assert result.dtype == torch.float32 and torch.equal(result[mask == 0], image[mask == 0].float())

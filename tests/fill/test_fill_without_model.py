@@ -213,6 +213,24 @@ def test_the_seed_decides_and_nothing_else():
 
 
 @METHOD
+@pytest.mark.parametrize("channels", [1, 4])
+def test_what_the_hole_covers_may_be_anything(method, channels):
+    image, mask = gravel(80, 90, channels), torch.zeros(1, 80, 90)
+    mask[:, 20:40, 30:60] = 1
+    broken = image.masked_fill((mask > 0)[..., None] & (torch.arange(channels) < 3), torch.nan)
+    assert torch.equal(fill(broken, mask, method), fill(image, mask, method))
+
+
+@METHOD
+def test_a_broken_pixel_beside_the_hole_is_refused(method):
+    image, mask = gravel(80, 90), torch.zeros(1, 80, 90)
+    mask[:, 20:40, 30:60] = 1
+    image[0, 40, 30] = torch.inf
+    with pytest.raises(ValueError, match="image has NaN or infinity in 1 of its 6600 pixels outside the mask"):
+        fill(image, mask, method)
+
+
+@METHOD
 def test_the_bar_ends_at_its_total(method, bars):
     fill(gravel(), box_mask(160, 200, (10, 10, 40, 30), (170, 130, 20, 20)), method)
     assert [(bar.values[-1], bar.total) for bar in bars] == [(1600, 1600)]

@@ -409,6 +409,35 @@ class TestPictures:
         assert torch.equal(image, copies[0]) and torch.equal(mask, copies[1])
 
 
+class TestNotFinite:
+    @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+    @pytest.mark.parametrize("area", lama.AREAS)
+    def test_what_the_hole_covers_may_be_anything(self, thin, rng, area, value):
+        image, mask = picture(rng, 70, 90), block_mask(70, 90, (20, 50), (30, 60))
+        _, model = thin
+        broken = image.masked_fill((mask > 0)[..., None], value)
+        assert torch.equal(model.fill(broken, mask, area, 16, 0), model.fill(image, mask, area, 16, 0))
+        one = image.clone()
+        one[0, 20, 30, 1] = value  # at the rim
+        assert torch.equal(model.fill(one, mask, area, 16, 0), model.fill(image, mask, area, 16, 0))
+
+    @pytest.mark.parametrize("budget", [1_800_000, 20_000])
+    def test_in_the_refinement_too(self, refined, budget):
+        """Which blurs and halves the picture, and above its budget resizes it, with what is in the hole."""
+        model = small(refined.net, budget=budget)
+        broken = refined.image.masked_fill((refined.mask > 0)[..., None], torch.nan)
+        filled = [model.fill(image, refined.mask, WHOLE, 0, 2) for image in (broken, refined.image)]
+        assert filled[0].isfinite().all() and torch.equal(*filled)
+
+    @pytest.mark.parametrize("value", [torch.nan, torch.inf])
+    def test_beside_the_hole_it_is_refused(self, thin, rng, value):
+        image, mask = picture(rng, 70, 90, batch=2), block_mask(70, 90, (20, 50), (30, 60))
+        image[1, 19, 30, 2] = value
+        place = "in 1 of its 10800 pixels outside the mask, first in picture 2 at x = 30, y = 19"
+        with pytest.raises(ValueError, match=f"image has NaN or infinity {place}"):
+            thin[1].fill(image, mask, WHOLE, 0, 0)
+
+
 class TestEachHole:
     def test_each_is_the_whole_pass_of_its_crop(self, thin, rng):
         image, mask = picture(rng, 200, 300), block_mask(200, 300, (10, 30), (20, 50))

@@ -12,7 +12,7 @@ from skimage import morphology
 
 from kit.tensors import rand
 from pentimento.model_patchers.pixels.boxes import Box
-from pentimento.model_patchers.pixels.masks import grow, in_range, pair, resize_amounts, resize_selection, selected
+from pentimento.model_patchers.pixels.masks import grow, pair, resize_amounts, resize_selection, selected
 from pentimento.model_patchers.pixels.regions import hole_boxes
 
 EIGHT = np.ones((3, 3))
@@ -182,15 +182,6 @@ def test_a_bool_mask_and_one_mask_for_many_pictures_are_not_copied():
     many = selected(soft.expand(5, -1, -1))
     assert many.shape == (5, 9, 9) and many.stride(0) == 0
     assert torch.equal(many, selected(soft.expand(5, -1, -1).clone()))
-
-
-def test_in_range_clamps_and_leaves_a_good_mask_alone():
-    mask = torch.tensor([[[0.0, 0.5, 1.0]]])
-    assert in_range(mask) is mask
-    wild = torch.tensor([[[-0.12, 1.23, torch.nan, torch.inf, -torch.inf, 0.3]]])
-    assert torch.equal(in_range(wild), torch.tensor([[[0, 1, 0, 1, 0, 0.3]]]))
-    assert torch.equal(in_range(torch.tensor([[[True, False]]])), torch.tensor([[[1.0, 0.0]]]))
-    assert in_range(torch.empty(0, 4, 4)).shape == (0, 4, 4)
 
 
 @settings(max_examples=100, deadline=None)

@@ -132,6 +132,27 @@ def test_validation_tells_bad_text_before_the_run():
     assert "negative_coords is not a list of points" in MagicWand.validate_inputs(None, "[1]")
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("place", [(0, 0), (3, 2)])
+def test_a_broken_pixel_under_the_point_and_elsewhere_is_refused(place, value):
+    """Nothing is like NaN, not even itself, and a region without its own point would be all the rest."""
+    image = torch.full((1, 4, 5, 3), 0.5)
+    image[(0, *place)] = value
+    y, x = place
+    with pytest.raises(ValueError, match=f"image has NaN or infinity in 1 of its 20 pixels.* x = {x}, y = {y}"):
+        wand(image, [(0, 0)])
+
+
+def test_a_broken_pixel_that_alpha_hides_is_one_of_the_hidden():
+    image = torch.rand(1, 6, 7, 4)
+    image[..., 3] = (torch.arange(7) < 4).float()
+    broken = image.clone()
+    broken[..., 4:, :3] = torch.nan
+    for point in (0, 5):
+        expected = wand(image, [(point, 2)], 0.2)
+        assert torch.equal(wand(broken, [(point, 2)], 0.2), expected) and expected.any()
+
+
 @pytest.mark.parametrize("point", [(5, 0), (0, 3), (-1, 0)])
 def test_points_outside(point):
     with pytest.raises(ValueError, match="positive_coords has the point .* outside the 5 x 3 picture"):

@@ -171,8 +171,9 @@ class TestRefused:
 
     def test_text(self, tmp_path):
         (tmp_path / "notes.pt").write_text("Dear diary, today I renamed a text file to .pt.")
-        with pytest.raises(ValueError, match="'notes.pt' is no model file: it begins with 'Dear diary"):
+        with pytest.raises(ValueError, match="'notes.pt' is no model file: it is a text file") as refusal:
             read_state_dict(tmp_path / "notes.pt")
+        assert "diary" not in str(refusal.value)
 
     def test_empty(self, tmp_path):
         (tmp_path / "w.safetensors").touch()

@@ -20,8 +20,8 @@ import types
 import uuid
 
 import pytest
-from kit.forged import pickled
 
+from kit.forged import pickled
 from pentimento.model_patchers.comfyui import checkpoints, pickles
 from pentimento.model_patchers.comfyui.pickles import DamagedError, Name, Pairs, RunsCodeError, Thing, could_do_harm
 

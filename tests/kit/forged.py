@@ -1,4 +1,4 @@
-"""PyTorch's files with whatever a test puts in them: tensors that lie anywhere, and pickles written opcode by opcode."""
+"""PyTorch's files with whatever a test puts in them: tensors that lie anywhere, and any pickle."""
 
 import io
 import pickle

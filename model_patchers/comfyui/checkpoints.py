@@ -196,11 +196,16 @@ def _view(thing: Thing) -> View | None:
 def _claim(stored: Any) -> Claim:
     if not isinstance(stored, Stored):
         raise DamagedError("it has a tensor without a storage.")
-    _, kind, key, _, count, *part = stored.reference
-    if not isinstance(key, str):
+    form, kind, key, _, count, *part = stored.reference
+    if form != "storage" or not isinstance(key, str):
         raise DamagedError("it has a storage without a name.")
     offset = part[0][1] if part and part[0] else 0
     return Claim(key, _dtype(kind, DTYPES), *_counts((count, offset)))
+
+
+def _is_storage(stored: Stored) -> bool:
+    """Else it is the class of a network with its source, which PyTorch's older files have."""
+    return isinstance(stored.reference, tuple) and stored.reference[:1] == ("storage",)
 
 
 def _dtype(name: Any, dtypes: dict[str, torch.dtype]) -> torch.dtype:
@@ -269,9 +274,9 @@ class _ZippedStorages(_Storages):
         try:
             entry = self.archive.getinfo(f"{self.folder}{name}")
         except KeyError:
-            raise DamagedError(f"it lacks the record '{name[:40]}'.") from None
+            raise DamagedError(f"it lacks the record {name[:40]!r}.") from None
         if entry.flag_bits & ENCRYPTED or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise DamagedError(f"its record '{name[:40]}' is encrypted or packed in an unusual way.")
+            raise DamagedError(f"its record {name[:40]!r} is encrypted or packed in an unusual way.")
         if entry.compress_type == zipfile.ZIP_STORED and entry.compress_size != entry.file_size:
             raise DamagedError(f"a record of {entry.file_size:,} bytes has {entry.compress_size:,} bytes.")
         if not entry.CRC:
@@ -287,7 +292,7 @@ class _LegacyStorages(_Storages):
         super().__init__()
         self.file = file
         self.places: dict[str, tuple[int, int]] = {}  # where its bytes begin, and how many they are
-        claims = {claim.key: claim for claim in map(_claim, stored)}
+        claims = {claim.key: claim for claim in map(_claim, filter(_is_storage, stored))}
         for key in keys:
             if not isinstance(key, str) or key not in claims:
                 raise DamagedError("it has a storage that no tensor lies in.")

@@ -88,8 +88,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     try:
         tensors = read(path)
     except RunsCodeError as error:
+        name = str(error)[:80].encode("unicode_escape").decode()
         raise ValueError(
-            f"'{path.name}' is a pickle that would run code ({str(error)[:80]}), which weights never need. Nothing in "
+            f"'{path.name}' is a pickle that would run code ({name}), which weights never need. Nothing in "
             "it was run and nothing was loaded. Delete it, and get the model from its authors, as .safetensors if they "
             "have it."
         ) from None

@@ -249,6 +249,13 @@ class TestForms:
         path = write_zip(tmp_path / "w.pt", {"model": Python2()}, {"0": TEN})
         assert same(read_state_dict(path), {"model.a": torch.arange(10.0), "model.b.c": torch.arange(2.0)})
 
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_a_whole_network(self, tmp_path, zipped):
+        network = nn.Sequential(nn.Linear(2, 3))
+        torch.save(network, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
+        wanted = {f"_modules.0._parameters.{name}": value.detach() for name, value in network[0].named_parameters()}
+        assert same(read_state_dict(tmp_path / "w.pt"), wanted)
+
     def test_storages_of_2017_that_are_parts_of_others(self, tmp_path):
         part = tensor("0", size=(3,))
         part.storage.reference += (("1", 4, 3),)

@@ -46,6 +46,7 @@ def write_zip(path, value, records, compression=zipfile.ZIP_STORED):
     """A zipped file. `value` may be a pickle's bytes; `records` are {storage's name: bytes}."""
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("w/data.pkl", value if isinstance(value, bytes) else pickled(value))
+        archive.writestr("w/version", "3\n")
         for key, data in records.items():
             archive.writestr(f"w/data/{key}", data)
     return path

@@ -22,8 +22,8 @@ _MODULES = """
     subprocess sys tempfile threading timeit trace urllib2 webbrowser zipimport
 """
 _BUILTINS = """
-    __import__ apply breakpoint compile delattr eval exec execfile file globals input locals open raw_input reload
-    setattr vars
+    __import__ apply breakpoint compile delattr eval exec execfile file globals input locals open print raw_input
+    reload setattr vars
 """
 ACTING_PACKAGES = frozenset(_PACKAGES.split())
 ACTING_MODULES = frozenset(_MODULES.split()) | ACTING_PACKAGES

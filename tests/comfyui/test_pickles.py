@@ -80,7 +80,6 @@ HARMLESS = [
     1j,
     Level.HIGH,
     ValueError("a"),
-    print,
     getattr,
     dict,
 ]

@@ -32,9 +32,16 @@ class Pickler(pickle.Pickler):
         return value.reference if isinstance(value, Storage) else None
 
 
-def pickled(value):
+class LegacyPickler(pickle.Pickler):
+    """Each reference also says which part of the storage is meant; None: all."""
+
+    def persistent_id(self, value):
+        return (*value.reference, None)[:6] if isinstance(value, Storage) else None
+
+
+def pickled(value, pickler=Pickler):
     file = io.BytesIO()
-    Pickler(file, 2).dump(value)
+    pickler(file, 2).dump(value)
     return file.getvalue()
 
 
@@ -55,7 +62,7 @@ def write_zip(path, value, records, compression=zipfile.ZIP_STORED):
 def write_legacy(path, value, keys, data):
     """A file as before 2020, with `data` after the list of the storages' names."""
     start = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
-    path.write_bytes(b"".join(map(pickled, [*start, value, keys])) + data)
+    path.write_bytes(b"".join(pickled(part, LegacyPickler) for part in (*start, value, keys)) + data)
     return path
 
 

@@ -20,6 +20,8 @@ from .pickles import DamagedError, Name, Pairs, Stored, Thing
 CHUNK = 1 << 20
 ENCRYPTED = 1
 MOST_LEVELS = 100
+MOST_DIMENSIONS = 64  # as NumPy
+OBJECT = 1 << 10  # bytes that a tensor takes beside its numbers
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # of PyTorch's files before 2020
 DTYPES = {
     "DoubleStorage": torch.float64,
@@ -128,30 +130,29 @@ def tensors(value: Any, storages: "_Storages", limit: int) -> dict[str, Tensor]:
     Args:
         value: From pickles.load.
         storages: Where the tensors lie.
-        limit: The most bytes for all of them, and for their names.
+        limit: The most bytes for all of them, with their names.
     """
-    views, names, room = {}, 0, 0
-    for name, view in _views(value, "", 0, set()):
-        names += len(name)
-        room += math.prod(view.size) * view.dtype.itemsize
-        if max(names, room) > limit:
+    views, room = {}, 0
+    for name, view in _views(value, (), set()):
+        room += math.prod(view.size) * view.dtype.itemsize + len(name) + OBJECT
+        if room > limit:
             raise DamagedError(f"it describes tensors of more than {limit:,} bytes.")
         views[name] = view
     return {name: _tensor(view, storages) for name, view in views.items()}
 
 
-def _views(value: Any, name: str, level: int, seen: set[int]) -> Iterator[tuple[str, View]]:
+def _views(value: Any, keys: tuple[Any, ...], seen: set[int]) -> Iterator[tuple[str, View]]:
     """Objects of training frameworks refer to each other in circles: each is entered once."""
     if isinstance(value, Thing) and (view := _view(value)):
-        yield name, view
+        yield ".".join(map(_text, keys)), view
         return
-    if level > MOST_LEVELS:
+    if len(keys) > MOST_LEVELS:
         raise DamagedError(f"it nests more than {MOST_LEVELS} levels deep.")
     for part, in_pairs in _parts(value):
         if id(part) not in seen:
             seen.add(id(part))
             for key, item in part if in_pairs else enumerate(part):
-                yield from _views(item, _joined(name, key), level + 1, seen)
+                yield from _views(item, (*keys, key), seen)
 
 
 def _parts(value: Any) -> Iterator[tuple[list | tuple, bool]]:
@@ -164,12 +165,10 @@ def _parts(value: Any) -> Iterator[tuple[list | tuple, bool]]:
             yield value.arguments[0], True  # as Python 2 wrote it
 
 
-def _joined(name: str, key: Any) -> str:
+def _text(key: Any) -> str:
     if isinstance(key, Name):
-        key = f"{key.module}.{key.name}"
-    elif not isinstance(key, str | int | float | None):
-        key = "?"  # an object, which has no name
-    return f"{name}.{key}" if name else str(key)
+        return f"{key.module}.{key.name}"
+    return str(key) if isinstance(key, str | int | float | None) else "?"  # an object, which has no name
 
 
 def _view(thing: Thing) -> View | None:
@@ -215,7 +214,11 @@ def _dtype(name: Any, dtypes: dict[str, torch.dtype]) -> torch.dtype:
 
 
 def _counts(numbers: Any) -> tuple[int, ...]:
-    if not (isinstance(numbers, list | tuple) and all(isinstance(n, int) and 0 <= n < 1 << 62 for n in numbers)):
+    if (
+        not isinstance(numbers, list | tuple)
+        or len(numbers) > MOST_DIMENSIONS
+        or not all(isinstance(n, int) and 0 <= n < 1 << 62 for n in numbers)
+    ):
         raise DamagedError("it has a tensor whose sizes are no sizes.")
     return tuple(numbers)
 

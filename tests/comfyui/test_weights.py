@@ -373,6 +373,8 @@ FORGED = {
     "one number as 2^40": (tensor(size=(1 << 40,), stride=(0,)), TEN, "tensors of more than 16,"),
     "one number as 2^120": (tensor(size=(1 << 60, 1 << 60), stride=(0, 0)), TEN, "tensors of more than 16,"),
     "many of them": ([tensor(size=(1 << 20,), stride=(0,))] * 5, TEN, "tensors of more than 16,"),
+    "many empty ones": ([tensor(size=(0,))] * 20_000, TEN, "tensors of more than 17,"),
+    "many dimensions": (tensor(size=(1,) * 65, stride=(1,) * 65), TEN, "whose sizes are no sizes"),
     "more strides than sizes": (tensor(stride=(1, 1)), TEN, "contradict"),
     "a tensor as a storage": (tensor(size=(10,))._replace(storage=tensor()), TEN, "without a storage"),
     "a storage without a name": (tensor(["0"]), TEN, "a storage without a name"),

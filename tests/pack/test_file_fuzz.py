@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from kit import damage, sam, thin
+from kit import mutants, sam, thin
 from kit.forged import rewritten
 from pentimento.model_patchers.comfyui.weights import describe, read_state_dict
 from pentimento.model_patchers.condition import diffusers_unet, ic_light, unclip
@@ -92,12 +92,12 @@ def check(load, path, damages):
 
 def in_bytes(content, seed, count, *ways):
     """(kind of damage, what writes the file) of damaged copies."""
-    for kind, changed in islice(damage.endless(content, seed, *damage.BYTES, *ways), count):
+    for kind, changed in islice(mutants.endless(content, seed, *mutants.BYTES, *ways), count):
         yield kind, lambda path, changed=changed: path.write_bytes(changed)
 
 
 def in_tensors(weights, seed, count):
-    for kind, changed in islice(damage.tensors(weights, seed), count):
+    for kind, changed in islice(mutants.tensors(weights, seed), count):
         yield kind, lambda path, changed=changed: safetensors.torch.save_file(changed, path)
 
 
@@ -133,14 +133,14 @@ def write_torchscript(path, extra):
     torch.jit.trace(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), torch.zeros(1, 3)).save(str(path))
 
 
-ZIP = [damage.archive] * 4 + [damage.listing] * 2
+ZIP = [mutants.archive] * 4 + [mutants.listing] * 2
 FORMS = {  # what writes a file, ways to damage this form, and whether it can hold code
-    "safetensors": (write_safetensors, [damage.header] * 6, [False]),
+    "safetensors": (write_safetensors, [mutants.header] * 6, [False]),
     "zip": (write_checkpoint, ZIP, [False, True]),
     "zip that was packed again": (write_packed, ZIP, [False, True]),
-    "legacy": (write_legacy, [damage.legacy] * 6, [False, True]),
+    "legacy": (write_legacy, [mutants.legacy] * 6, [False, True]),
     "TorchScript": (write_torchscript, ZIP, [False]),
-    "pickle": (write_pickle, [damage.repickled], [True]),
+    "pickle": (write_pickle, [mutants.repickled], [True]),
 }
 CASES = [(form, harmful) for form, (_, _, kinds) in FORMS.items() for harmful in kinds]
 PER_CASE = 60
@@ -216,7 +216,7 @@ def test_every_loader_with_damaged_bytes(tmp_path, files, one_thread, loader):
     load, weights = files[loader]
     path = tmp_path / "w.safetensors"
     safetensors.torch.save_file(weights, path)
-    check(load, path, in_bytes(path.read_bytes(), 4, 6, damage.header))
+    check(load, path, in_bytes(path.read_bytes(), 4, 6, mutants.header))
 
 
 @pytest.mark.parametrize("other", PER_LOADER)

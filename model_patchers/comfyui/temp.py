@@ -1,6 +1,7 @@
 """Pictures in ComfyUI's temp folder, for the front end to show."""
 
 import hashlib
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def save_picture(image: Tensor) -> dict[str, Any]:
     folder = Path(folder_paths.get_temp_directory())
     if not (folder / name).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(folder / f"{name}.part", format="PNG", compress_level=1)
-        (folder / f"{name}.part").replace(folder / name)
+        part = folder / f"{name}.{secrets.token_hex(4)}.part"  # of its own: two may save at once
+        Image.fromarray(pixels).save(part, format="PNG", compress_level=1)
+        part.replace(folder / name)
     return {"filename": name, "subfolder": "", "type": "temp"}

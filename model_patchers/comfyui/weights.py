@@ -1,108 +1,70 @@
-"""Weights of any model file, read without running code of the file.
+"""Weights of any model file, read without running code of the file."""
 
-A pickle is a program: it names functions and calls them. Here it can name the rebuilding of tensors and nothing else;
-whatever class it names becomes an `Inert`, so a training checkpoint opens without its framework, and a TorchScript
-archive opens without its code. Safetensors and plain PyTorch files go through their own safe readers.
-"""
-
-import builtins
-import pickle
-import sys
+import stat
+import struct
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from . import checkpoints
+from .pickles import DamagedError, RunsCodeError
+
 SUFFIXES = ".safetensors, .pt, .pth, .ckpt or .bin"
-# Modules of Python itself whose classes only hold data. A file of weights needs no other.
-DATA_MODULES = {"_codecs", "argparse", "collections", "copyreg", "datetime", "enum", "pathlib", "typing"}
-DTYPES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
-
-
-class RunsCodeError(Exception):
-    """The file names a function that could do harm. Nothing was called."""
-
-
-class Inert(dict):
-    """Takes the place of any class that a pickle names: holds the object's state and does nothing."""
-
-    __hash__ = object.__hash__
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None:
-        self.update(state if isinstance(state, dict) else {})
-
-    def swallow(self, *items: Any) -> None: ...
-
-    append = extend = add = swallow
-
-
-class Unpickler(pickle.Unpickler):
-    """Rebuilds tensors, dicts, lists and plain values; makes everything else an `Inert`.
-
-    Args:
-        file: The pickle.
-        storage: (key, dtype) -> the storage of that name, 1-D.
-    """
-
-    def __init__(self, file: Any, storage: Callable[[str, torch.dtype], Tensor]) -> None:
-        super().__init__(file)
-        self.storage = storage
-
-    def persistent_load(self, pid: tuple) -> Tensor:
-        _, dtype, key, *_ = pid
-        return self.storage(key, dtype)
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name in DTYPES:
-            return DTYPES[name]
-        if (module, name) in REBUILD:
-            return REBUILD[module, name]
-        if _could_do_harm(module, name):
-            raise RunsCodeError(f"{module}.{name}")
-        return Inert
-
-
-def _could_do_harm(module: str, name: str) -> bool:
-    """Used for the message alone: no name outside REBUILD is ever looked up or called."""
-    root = module.partition(".")[0]
-    if root in ("builtins", "__builtin__"):
-        return name != "getattr" and not isinstance(getattr(builtins, name, int), type)
-    return root in sys.stdlib_module_names - DATA_MODULES
-
-
-def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    return storage.as_strided(size, stride, offset)
-
-
-def _parameter(data: Tensor, *_: Any) -> Tensor:
-    return data
-
-
-REBUILD = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-}
+# What the readers raise for bytes that contradict each other
+CONTRADICTIONS = (
+    SafetensorError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+_UNPACK = "Unpack it, and choose the model file in it."
+_CHOOSE = f"Choose a model file ({SUFFIXES})."
+_FOR_PYTORCH = f"Choose the model for PyTorch ({SUFFIXES})."
+# What else is called a model file: where its telling bytes stand, these bytes, what it is, and what to do
+OTHERS = (
+    (
+        0,
+        b"GGUF",
+        "a GGUF file, whose quantized weights this node does not read",
+        "Choose the model's .safetensors file.",
+    ),
+    (
+        0,
+        b"version https://git-lfs",
+        "a Git LFS pointer, which stands for the model file",
+        "Run 'git lfs pull' in its folder, or download the file from its page.",
+    ),
+    (0, b"\x1f\x8b", "a gzip archive", _UNPACK),
+    (0, b"\xfd7zXZ", "an xz archive", _UNPACK),
+    (0, b"\x28\xb5\x2f\xfd", "a zstd archive", _UNPACK),
+    (0, b"BZh", "a bzip2 archive", _UNPACK),
+    (0, b"7z\xbc\xaf", "a 7-Zip archive", _UNPACK),
+    (0, b"Rar!", "a RAR archive", _UNPACK),
+    (257, b"ustar", "a tar archive", _UNPACK),
+    (0, b"PK\x05\x06", "an empty zip archive", _CHOOSE),
+    (0, b"\x89PNG", "a picture", _CHOOSE),
+    (0, b"\xff\xd8\xff", "a picture", _CHOOSE),
+    (0, b"GIF8", "a picture", _CHOOSE),
+    (8, b"WEBP", "a picture", _CHOOSE),
+    (0, b"\x89HDF", "an HDF5 file, as Keras saves", _FOR_PYTORCH),
+    (0, b"\x93NUMPY", "a NumPy array", _FOR_PYTORCH),
+    (4, b"TFL3", "a TensorFlow Lite model", _FOR_PYTORCH),
+)
+START = 512
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -113,94 +75,94 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     attributes are read and whose code is not. What a checkpoint nests is flattened: {"state_dict": {"a.b": t}} gives
     {"state_dict.a.b": t}, so look for keys by how they end.
 
+    Memory: the tensors have at most `checkpoints.bound(size of the file)` bytes. The objects of a pickle have some 100
+    bytes for each of at most `pickles.MOST_STEPS` steps. Both are checked before the memory is taken.
+
     Raises:
-        ValueError: The file is empty, damaged, no model file, holds no tensors, or would run code.
+        ValueError: The file cannot be opened, is empty, damaged, no model file, holds no tensors, or would run code.
+            The message names the file and says what to do.
     """
     path = Path(path)
+    start, size = _start(path)
+    read = _reader(path, start)
     try:
-        tensors = dict(_flatten(_read(path), "", set()))
+        tensors = read(path)
     except RunsCodeError as error:
+        name = str(error)[:80].encode("unicode_escape").decode()
         raise ValueError(
-            f"'{path.name}' is a pickle that would run code ({error}), which weights never need. Nothing in it was run "
-            "and nothing was loaded. Delete it, and get the model from its authors, as .safetensors if they have it."
+            f"'{path.name}' is a pickle that would run code ({name}), which weights never need. Nothing in "
+            "it was run and nothing was loaded. Delete it, and get the model from its authors, as .safetensors if they "
+            "have it."
         ) from None
-    except (SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, LookupError) as error:
+    except MemoryError as error:
         raise ValueError(
-            f"'{path.name}' ({path.stat().st_size:,} bytes) is damaged or incomplete: {str(error).splitlines()[0]} "
-            "Download it again and compare its size."
+            f"There is not enough memory to read '{path.name}' ({size:,} bytes). Close other programs, or choose a "
+            "smaller model."
+        ) from error
+    except (DamagedError, *CONTRADICTIONS) as error:
+        raise ValueError(
+            f"'{path.name}' ({size:,} bytes) is damaged or incomplete: {_reason(error)} Download it again and compare "
+            "its size."
         ) from error
     if not tensors:
-        raise ValueError(f"'{path.name}' holds no weights. Choose a model file ({SUFFIXES}).")
+        raise ValueError(f"'{path.name}' holds no weights. {_CHOOSE}")
     return tensors
 
 
-def _read(path: Path) -> Any:
-    with path.open("rb") as file:
-        start = file.read(64)
-    if start[8:9] == b"{":
-        return safetensors.torch.load_file(path)
-    if start.startswith(b"PK\x03\x04"):
-        return _read_zip(path)
-    if start.startswith(b"\x80"):
-        return _read_legacy(path)
-    content = f"it begins with {start[:32].decode('ascii', 'replace')!r}" if start else "it is empty (0 bytes)"
-    raise ValueError(f"'{path.name}' is no model file: {content}. Download it again: need {SUFFIXES}.")
-
-
-def _read_zip(path: Path) -> Any:
-    with zipfile.ZipFile(path) as archive:
-        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        if not pickles:
-            raise KeyError("a zip archive without PyTorch's data.pkl.")
-        folder = pickles[0].removesuffix("data.pkl")
-        if f"{folder}constants.pkl" not in archive.namelist():
-            try:
-                return torch.load(path, map_location="cpu", weights_only=True)
-            except pickle.UnpicklingError:
-                pass  # it holds more than tensors
-        with archive.open(pickles[0]) as file:
-            return Unpickler(file, _Storages(archive, folder)).load()
-
-
-class _Storages(dict):
-    """The storages of a zipped PyTorch file, read when they are asked for: (key, dtype) -> 1-D tensor."""
-
-    def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
-        super().__init__()
-        self.archive, self.folder = archive, folder
-
-    def __call__(self, key: str, dtype: torch.dtype) -> Tensor:
-        if key not in self:
-            info = self.archive.getinfo(f"{self.folder}data/{key}")
-            data = torch.empty(info.file_size, dtype=torch.uint8)
-            with self.archive.open(info) as file:
-                file.readinto(data.numpy())
-            self[key] = data.view(dtype)
-        return self[key]
-
-
-def _read_legacy(path: Path) -> Any:
+def _start(path: Path) -> tuple[bytes, int]:
+    """The first bytes of a file, and its size. Nothing but a plain file is opened."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device, a pipe or a socket"
+            raise ValueError(f"'{path.name}' is {kind}, no model file. {_CHOOSE}")
         with path.open("rb") as file:
-            for _ in range(4):  # a magic number, a version, the machine, the object: find out what PyTorch refused
-                Unpickler(file, _no_storage).load()
-        raise
+            return file.read(START), status.st_size
+    except OSError as error:
+        to_do = "Let ComfyUI read it." if isinstance(error, PermissionError) else "Look whether it is there."
+        raise ValueError(f"'{path.name}' cannot be opened: {error.strerror}. {to_do}") from error
 
 
-def _no_storage(key: str, dtype: torch.dtype) -> NoReturn:
-    raise pickle.UnpicklingError("it holds more than tensors, in PyTorch's format older than 2020.")
+def _reader(path: Path, start: bytes) -> Callable[[Path], dict[str, Tensor]]:
+    if start[8:9] == b"{":
+        return safetensors.torch.load_file
+    if start.startswith(b"PK\x03\x04"):
+        return checkpoints.read_zip
+    if start.startswith(b"\x80"):
+        return checkpoints.read_legacy
+    kind, to_do = _kind(start)
+    raise ValueError(f"'{path.name}' is no model file: it is {kind}. {to_do}")
 
 
-def _flatten(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors with their names. Objects of training frameworks refer to each other in circles: each is entered once."""
-    if isinstance(value, Tensor):
-        yield name, value.detach()
-    elif isinstance(value, dict | list | tuple) and id(value) not in seen:
-        seen.add(id(value))
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _flatten(item, f"{name}.{key}" if name else str(key), seen)
+def _reason(error: Exception) -> str:
+    """A sentence. Most errors of the readers speak of Python."""
+    if isinstance(error, DamagedError):
+        return str(error)
+    if isinstance(error, SafetensorError | zipfile.BadZipFile) and str(error):
+        return f"{str(error).splitlines()[0][:200].rstrip('.')}."
+    return "its bytes contradict each other."
+
+
+def _kind(start: bytes) -> tuple[str, str]:
+    """What a file is by its first bytes, and what to do. They are not quoted: a link may lead to a secret."""
+    for at, telling, kind, to_do in OTHERS:
+        if start[at:].startswith(telling):
+            return kind, to_do
+    again = f"Download it again: need {SUFFIXES}."
+    if not start:
+        return "empty (0 bytes)", again
+    if not start.strip(b"\0"):
+        return "empty where a model begins, as a file is whose download has not ended", again
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page", "Download the model file itself. Its site may ask you to log in first."
+    if _is_text(start):
+        return "a text file", again
+    return "of no known form", again
+
+
+def _is_text(start: bytes) -> bool:
+    text = start.decode("utf-8", "ignore")  # a letter may be cut in two at the end
+    return len(text.encode()) > len(start) - 4 and all(letter.isprintable() or letter.isspace() for letter in text)
 
 
 def describe(weights: dict[str, Tensor]) -> str:

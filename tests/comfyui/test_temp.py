@@ -1,0 +1,25 @@
+"""Pictures in ComfyUI's temp folder."""
+
+import folder_paths
+import numpy as np
+from PIL import Image
+
+from kit.tensors import rand
+from pentimento.model_patchers.comfyui.temp import save_picture
+
+
+def test_two_may_save_the_same_picture_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
+    picture, references, save = rand(1, 5, 7, 3), [], Image.Image.save
+
+    def save_with_another_in_between(image, *args, **kwargs):
+        save(image, *args, **kwargs)
+        if not references:
+            references.append(None)
+            references[0] = save_picture(picture)
+
+    monkeypatch.setattr(Image.Image, "save", save_with_another_in_between)
+    assert save_picture(picture) == references[0]
+    assert [path.name for path in tmp_path.iterdir()] == [references[0]["filename"]]
+    with Image.open(tmp_path / references[0]["filename"]) as image:
+        assert np.array_equal(np.asarray(image), (picture[0] * 255).round().byte().numpy())

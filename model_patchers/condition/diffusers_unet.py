@@ -11,7 +11,8 @@ import comfy.sd
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..comfyui.weights import are_offsets, below, describe, read_state_dict
+from ..comfyui.describe import are_offsets, below, describe
+from ..comfyui.weights import read_state_dict
 
 NODE = "Load Diffusers UNet"
 # {diffusers' name of a module: Stability's}

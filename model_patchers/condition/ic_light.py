@@ -19,9 +19,10 @@ from comfy.utils import unet_to_diffusers
 from torch import Tensor
 
 from ..comfyui.conditioning import Conditioning, Needs, both, needs
+from ..comfyui.describe import are_offsets, below, describe
 from ..comfyui.kinds import FIRST, fitting, identify, require
 from ..comfyui.patching import attach, detach
-from ..comfyui.weights import are_offsets, below, describe, read_state_dict
+from ..comfyui.weights import read_state_dict
 from ..pixels.images import to_rgb
 from ..pixels.masks import pair
 from ..pixels.resample import cover

@@ -13,9 +13,10 @@ from comfy import model_management
 from torch import Tensor
 
 from ..arch.lama import INPUT_KEY, Config, Generator
+from ..comfyui.describe import below, describe
 from ..comfyui.managed import Managed
 from ..comfyui.progress import Progress, ignore
-from ..comfyui.weights import below, describe, read_state_dict
+from ..comfyui.weights import read_state_dict
 from ..pixels.boxes import Box
 from ..pixels.images import put_rgb, to_rgb
 from ..pixels.masks import pair

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from ..arch.ella import CONFIG_KEYS, LATENTS_KEY, Config, Connector, split_projections
 from ..comfyui.conditioning import Cond
+from ..comfyui.describe import below, describe
 from ..comfyui.managed import Managed
 from ..comfyui.patching import Call, attach
-from ..comfyui.weights import below, describe, read_state_dict
+from ..comfyui.weights import read_state_dict
 
 KEY = "pentimento_ella"  # of the text in model_conds, and of the patch
 LAST = 999  # the noisiest timestep, at which sampling begins

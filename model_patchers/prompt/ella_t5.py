@@ -19,7 +19,8 @@ from comfy.text_encoders import t5
 from torch import Tensor
 
 from ..arch.t5_fp16 import T5, arithmetic
-from ..comfyui.weights import below, describe, read_state_dict
+from ..comfyui.describe import below, describe
+from ..comfyui.weights import read_state_dict
 
 if TYPE_CHECKING:
     from transformers import T5TokenizerFast

@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from ..arch import sam_decoder, sam_vit, tiny_vit
 from ..arch.sam_decoder import MaskDecoder, PromptEncoder, Prompts
 from ..arch.sam_hq import HQMaskDecoder
+from ..comfyui.describe import below, describe
 from ..comfyui.managed import Managed
 from ..comfyui.points import Point
 from ..comfyui.progress import Progress, ignore
-from ..comfyui.weights import below, describe, read_state_dict
+from ..comfyui.weights import read_state_dict
 from ..pixels.boxes import Box
 from ..pixels.images import to_levels
 from ..pixels.masks import pair

@@ -13,7 +13,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from pentimento.model_patchers.comfyui.weights import describe, read_state_dict
+from pentimento.model_patchers.comfyui.describe import describe
+from pentimento.model_patchers.comfyui.weights import read_state_dict
 
 
 @pytest.fixture

@@ -35,6 +35,8 @@ def are_offsets(weights: dict[str, Tensor]) -> bool:
     """Whether the weights are offsets to another network's, as IC-Light's are, and no network of their own.
 
     Told by the weights of the normalizations, the only ones of one dimension: near 1 in a network, near 0 in offsets.
+    The median over the tensors counts, so that a damaged one does not.
     """
     norms = [value for name, value in weights.items() if name.endswith(".weight") and value.ndim == 1]
-    return not norms or float(torch.cat(norms).float().mean()) <= 0.25
+    means = [value.float().mean() for value in norms if value.is_floating_point()]
+    return not means or float(torch.stack(means).nanmedian()) <= 0.25

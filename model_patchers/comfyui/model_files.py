@@ -123,6 +123,14 @@ def forms(weights: dict[str, Tensor]) -> dict[str, str]:
     return {layer: _form(mark) for layer, mark in marks.items() if f"{layer}.weight" in weights}
 
 
+def scaled_fp8(weights: dict[str, Tensor]) -> set[str]:
+    """The layers whose weight is fp8 numbers and a scale, of weights from read_model."""
+    names = FP8.values()
+    return {
+        layer for layer, form in forms(weights).items() if form in names and weights[f"{layer}.weight"].dtype in FP8
+    }
+
+
 def _form(mark: Tensor) -> str:
     try:
         return str(json.loads(bytes(mark.flatten().tolist()))["format"])
@@ -144,7 +152,7 @@ def dequantized(
     Raises:
         ValueError: A layer is quantized in another form than fp8, or its scale does not fit.
     """
-    quantized = forms(weights)
+    quantized, scaled = forms(weights), scaled_fp8(weights)
     changed = quantized.keys() if layers is None else layers & quantized.keys()
     result = {}
     for key, value in weights.items():
@@ -152,7 +160,7 @@ def dequantized(
         if layer in changed and part in PARTS:
             continue
         if layer in changed and part == "weight":
-            if value.dtype not in FP8:
+            if layer not in scaled:
                 raise ValueError(
                     f"'{file}' is quantized as {quantized[layer]}, which this node cannot load: '{key}' for example. "
                     "Choose the model in fp32, fp16, bf16 or fp8."

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..comfyui.describe import are_offsets, below, describe
 from ..comfyui.fit import check, sizes_of
-from ..comfyui.model_files import FP8, MARK, PARTS, dequantized, forms, read_model, scale
+from ..comfyui.model_files import MARK, PARTS, dequantized, forms, read_model, scale, scaled_fp8
 
 NODE = "Load Diffusers UNet"
 NEEDED = f"{NODE} takes diffusion_pytorch_model.safetensors or .bin from a model's folder 'unet'."
@@ -133,6 +133,11 @@ def unet_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
     Raises:
         ValueError: The file holds no whole UNet.
     """
+    if any(key.startswith("cc_projection.") for key in weights):
+        raise ValueError(
+            f"'{file}' holds Stable Zero123, which is more than a UNet ('cc_projection.weight'). Put it in "
+            "models/checkpoints and load it with Image Only Checkpoint Loader."
+        )
     for telling_key, convert, others in FORMATS:
         unet = below(weights, telling_key)
         if unet.keys() >= others:
@@ -198,7 +203,7 @@ def check_unet(weights: dict[str, Tensor], file: str) -> None:
     network = UNetModel(**family.unet_config, device="meta", operations=comfy.ops.disable_weight_init).state_dict()
     # A quantized layer has more tensors, and in packed forms a weight of another shape: ComfyUI reads both.
     quantized = forms(weights)
-    packed = {f"{layer}.weight" for layer in quantized if weights[f"{layer}.weight"].dtype not in FP8}
+    packed = {f"{layer}.weight" for layer in quantized.keys() - scaled_fp8(weights)}
     beside = packed | {f"{layer}.{part}" for layer in quantized for part in PARTS} | set(SAMPLING)
     mine = {key: value for key, value in weights.items() if key not in beside}
     check(mine, {key: value for key, value in network.items() if key not in packed}, file, "UNet", NEEDED)
@@ -241,10 +246,9 @@ def load(path: str | Path, disable_dynamic: bool = False) -> ModelPatcher:
     """
     file = Path(path).name
     weights = unet_weights(read_model(path), file)
-    scaled = {layer: weights[f"{layer}.weight"] for layer in forms(weights)}
-    scaled = {layer: weight for layer, weight in scaled.items() if weight.dtype in FP8}
-    kept = {layer for layer, weight in scaled.items() if weight.ndim == 2 and not scale(weights, layer, file).ndim}
-    weights = dequantized(weights, file, torch.float16, scaled.keys() - kept | {TABLE} & scaled.keys())
+    scaled = scaled_fp8(weights)
+    kept = {layer for layer in scaled if weights[f"{layer}.weight"].ndim == 2 and not scale(weights, layer, file).ndim}
+    weights = dequantized(weights, file, torch.float16, scaled - (kept - {TABLE}))
     check_unet(weights, file)
     model = comfy.sd.load_diffusion_model_state_dict(weights, disable_dynamic=disable_dynamic)
     model.cached_patcher_init = (load, (path,))

@@ -105,7 +105,8 @@ class LaMa(Managed):
     """A generator under ComfyUI's memory management.
 
     Args:
-        weights: Of the generator, as from generator_weights. They keep their dtype; the network computes in float32.
+        weights: Of the generator, as from generator_weights. They are kept in the widest of their types; the network
+            computes in float32.
         file: The name to use in messages.
         pyramid: The scales of the refinement.
     """

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from kit import loaders
+from kit import loaders, thin
 from kit.damage import misshapen, spoilt, wrong_numbers
 from pentimento.model_patchers.comfyui.fit import check_numbers, not_finite
 
@@ -140,6 +140,17 @@ def test_a_unet_with_parts_of_another_network_is_told(key, sentence):
     with pytest.raises(ValueError, match=f"^'{loaders.FILE}' .*{sentence}") as error:
         loaders.check_unet({**loaders.weights("unet"), key: torch.zeros(4, 4)})
     assert key.rpartition(".")[0].split(".")[-1] in str(error.value)
+
+
+def test_zero123_is_told():
+    weights = {f"model.diffusion_model.{key}": value for key, value in thin.weights("ip2p").items()}
+    with pytest.raises(ValueError, match="holds Stable Zero123, .* Image Only Checkpoint Loader"):
+        loaders.check_unet({**weights, "cc_projection.weight": torch.zeros(768, 772)})
+
+
+@pytest.mark.parametrize("kind", ["sd2", "unclip_l", "unclip_h", "x4", "inpaint"])
+def test_a_whole_unet_of_each_kind_is_taken(kind):
+    loaders.check_unet({f"model.diffusion_model.{key}": value for key, value in thin.weights(kind).items()})
 
 
 def test_motion_modules_alone_are_told():

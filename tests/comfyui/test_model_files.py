@@ -178,6 +178,10 @@ def test_other_forms_than_fp8_are_named():
     weights["connector.proj_in.comfy_quant"] = torch.tensor([1, 2, 3], dtype=torch.uint8)
     with pytest.raises(ValueError, match="quantized as an unknown form"):
         loaders.load_ella(weights)
+    blocks = new({"a.weight": torch.ones(32, 32).to(E4M3)}, {"a": torch.ones(32, dtype=torch.uint8)})
+    blocks["a.comfy_quant"] = torch.tensor(list(b'{"format": "mxfp8"}'), dtype=torch.uint8)
+    with pytest.raises(ValueError, match="quantized as mxfp8, which this node cannot load: 'a.weight'"):
+        dequantized(blocks, "file")
 
 
 @pytest.mark.parametrize("statement", ["{", "[]", '{"layers": 3}', '{"layers": {"a": NaN}', "[" * 10**5])

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 from torch import Tensor, nn
 
+from .shapes import count, shape_of
+
 LATENTS_KEY = "connector.latents"
 CONFIG_KEYS = {  # whose shapes give the Config
     LATENTS_KEY,
@@ -42,28 +44,39 @@ class Config:
 
     @classmethod
     def of(cls, weights: dict[str, Tensor], heads: int = 8) -> "Config":
-        """Reads the shape off a state dict with keys such as `connector.latents`. No tensor tells `heads`."""
-        latents, width = weights[LATENTS_KEY].shape
-        time_width, time_channels = weights["time_embedding.linear_1.weight"].shape
-        numbers = (re.match(r"connector\.perceiver_blocks\.(\d+)\.", key) for key in weights)
+        """Reads the shape off a state dict with keys such as `connector.latents`. No tensor tells `heads`.
+
+        Raises:
+            ValueError: A tensor that tells a size is missing, or has an impossible shape.
+        """
+        latents, width = shape_of(weights, LATENTS_KEY, 2)
+        time_width, time_channels = shape_of(weights, "time_embedding.linear_1.weight", 2)
+        if width % heads:
+            raise ValueError(f"its '{LATENTS_KEY}' is {(latents, width)}, and needs a multiple of {heads} columns")
         return cls(
             width=width,
-            text_width=weights["connector.proj_in.weight"].shape[1],
+            text_width=shape_of(weights, "connector.proj_in.weight", 2)[1],
             latents=latents,
-            layers=1 + max(int(number[1]) for number in numbers if number),
+            layers=count(weights, r"connector\.perceiver_blocks\.(\d+)\."),
             heads=heads,
-            hidden=weights["connector.perceiver_blocks.0.mlp.c_fc.weight"].shape[0],
+            hidden=shape_of(weights, "connector.perceiver_blocks.0.mlp.c_fc.weight", 2)[0],
             time_channels=time_channels,
             time_width=time_width,
         )
 
 
 def split_projections(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict with `q.weight`, `k.weight` and `v.weight` for each `in_proj_weight`, and so for its bias."""
+    """The state dict with `q.weight`, `k.weight` and `v.weight` for each `in_proj_weight`, and so for its bias.
+
+    Raises:
+        ValueError: The rows of one do not make three layers.
+    """
     split = {}
     for key, value in weights.items():
         joint = re.fullmatch(r"(.*\.attn\.)in_proj_(weight|bias)", key)
         if joint:
+            if not value.ndim or len(value) % 3:
+                raise ValueError(f"its '{key}' is {tuple(value.shape)}, and needs a multiple of 3 rows")
             split |= {f"{joint[1]}{name}.{joint[2]}": rows for name, rows in zip(QKV, value.chunk(3), strict=True)}
         else:
             split[key] = value

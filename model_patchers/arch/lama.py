@@ -7,7 +7,6 @@ neighbourhood in the local ones, the Fourier unit sees the whole picture in the 
 Modules have the names and indices of the published state dicts (`model.5.conv1.ffc.convg2g.fu.conv_layer.weight`).
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from .shapes import count, shape_of
 
 INPUT_KEY = "1.ffc.convl2l.weight"  # the first convolution; no other network has a key with this ending
 Pair = tuple[Tensor, Tensor]
@@ -34,18 +35,26 @@ class Config:
 
     @classmethod
     def of(cls, weights: dict[str, Tensor]) -> "Config":
-        """The shape of the generator with these weights; a key is `5.conv1.ffc.convl2l.weight`."""
-        width, in_channels = weights[INPUT_KEY].shape[:2]
-        layers = len({key for key in weights if re.fullmatch(r"\d+\.ffc\.convl2l\.weight", key)})
-        blocks = len({key for key in weights if re.fullmatch(r"\d+\.conv1\.ffc\.convl2l\.weight", key)})
-        last = max(int(key.partition(".")[0]) for key in weights)
+        """The shape of the generator with these weights; a key is `5.conv1.ffc.convl2l.weight`.
+
+        Raises:
+            ValueError: A tensor that tells a size is missing, or has an impossible shape.
+        """
+        width, in_channels, *_ = shape_of(weights, INPUT_KEY, 4)
+        downsamplings = count(weights, r"(\d+)\.ffc\.convl2l\.weight$") - 1
+        blocks = count(weights, r"(\d+)\.conv1\.ffc\.convl2l\.weight$")
+        last = 4 * downsamplings + blocks + 4  # the last convolution's index in Generator.model
+        key = f"{downsamplings + 1}.ffc.convl2g.weight"
+        shape = shape_of(weights, key, 4)
+        if shape[0] >= min(1024, width * 2**downsamplings):
+            raise ValueError(f"its '{key}' is {shape}, and leaves no local channels")
         return cls(
             in_channels=in_channels,
-            out_channels=weights[f"{last}.weight"].shape[0],
+            out_channels=shape_of(weights, f"{last}.weight", 4)[0],
             width=width,
-            downsamplings=layers - 1,
+            downsamplings=downsamplings,
             blocks=blocks,
-            global_channels=weights[f"{layers}.ffc.convl2g.weight"].shape[0],
+            global_channels=shape[0],
         )
 
 

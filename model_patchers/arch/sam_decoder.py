@@ -5,7 +5,6 @@ between tokens and embedding give four masks and their expected quality. Everyth
 small, and coordinates need the digits. Modules have the names of the published state dicts.
 """
 
-import re
 from dataclasses import dataclass
 from math import pi
 from typing import Any
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .sam_vit import MLP, Norms2d
+from .shapes import count, shape_of
 
 NOTHING, NEGATIVE, POSITIVE, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3  # the meaning of a prompt token
 
@@ -34,19 +34,22 @@ class Config:
 
     @classmethod
     def of(cls, weights: dict[str, Tensor]) -> "Config":
-        """The shape of the networks with these weights; a key is `mask_decoder.mask_tokens.weight`."""
-        masks, channels = weights["mask_decoder.mask_tokens.weight"].shape
+        """The shape of the networks with these weights; a key is `mask_decoder.mask_tokens.weight`.
+
+        Raises:
+            ValueError: A tensor that tells a size is missing, or has an impossible shape.
+        """
+        masks, channels = shape_of(weights, "mask_decoder.mask_tokens.weight", 2)
         layer = "mask_decoder.transformer.layers.0."
-        layers = [key for key in weights if re.fullmatch(r"mask_decoder\.transformer\.layers\.\d+\.norm1\.weight", key)]
         return cls(
             channels=channels,
             heads=8,  # does not show in any shape
-            layers=len(layers),
-            inner=weights[f"{layer}cross_attn_token_to_image.q_proj.weight"].shape[0],
-            hidden=weights[f"{layer}mlp.lin1.weight"].shape[0],
+            layers=count(weights, r"mask_decoder\.transformer\.layers\.(\d+)\.norm1\.weight$"),
+            inner=shape_of(weights, f"{layer}cross_attn_token_to_image.q_proj.weight", 2)[0],
+            hidden=shape_of(weights, f"{layer}mlp.lin1.weight", 2)[0],
             masks=masks,
-            score_hidden=weights["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
-            mask_channels=weights["prompt_encoder.mask_downscaling.3.weight"].shape[0],
+            score_hidden=shape_of(weights, "mask_decoder.iou_prediction_head.layers.0.weight", 2)[0],
+            mask_channels=shape_of(weights, "prompt_encoder.mask_downscaling.3.weight", 4)[0],
         )
 
 

@@ -5,7 +5,6 @@ blocks attend inside windows, a few attend to the whole picture. Attention uses 
 MViTv2 (Li et al. 2022, equation 4). Modules have the names of the published state dicts.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -18,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .processor import linear
+from .shapes import count, shape_of
 
 # Elements of the position bias that are in memory at a time. A CPU is fastest when they fit its cache (measured on 2
 # cores: pieces of 8 MB take a third of the time of the whole bias). A GPU needs big pieces.
@@ -40,18 +40,24 @@ class Config:
 
     @classmethod
     def of(cls, weights: dict[str, Tensor]) -> "Config":
-        """The shape of the encoder with these weights; a key is `blocks.0.attn.rel_pos_h`."""
-        width, _, patch, _ = weights["patch_embed.proj.weight"].shape
-        depth = len({key for key in weights if re.fullmatch(r"blocks\.\d+\.attn\.rel_pos_h", key)})
-        tables = [weights[f"blocks.{i}.attn.rel_pos_h"] for i in range(depth)]  # (2 * window - 1, head width)
+        """The shape of the encoder with these weights; a key is `blocks.0.attn.rel_pos_h`.
+
+        Raises:
+            ValueError: A tensor that tells a size is missing, or has an impossible shape.
+        """
+        width, _, patch, _ = shape_of(weights, "patch_embed.proj.weight", 4)
+        depth = count(weights, r"blocks\.(\d+)\.attn\.rel_pos_h$")
+        tables = [shape_of(weights, f"blocks.{i}.attn.rel_pos_h", 2) for i in range(depth)]  # 2 window - 1, head width
+        if width % tables[0][1]:
+            raise ValueError(f"its 'blocks.0.attn.rel_pos_h' is {tables[0]}, and needs a divisor of {width} as columns")
         return cls(
             width=width,
-            heads=width // tables[0].shape[1],
-            hidden=weights["blocks.0.mlp.lin1.weight"].shape[0],
-            out_channels=weights["neck.0.weight"].shape[0],
+            heads=width // tables[0][1],
+            hidden=shape_of(weights, "blocks.0.mlp.lin1.weight", 2)[0],
+            out_channels=shape_of(weights, "neck.0.weight", 4)[0],
             patch=patch,
-            grid=weights["pos_embed"].shape[1],
-            windows=tuple((len(table) + 1) // 2 for table in tables),
+            grid=shape_of(weights, "pos_embed", 4)[1],
+            windows=tuple((length + 1) // 2 for length, _ in tables),
         )
 
 

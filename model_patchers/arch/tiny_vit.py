@@ -5,7 +5,6 @@ of inverted bottlenecks and three stages of windowed attention. Modules have the
 SAM does not use TinyViT's classifier (`norm_head`, `head`).
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isqrt
@@ -18,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .sam_vit import neck
+from .shapes import count, shape_of
 
 FRAME, GRID = 1024, 64
 
@@ -34,20 +34,27 @@ class Config:
 
     @classmethod
     def of(cls, weights: dict[str, Tensor]) -> "Config":
-        """The shape of the encoder with these weights; a key is `layers.1.blocks.0.attn.attention_biases`."""
-        stages = 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("layers."))
-        biases = [weights[f"layers.{i}.blocks.0.attn.attention_biases"] for i in range(1, stages)]  # (heads, window**2)
-        block = re.compile(r"layers\.(\d+)\.blocks\.(\d+)\.")
-        blocks = {match.groups() for match in map(block.match, weights) if match}  # (stage, block)
-        depths = [sum(stage == str(i) for stage, _ in blocks) for i in range(stages)]
-        widths = [weights["patch_embed.seq.2.c.weight"].shape[0]]
-        widths += [weights[f"layers.{i}.downsample.conv1.c.weight"].shape[0] for i in range(stages - 1)]
+        """The shape of the encoder with these weights; a key is `layers.1.blocks.0.attn.attention_biases`.
+
+        Raises:
+            ValueError: A tensor that tells a size is missing, or has an impossible shape.
+        """
+        stages = count(weights, r"layers\.(\d+)\.")
+        if stages < 3:
+            raise ValueError(f"it has {stages} stages ('layers.0', ...), and needs 3 or more")
+        widths = [shape_of(weights, "patch_embed.seq.2.c.weight", 4)[0]]
+        widths += [shape_of(weights, f"layers.{i}.downsample.conv1.c.weight", 4)[0] for i in range(stages - 1)]
+        keys = [f"layers.{i}.blocks.0.attn.attention_biases" for i in range(1, stages)]
+        biases = [shape_of(weights, key, 2) for key in keys]  # (heads, window**2)
+        for key, bias, width in zip(keys, biases, widths[1:], strict=True):
+            if width % bias[0]:
+                raise ValueError(f"its '{key}' is {bias}, and needs a divisor of {width} as rows")
         return cls(
             widths=tuple(widths),
-            depths=tuple(depths),
-            heads=tuple(len(bias) for bias in biases),
-            windows=tuple(isqrt(bias.shape[1]) for bias in biases),
-            out_channels=weights["neck.0.weight"].shape[0],
+            depths=tuple(count(weights, rf"layers\.{i}\.blocks\.(\d+)\.") for i in range(stages)),
+            heads=tuple(heads for heads, _ in biases),
+            windows=tuple(isqrt(size) for _, size in biases),
+            out_channels=shape_of(weights, "neck.0.weight", 4)[0],
         )
 
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import folder_paths
 
+from .model_files import shards
+
 FOLDERS = ("sams", "inpaint", "lama", "unclip", "ella")
 
 
@@ -38,3 +40,21 @@ def full_path(file: str, *names: str) -> str:
         f"There is no file '{file}' in models/{' or models/'.join(names)}. "
         "Put it there, press R in the browser to reread the folders, and choose it again."
     )
+
+
+def fingerprint(file: str | None, *names: str) -> str:
+    """For a node's fingerprint_inputs: another text once a file of the model was replaced.
+
+    Args:
+        file: The name, as for full_path. None: it comes over a link, and ComfyUI does not know it yet.
+
+    Returns:
+        Times and sizes of the model's files; "" if one is missing, which the node itself reports.
+    """
+    if file is None:
+        return ""
+    try:
+        stats = [path.stat() for path in shards(full_path(file, *names))]
+    except (FileNotFoundError, ValueError):
+        return ""
+    return " ".join(f"{stat.st_mtime_ns}:{stat.st_size}" for stat in stats)

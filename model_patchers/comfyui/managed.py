@@ -1,13 +1,11 @@
 """A network under ComfyUI's memory management, filled from a file."""
 
-import re
-
 import comfy.model_patcher
 import torch
 from comfy import model_management
 from torch import Tensor, nn
 
-COUNTER = r".*num_batches_tracked"  # of training steps, which nothing reads and some converters drop
+from .fit import check, is_counter
 
 
 class Managed:
@@ -26,7 +24,7 @@ class Managed:
         patcher: ComfyUI's ModelPatcher of the network.
 
     Raises:
-        ValueError: Tensors are missing, or the file has tensors that the network lacks.
+        ValueError: Tensors are missing, left over, of other shapes or no numbers, as `fit.check` says.
     """
 
     def __init__(
@@ -42,18 +40,11 @@ class Managed:
         load_device, offload_device = model_management.get_torch_device(), model_management.unet_offload_device()
         self.patcher = comfy.model_patcher.CoreModelPatcher(network, load_device, offload_device)
         own = network.state_dict()
-        weights = {key: value.to(own[key].dtype) if key in own else value for key, value in weights.items()}
-        missing, extra = network.load_state_dict(weights, strict=False, assign=self.patcher.is_dynamic())
-        if missing := [key for key in missing if not re.fullmatch(COUNTER, key)]:
-            raise ValueError(
-                f"'{file}' is an incomplete {what}: it lacks {len(missing)} tensors such as '{missing[0]}'. "
-                "Download it again."
-            )
-        if extra := [key for key in extra if not re.match(unused, key)]:
-            raise ValueError(
-                f"'{file}' is a {what} with {len(extra)} tensors that {what} does not have, such as '{extra[0]}'. "
-                f"{needed}"
-            )
+        check(weights, own, file, what, needed, unused)
+        weights = {
+            key: value.to(own[key].dtype) for key, value in weights.items() if key in own and not is_counter(key)
+        }
+        network.load_state_dict(weights, strict=False, assign=self.patcher.is_dynamic())
 
     @property
     def device(self) -> torch.device:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -163,39 +162,3 @@ def _kind(start: bytes) -> tuple[str, str]:
 def _is_text(start: bytes) -> bool:
     text = start.decode("utf-8", "ignore")  # a letter may be cut in two at the end
     return len(text.encode()) > len(start) - 4 and all(letter.isprintable() or letter.isspace() for letter in text)
-
-
-def describe(weights: dict[str, Tensor]) -> str:
-    """What a file of weights is, in a few words for a message: "an ESRGAN network", or its size and a key."""
-    from spandrel import MAIN_REGISTRY  # heavy, and needed only here
-
-    for architecture in MAIN_REGISTRY.architectures("detection"):
-        if architecture.architecture.detect(weights):
-            return f"a network of type {architecture.architecture.name}"
-    return f"{len(weights)} tensors such as '{next(iter(weights))}', of no network that is known here"
-
-
-def below(weights: dict[str, Tensor], telling_key: str) -> dict[str, Tensor]:
-    """The tensors of a network that its trainer or converter put below a prefix, without the prefix.
-
-    Args:
-        weights: Of a file.
-        telling_key: A name of the network's, which tells the prefix. Of several prefixes the shortest counts.
-
-    Returns:
-        {} if no name ends with the telling key.
-    """
-    prefixes = [key.removesuffix(telling_key) for key in weights if f".{key}".endswith(f".{telling_key}")]
-    if not prefixes:
-        return {}
-    prefix = min(prefixes, key=len)
-    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-
-
-def are_offsets(weights: dict[str, Tensor]) -> bool:
-    """Whether the weights are offsets to another network's, as IC-Light's are, and no network of their own.
-
-    Told by the weights of the normalizations, the only ones of one dimension: near 1 in a network, near 0 in offsets.
-    """
-    norms = [value for name, value in weights.items() if name.endswith(".weight") and value.ndim == 1]
-    return not norms or float(torch.cat(norms).float().mean()) <= 0.25

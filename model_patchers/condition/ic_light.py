@@ -18,10 +18,13 @@ from comfy.sd import VAE
 from comfy.utils import unet_to_diffusers
 from torch import Tensor
 
+from ..arch.shapes import shape_of
 from ..comfyui.conditioning import Conditioning, Needs, both, needs
+from ..comfyui.describe import are_offsets, below, describe
+from ..comfyui.fit import check_numbers, sizes_of
 from ..comfyui.kinds import FIRST, fitting, identify, require
+from ..comfyui.model_files import dequantized, read_model
 from ..comfyui.patching import attach, detach
-from ..comfyui.weights import are_offsets, below, describe, read_state_dict
 from ..pixels import checks
 from ..pixels.images import to_rgb
 from ..pixels.masks import pair, selected
@@ -73,7 +76,7 @@ def offsets(weights: dict[str, Tensor], own: dict[str, Tensor], names: dict[str,
     """The offsets dW in a file, under the UNet's names.
 
     Args:
-        weights: Of the file, with diffusers' names (the original files) or Stability's, and any prefix.
+        weights: From read_model, with diffusers' names (the original files) or Stability's, and any prefix.
         own: The UNet's weights.
         names: {diffusers' name: the UNet's}.
         file: The file's name, for messages.
@@ -81,10 +84,11 @@ def offsets(weights: dict[str, Tensor], own: dict[str, Tensor], names: dict[str,
     Raises:
         ValueError: The file holds no IC-Light, or an IC-Light for another network.
     """
-    deltas = _renamed(weights, names)
+    deltas = dequantized(_renamed(weights, names), file)
     if not {FIRST_CONVOLUTION, "time_embed.0.weight"} <= deltas.keys():
         raise ValueError(f"'{file}' is no IC-Light model: it holds {describe(weights)}. Choose {FILES}.")
-    channels = deltas[FIRST_CONVOLUTION].shape[1]
+    with sizes_of(file, "IC-Light"):
+        channels = shape_of(deltas, FIRST_CONVOLUTION, 4)[1]
     if channels not in (8, 12) or not are_offsets(deltas):
         raise ValueError(
             f"'{file}' is a whole UNet ({channels} channels in). {MODEL_NODE} adds offsets to an SD 1.5 model: choose "
@@ -92,13 +96,20 @@ def offsets(weights: dict[str, Tensor], own: dict[str, Tensor], names: dict[str,
         )
     for name in sorted(own.keys() | deltas.keys()):
         needed, came = (tuple(w[name].shape) if name in w else None for w in (own, deltas))
-        if needed != came and name != FIRST_CONVOLUTION:
+        if name == FIRST_CONVOLUTION:
+            needed = (needed[0], channels, *needed[2:])
+        if needed != came:
             raise ValueError(
-                f"'{file}' does not fit this model: its '{name}' is {came or 'missing'}, the model's is "
-                f"{needed or 'missing'}. The file was made for another network; IC-Light's own files need Stable "
+                f"'{file}' does not fit this model: its '{name}' is {_shape(came)}, the model's is "
+                f"{_shape(needed)}. The file was made for another network; IC-Light's own files need Stable "
                 "Diffusion 1.5 or a finetune of it."
             )
+    check_numbers(deltas, file)
     return deltas
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else str(shape)
 
 
 def _renamed(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
@@ -120,8 +131,10 @@ def patch(model: ModelPatcher, path: str | Path) -> ModelPatcher:
         model = earlier.detached(model)
     require(model, fitting(MODEL_NODE), MODEL_NODE)
     unet, config = model.model.diffusion_model.state_dict(), model.model.model_config.unet_config
-    diff = offsets(read_state_dict(path), unet, unet_to_diffusers(config), Path(path).name)
-    relight = Relight({f"diffusion_model.{name}": ("diff", [x, {"pad_weight": True}]) for name, x in diff.items()})
+    diff = offsets(read_model(path), unet, unet_to_diffusers(config), Path(path).name)
+    # Copies: the tensors of a safetensors file are the file itself, and a user may write another in its place.
+    copies = {f"diffusion_model.{name}": diff.pop(name).clone() for name in list(diff)}
+    relight = Relight({name: ("diff", [x, {"pad_weight": True}]) for name, x in copies.items()})
     model = attach(model, KEY, {WrappersMP.PREPARE_SAMPLING: relight})
     model.add_patches(relight.patches)
     return model

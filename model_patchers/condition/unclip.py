@@ -17,9 +17,10 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..comfyui.conditioning import Conditioning, Needs, feed, inputs_of, needs
+from ..comfyui.fit import check_numbers
 from ..comfyui.kinds import ROWS, fitting, require
+from ..comfyui.model_files import dequantized, read_model
 from ..comfyui.schedule import seeded
-from ..comfyui.weights import read_state_dict
 from ..pixels.images import to_rgb
 
 ENCODE, STATS = "unCLIP Encode", "unCLIP-L Statistics"
@@ -222,7 +223,7 @@ def read_statistics(path: str | Path) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: The file holds something else.
     """
-    weights = read_state_dict(path)
+    weights = dequantized(read_model(path), Path(path).name)
     names = ("mean", "std") if "mean" in weights else ("0", "1")
     if weights.keys() != set(names) or any(tensor.numel() != 768 for tensor in weights.values()):
         shapes = ", ".join(f"'{name}' {tuple(tensor.shape)}" for name, tensor in list(weights.items())[:4])
@@ -231,10 +232,11 @@ def read_statistics(path: str | Path) -> tuple[Tensor, Tensor]:
             "deviation of CLIP ViT-L/14's embeddings, 768 numbers each: ViT-L-14_stats.th, or the file in the folder "
             "image_normalizer of stable-diffusion-2-1-unclip-small. Choose one of these files."
         )
-    mean, std = (weights[name].float().reshape(1, 768) for name in names)
-    if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
+    check_numbers(weights, Path(path).name)
+    # Copies: the tensors of a safetensors file are the file itself, and a user may write another in its place.
+    mean, std = (weights[name].float().reshape(1, 768).clone() for name in names)
+    if not (std > 0).all():
         raise ValueError(
-            f"'{Path(path).name}' is damaged: it has a standard deviation that is not above 0, or numbers that are not "
-            "finite. Download the file again."
+            f"'{Path(path).name}' is damaged: it has a standard deviation that is not above 0. Download the file again."
         )
     return mean, std

@@ -13,9 +13,12 @@ from comfy import model_management
 from torch import Tensor
 
 from ..arch.lama import INPUT_KEY, Config, Generator
+from ..arch.shapes import shape_of
+from ..comfyui.describe import below, describe
+from ..comfyui.fit import sizes_of
 from ..comfyui.managed import Managed
+from ..comfyui.model_files import dequantized, read_model, widest
 from ..comfyui.progress import Progress, ignore
-from ..comfyui.weights import below, describe, read_state_dict
 from ..pixels import checks
 from ..pixels.boxes import Box
 from ..pixels.images import put_rgb, to_rgb
@@ -26,6 +29,8 @@ from .lama_refinement import PYRAMID, Pyramid, refine
 AREAS = ["each hole", "whole picture"]
 # Bytes of activations per pixel: the peaks measured with Big-LaMa at 512 to 1024 pixels square.
 BYTES, REFINED_BYTES = 1100, 3500
+NEEDED = "Load LaMa needs a LaMa generator as its authors published it, such as big-lama.pt."
+BESIDE = r"model\.(?!\d+\.)"  # names beside the generator's modules, which are numbered: a count of training steps
 
 
 def symmetric_pad(x: Tensor, height: int, width: int) -> Tensor:
@@ -65,7 +70,7 @@ def generator_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor
     """The generator's tensors of a checkpoint, without the prefix that a trainer or converter put before their names.
 
     Args:
-        weights: Of a file, as from read_state_dict. The prefix may be any or none.
+        weights: Of a file, as from read_model. The prefix may be any or none.
         file: The name to use in messages.
 
     Raises:
@@ -82,29 +87,39 @@ def generator_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor
             f"'{file}' holds LaMa-MPE, whose generator also needs position encodings. Load LaMa needs a LaMa whose "
             "only inputs are a masked picture and its mask, such as big-lama.pt or lama_large_512px.ckpt."
         )
-    if (channels := generator[INPUT_KEY].shape[1]) != 4:
+    if local := next((key for key in generator if ".lfu." in key), None):
+        raise ValueError(
+            f"'{file}' holds a LaMa with local Fourier units ('{local}'), which Load LaMa does not have. Choose a LaMa "
+            "that was trained without them (enable_lfu: false), such as big-lama.pt."
+        )
+    with sizes_of(file, "LaMa"):
+        channels = shape_of(generator, INPUT_KEY, 4)[1]
+    if channels != 4:
         raise ValueError(
             f"'{file}' holds a LaMa generator with {channels} input channels. Load LaMa needs one with 4: a masked "
             "picture and its mask, such as big-lama.pt."
         )
-    return generator
+    return dequantized(generator, file)
 
 
 class LaMa(Managed):
     """A generator under ComfyUI's memory management.
 
     Args:
-        weights: Of the generator, as from generator_weights. They keep their dtype; the network computes in float32.
+        weights: Of the generator, as from generator_weights. They are kept in the widest of their types; the network
+            computes in float32.
         file: The name to use in messages.
         pyramid: The scales of the refinement.
     """
 
     def __init__(self, weights: dict[str, Tensor], file: str, pyramid: Pyramid = PYRAMID) -> None:
         self.pyramid = pyramid
-        offload_device, dtype = model_management.unet_offload_device(), weights[INPUT_KEY].dtype
-        self.generator = Generator(Config.of(weights), comfy.ops.manual_cast, offload_device, dtype)
+        offload_device, dtype = model_management.unet_offload_device(), widest(weights)
+        with sizes_of(file, "LaMa"):
+            config = Config.of(weights)
+        self.generator = Generator(config, comfy.ops.manual_cast, offload_device, dtype)
         named = {f"model.{key}": value for key, value in weights.items()}
-        super().__init__(self.generator, named, file, "LaMa", unused=".*")
+        super().__init__(self.generator, named, file, "LaMa", NEEDED, unused=BESIDE)
 
     def fill(self, image: Tensor, mask: Tensor, area: str, context: int, refine_steps: int) -> Tensor:
         """Pictures with their masked pixels filled.
@@ -162,13 +177,13 @@ class LaMa(Managed):
 
 
 def load(path: str | Path) -> LaMa:
-    """The LaMa in a file of any form that read_state_dict knows.
+    """The LaMa in a file, or in several, of any form that read_state_dict knows.
 
     Raises:
         ValueError: The file cannot be read, or holds no LaMa.
     """
     path = Path(path)
-    return LaMa(generator_weights(read_state_dict(path), path.name), path.name)
+    return LaMa(generator_weights(read_model(path), path.name), path.name)
 
 
 def _boxes(hole: Tensor, area: str, context: int) -> list[Box]:

@@ -22,9 +22,11 @@ from torch import Tensor
 
 from ..arch.ella import CONFIG_KEYS, LATENTS_KEY, Config, Connector, split_projections
 from ..comfyui.conditioning import Cond
+from ..comfyui.describe import below, describe
+from ..comfyui.fit import sizes_of
 from ..comfyui.managed import Managed
+from ..comfyui.model_files import dequantized, read_model, widest
 from ..comfyui.patching import Call, attach
-from ..comfyui.weights import below, describe, read_state_dict
 
 KEY = "pentimento_ella"  # of the text in model_conds, and of the patch
 LAST = 999  # the noisiest timestep, at which sampling begins
@@ -49,10 +51,12 @@ class ELLA(Managed):
         # The network computes in float32. To convert the weights at each step takes no time on a GPU, but a third of
         # the time on a CPU.
         cpu = model_management.is_device_cpu(model_management.get_torch_device())
-        dtype = torch.float32 if cpu else weights[LATENTS_KEY].dtype
-        self.config = Config.of(weights, heads)
+        dtype = torch.float32 if cpu else widest(weights)
+        with sizes_of(file, "ELLA"):
+            self.config = Config.of(weights, heads)
+            split = split_projections(weights)
         network = Connector(self.config, comfy.ops.manual_cast, model_management.unet_offload_device(), dtype)
-        super().__init__(network, split_projections(weights), file, "ELLA", NEEDED)
+        super().__init__(network, split, file, "ELLA", NEEDED)
 
     def __call__(self, features: Tensor, t: Tensor) -> Tensor:
         """The denoiser's tokens, on the connector's device.
@@ -71,7 +75,7 @@ def ella_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
     """A connector's tensors, without the prefix of a trainer or converter.
 
     Args:
-        weights: From read_state_dict.
+        weights: From read_model.
         file: The file's name, for messages.
 
     Raises:
@@ -80,7 +84,7 @@ def ella_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
     connector = below(weights, LATENTS_KEY)
     if not connector.keys() >= CONFIG_KEYS:
         raise ValueError(f"'{file}' holds {describe(weights)}. {NEEDED}")
-    return connector
+    return dequantized(connector, file)
 
 
 def load(path: str | Path) -> ELLA:
@@ -90,7 +94,7 @@ def load(path: str | Path) -> ELLA:
         ValueError: The file cannot be read, or is no ELLA.
     """
     path = Path(path)
-    return ELLA(ella_weights(read_state_dict(path), path.name), path.name)
+    return ELLA(ella_weights(read_model(path), path.name), path.name)
 
 
 # The text on its way to the sampler

@@ -5,7 +5,6 @@ gives other features than those that ELLA was trained on (see arch/t5_fp16.py).
 """
 
 import logging
-import re
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +17,11 @@ from comfy import sd1_clip
 from comfy.text_encoders import t5
 from torch import Tensor
 
+from ..arch.shapes import count, shape_of
 from ..arch.t5_fp16 import T5, arithmetic
-from ..comfyui.weights import below, describe, read_state_dict
+from ..comfyui.describe import below, describe
+from ..comfyui.fit import check, sizes_of
+from ..comfyui.model_files import dequantized, read_model, widest
 
 if TYPE_CHECKING:
     from transformers import T5TokenizerFast
@@ -28,9 +30,8 @@ PRECISIONS = {"fp16 (as trained)": torch.float16, "fp32": torch.float32, "bf16":
 TOKENIZER = Path(t5.__file__).parent / "t5_tokenizer"
 NAME = "t5xl"  # of the encoder within ComfyUI's CLIP
 VOCABULARY = 32128  # tokens of T5 and FLAN-T5; multilingual T5s have others
-SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\..+)")
 BIAS_KEY = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
-SHARED_KEYS = ("shared.weight", "encoder.embed_tokens.weight")  # two names of the token embedding
+SHARED = ("shared.", "encoder.embed_tokens.")  # two names of the token embedding
 KINDS = {  # {part of a key: what a file with it holds}
     "model.diffusion_model.": "a checkpoint of a diffusion model",
     "text_model.encoder.layers.": "a CLIP text encoder",
@@ -109,30 +110,11 @@ class Encoder(sd1_clip.SDClipModel):
         )
 
 
-def shards(path: Path) -> list[Path]:
-    """All files of a model of which `path` is one file; [path] if the model has a single file.
-
-    Raises:
-        ValueError: Files are missing.
-    """
-    match = SHARD.fullmatch(path.name)
-    if not match:
-        return [path]
-    start, _, count, suffix = match.groups()
-    files = [path.with_name(f"{start}{i:05}-of-{count}{suffix}") for i in range(1, int(count) + 1)]
-    if missing := [file.name for file in files if not file.exists()]:
-        raise ValueError(
-            f"'{path.name}' is one of {int(count)} files of a model, and its folder has no "
-            f"{' and no '.join(repr(name) for name in missing)}. Put all of them in one folder and choose the first."
-        )
-    return files
-
-
 def encoder_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
     """The encoder's tensors under T5's names, without a decoder.
 
     Args:
-        weights: From read_state_dict.
+        weights: From read_model.
         file: The file's name, for messages.
 
     Raises:
@@ -146,55 +128,42 @@ def encoder_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
         raise ValueError(
             f"'{file}' holds a T5 with position biases in every block (UMT5, or the Pile-T5 of AuraFlow). {NEEDED}"
         )
-    encoder = {key: value for key, value in named.items() if key.startswith("encoder.") and key not in SHARED_KEYS}
-    shared = next((named[key] for key in SHARED_KEYS if key in named), None)
-    if shared is None:
+    encoder = {key: value for key, value in named.items() if key.startswith("encoder.") and not key.startswith(SHARED)}
+    prefix = next((prefix for prefix in SHARED if f"{prefix}weight" in named), None)
+    if prefix is None:
         return encoder
-    if len(shared) != VOCABULARY:
+    with sizes_of(file, "T5"):
+        tokens, _ = shape_of(named, f"{prefix}weight", 2)
+    if tokens != VOCABULARY:
         raise ValueError(
-            f"'{file}' holds a T5 of {len(shared)} tokens, a multilingual one for example; FLAN-T5 has "
-            f"{VOCABULARY}. {NEEDED}"
+            f"'{file}' holds a T5 of {tokens} tokens, a multilingual one for example, as its '{prefix}weight' tells; "
+            f"FLAN-T5 has {VOCABULARY}. {NEEDED}"
         )
-    return encoder | {SHARED_KEYS[0]: shared}
+    parts = {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
+    return encoder | {SHARED[0] + part: value for part, value in parts.items()}
 
 
 def config_of(weights: dict[str, Tensor]) -> dict[str, Any]:
-    """The configuration of an encoder, read off its tensors, in the form of ComfyUI's t5_config_*.json."""
+    """The configuration of an encoder, read off its tensors, in the form of ComfyUI's t5_config_*.json.
+
+    Raises:
+        ValueError: A tensor that tells a size is missing, or has an impossible shape.
+    """
     block = "encoder.block.0.layer."
     gated = f"{block}1.DenseReluDense.wi_0.weight" in weights
-    heads = weights[BIAS_KEY.format(0)].shape[1]
-    inner, width = weights[f"{block}0.SelfAttention.q.weight"].shape
+    heads = shape_of(weights, BIAS_KEY.format(0), 2)[1]
+    inner, width = shape_of(weights, f"{block}0.SelfAttention.q.weight", 2)
     return {
         "model_type": "t5",
         "d_model": width,
         "d_kv": inner // heads,
-        "d_ff": len(weights[f"{block}1.DenseReluDense.{'wi_0' if gated else 'wi'}.weight"]),
+        "d_ff": shape_of(weights, f"{block}1.DenseReluDense.{'wi_0' if gated else 'wi'}.weight", 2)[0],
         "num_heads": heads,
-        "num_layers": 1 + max(int(key.split(".")[2]) for key in weights if key.startswith("encoder.block.")),
+        "num_layers": count(weights, r"encoder\.block\.(\d+)\."),
         "is_gated_act": gated,
         "dense_act_fn": "gelu_pytorch_tanh" if gated else "relu",
         "vocab_size": VOCABULARY,
     }
-
-
-def check(weights: dict[str, Tensor], config: dict[str, Any], file: str) -> None:
-    """Refuses tensors that are not those of a T5 encoder with this configuration.
-
-    Raises:
-        ValueError: Tensors are missing, or have other names or shapes.
-    """
-    expected = T5(config, None, "meta", comfy.ops.manual_cast, torch.float32).state_dict()
-    if missing := expected.keys() - weights.keys():
-        raise ValueError(
-            f"'{file}' is an incomplete T5: it lacks {len(missing)} tensors such as '{min(missing)}'. Download it "
-            "again; if it is one file of several, keep their names (...-00001-of-00002.safetensors)."
-        )
-    wrong = [key for key in weights if key not in expected or weights[key].shape != expected[key].shape]
-    if wrong:
-        raise ValueError(
-            f"'{file}' is a T5 with {len(wrong)} tensors with names or shapes that a T5 encoder does not have, such as "
-            f"'{wrong[0]}'. It may be quantized. {NEEDED}"
-        )
 
 
 def load(path: str | Path, precision: str) -> comfy.sd.CLIP:
@@ -210,8 +179,7 @@ def load(path: str | Path, precision: str) -> comfy.sd.CLIP:
         ValueError: A file cannot be read or is missing, or the network is no T5 with FLAN-T5's tokens.
     """
     path = Path(path)
-    weights = {key: value for file in shards(path) for key, value in read_state_dict(file).items()}
-    weights = encoder_weights(weights, path.name)  # frees the decoder
+    weights = encoder_weights(read_model(path), path.name)  # frees the decoder
     return build(weights, PRECISIONS[precision], path.name)
 
 
@@ -224,18 +192,19 @@ def build(weights: dict[str, Tensor], compute: torch.dtype, file: str) -> comfy.
         file: The file's name, for messages.
 
     Raises:
-        ValueError: The encoder is incomplete or quantized.
+        ValueError: The encoder is incomplete, has other tensors than a T5, or is quantized in another form than fp8.
     """
     if compute == torch.bfloat16:
         logging.warning(
             "Load T5 for ELLA: in bf16, T5 gives other features than those ELLA was trained on. Use fp16 instead."
         )
-    dtype = compute
-    if compute == torch.float32:
-        dtype = max((value.dtype for value in weights.values()), key=lambda dtype: dtype.itemsize)
+    weights = dequantized(weights, file, compute)
+    with sizes_of(file, "T5"):
+        config = config_of(weights)
+    network = T5(config, None, "meta", comfy.ops.manual_cast, torch.float32)
+    check(weights, network.state_dict(), file, "T5", f"It may be quantized in another form than fp8. {NEEDED}")
+    dtype = widest(weights) if compute == torch.float32 else compute
     weights = {key: value.to(dtype) for key, value in weights.items()}
-    config = config_of(weights)
-    check(weights, config, file)
     target = SimpleNamespace(
         clip=sd1_clip.SD1ClipModel,
         tokenizer=Tokenizer,

@@ -25,10 +25,12 @@ from torch import Tensor, nn
 from ..arch import sam_decoder, sam_vit, tiny_vit
 from ..arch.sam_decoder import MaskDecoder, PromptEncoder, Prompts
 from ..arch.sam_hq import HQMaskDecoder
+from ..comfyui.describe import below, describe
+from ..comfyui.fit import sizes_of
 from ..comfyui.managed import Managed
+from ..comfyui.model_files import dequantized, read_model
 from ..comfyui.points import Point
 from ..comfyui.progress import Progress, ignore
-from ..comfyui.weights import below, describe, read_state_dict
 from ..pixels.boxes import Box
 from ..pixels.images import to_levels
 from ..pixels.masks import pair, selected
@@ -116,6 +118,9 @@ class Network(nn.Module):
         weights: Of a whole SAM, as from sam_weights. They determine the shapes.
         device: Of the parameters.
         dtype: Of the image encoder; the other parts are float32.
+
+    Raises:
+        ValueError: A tensor that tells a size is missing, or has an impossible shape.
     """
 
     def __init__(self, weights: dict[str, Tensor], device: torch.device, dtype: torch.dtype) -> None:
@@ -150,7 +155,9 @@ class SAM(Managed):
         self.dtype = PRECISIONS[precision] or (
             torch.bfloat16 if model_management.should_use_bf16(device) else torch.float32
         )
-        super().__init__(Network(weights, offload_device, self.dtype), weights, file, "SAM", NEEDED, UNUSED)
+        with sizes_of(file, "SAM"):
+            network = Network(weights, offload_device, self.dtype)
+        super().__init__(network, weights, file, "SAM", NEEDED, UNUSED)
         encoder = self.network.image_encoder
         self.frame, self.grid, self.steps = encoder.frame, encoder.grid, encoder.steps
         if self.dtype == torch.float16 and encoder.early_width >= 1280:
@@ -299,7 +306,7 @@ def sam_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
     """The tensors of a SAM, without the prefix that a trainer or converter put before their names.
 
     Args:
-        weights: Of a file, as from read_state_dict.
+        weights: Of a file, as from read_model.
         file: The name to use in messages.
 
     Raises:
@@ -308,16 +315,16 @@ def sam_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
     weights = below(weights, MARK) or weights
     known = "image_encoder.patch_embed.seq.0.c.weight", "image_encoder.blocks.0.attn.rel_pos_h"
     if MARK in weights and any(key in weights for key in known):
-        return weights
+        return dequantized(weights, file)
     kinds = (kind for keys, kind in OTHERS.items() if any(re.match(rf"(.*\.)?({keys})", key) for key in weights))
     raise ValueError(f"'{file}' holds {next(kinds, None) or describe(weights)}. {NEEDED}")
 
 
 def load(path: str | Path, precision: str = "auto") -> SAM:
-    """The SAM in a file of any form that read_state_dict knows. Its tensors tell the kind of SAM.
+    """The SAM in a file, or in several, of any form that read_state_dict knows. Its tensors tell the kind of SAM.
 
     Raises:
         ValueError: The file cannot be read, or holds no SAM.
     """
     path = Path(path)
-    return SAM(sam_weights(read_state_dict(path), path.name), path.name, precision)
+    return SAM(sam_weights(read_model(path), path.name), path.name, precision)

@@ -31,6 +31,10 @@ class LoadConcatUNet(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, unet_name: str | None) -> str:
+        return folders.fingerprint(unet_name, FOLDER)
+
+    @classmethod
     def execute(cls, unet_name: str) -> io.NodeOutput:
         return io.NodeOutput(diffusers_unet.load(folders.full_path(unet_name, FOLDER)))
 

@@ -39,6 +39,10 @@ class ICLight(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, model: None, ic_light_name: str | None) -> str:
+        return folders.fingerprint(ic_light_name, FOLDER)
+
+    @classmethod
     def execute(cls, model: ModelPatcher, ic_light_name: str) -> io.NodeOutput:
         return io.NodeOutput(ic_light.patch(model, folders.full_path(ic_light_name, FOLDER)))
 

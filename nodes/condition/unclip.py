@@ -120,6 +120,10 @@ class UnCLIPStats(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, model: None, stats_name: str | None) -> str:
+        return folders.fingerprint(stats_name, FOLDER)
+
+    @classmethod
     def execute(cls, model: ModelPatcher, stats_name: str) -> io.NodeOutput:
         return io.NodeOutput(unclip.with_statistics(model, folders.full_path(stats_name, FOLDER)))
 

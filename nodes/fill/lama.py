@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...model_patchers.comfyui.folders import filenames, full_path
+from ...model_patchers.comfyui.folders import filenames, fingerprint, full_path
 from ...model_patchers.comfyui.results import home
 from ...model_patchers.fill import lama
 from ...model_patchers.pixels import checks
@@ -31,6 +31,10 @@ class LoadLaMa(io.ComfyNode):
             ],
             outputs=[sockets.LaMa.Output(display_name="lama")],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, lama_name: str | None) -> str:
+        return fingerprint(lama_name, *FOLDERS)
 
     @classmethod
     def execute(cls, lama_name: str) -> io.NodeOutput:

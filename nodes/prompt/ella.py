@@ -34,6 +34,10 @@ class LoadELLA(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, ella_name: str | None) -> str:
+        return folders.fingerprint(ella_name, FOLDER)
+
+    @classmethod
     def execute(cls, ella_name: str) -> io.NodeOutput:
         return io.NodeOutput(connector.load(folders.full_path(ella_name, FOLDER)))
 

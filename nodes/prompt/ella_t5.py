@@ -37,6 +37,10 @@ class LoadELLAT5(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, t5_name: str | None, precision: str | None) -> str:
+        return folders.fingerprint(t5_name, FOLDER)
+
+    @classmethod
     def execute(cls, t5_name: str, precision: str) -> io.NodeOutput:
         return io.NodeOutput(ella_t5.load(folders.full_path(t5_name, FOLDER), precision))
 

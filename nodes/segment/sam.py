@@ -4,7 +4,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...model_patchers.comfyui.boxes import boxes_per_picture
-from ...model_patchers.comfyui.folders import filenames, full_path
+from ...model_patchers.comfyui.folders import filenames, fingerprint, full_path
 from ...model_patchers.comfyui.points import parse_points, read_points
 from ...model_patchers.comfyui.results import home
 from ...model_patchers.pixels import checks
@@ -40,6 +40,10 @@ class LoadSAM(io.ComfyNode):
             ],
             outputs=[sockets.SAM.Output(display_name="sam")],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, sam_name: str | None, precision: str | None) -> str:
+        return fingerprint(sam_name, FOLDER)
 
     @classmethod
     def execute(cls, sam_name: str, precision: str) -> io.NodeOutput:

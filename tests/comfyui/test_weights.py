@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from kit.forged import pickled, rewritten, tensor, write_legacy, write_zip
-from pentimento.model_patchers.comfyui.weights import describe, read_state_dict
+from pentimento.model_patchers.comfyui.describe import describe
+from pentimento.model_patchers.comfyui.weights import read_state_dict
 
 DTYPES = [
     torch.float64,

@@ -227,7 +227,7 @@ def test_ic_lights_offsets_are_no_unet(saved, small):
 
 def test_a_part_of_a_unet_is_refused(saved, small):
     part = {name: weight for name, weight in small.items() if not name.startswith("up_blocks.0.attentions.1.proj_out")}
-    with pytest.raises(ValueError, match=r"lacks 2 of the UNet's weights, such as 'output_blocks.1.1.proj_out.bias'"):
+    with pytest.raises(ValueError, match=r"lacks 2 tensors such as 'output_blocks.1.1.proj_out.weight'"):
         load(saved(part))
 
 

@@ -501,7 +501,7 @@ def test_statistics_for_another_model_are_refused(models, stats, folder, kind, n
         ((torch.zeros(768),), "holds 1 tensors: '0'"),
         ({"a": torch.zeros(768), "b": torch.zeros(768)}, "holds 2 tensors: 'a'"),
         ((torch.zeros(768), torch.zeros(768)), "a standard deviation that is not above 0"),
-        ((torch.full((768,), torch.nan), torch.ones(768)), "or numbers that are not finite"),
+        ((torch.full((768,), torch.nan), torch.ones(768)), "hold NaN or infinity, such as '0'"),
     ],
 )
 def test_another_file_is_refused(tmp_path, content, message):

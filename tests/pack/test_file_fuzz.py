@@ -16,7 +16,8 @@ from torch import nn
 
 from kit import mutants, sam, thin
 from kit.forged import rewritten
-from pentimento.model_patchers.comfyui.weights import describe, read_state_dict
+from pentimento.model_patchers.comfyui.describe import describe
+from pentimento.model_patchers.comfyui.weights import read_state_dict
 from pentimento.model_patchers.condition import diffusers_unet, ic_light, unclip
 from pentimento.model_patchers.fill import lama
 from pentimento.model_patchers.prompt import ella, ella_t5
@@ -201,11 +202,7 @@ PER_LOADER = {"SAM": 40, "LaMa": 30, "ELLA": 30, "T5": 30, "UNet": 16, "IC-Light
 assert PER_CASE * len(CASES) + sum(PER_LOADER.values()) >= 700
 
 
-UNNAMED = pytest.mark.xfail(reason="the loader does not name the file of a tensor with a wrong shape")
-LOADERS = [pytest.param(name, marks=[UNNAMED] * (name in {"SAM", "LaMa", "ELLA", "T5", "UNet"})) for name in PER_LOADER]
-
-
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("loader", PER_LOADER)
 def test_every_loader_with_wrong_tensors(tmp_path, files, one_thread, loader):
     load, weights = files[loader]
     check(load, tmp_path / "w.safetensors", in_tensors(weights, 3, PER_LOADER[loader]))

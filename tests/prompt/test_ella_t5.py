@@ -3,6 +3,7 @@
 import copy
 import logging
 
+import comfy.ops
 import folder_paths
 import pytest
 import safetensors.torch
@@ -11,7 +12,8 @@ from comfy import model_management
 from transformers import AutoTokenizer, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
 from kit.assertions import relative_error
-from pentimento.model_patchers.arch.t5_fp16 import Norm, limited_sum
+from pentimento.model_patchers.arch.t5_fp16 import T5, Norm, limited_sum
+from pentimento.model_patchers.comfyui.fit import check_shapes
 from pentimento.model_patchers.prompt import ella_t5, ella_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -230,7 +232,9 @@ def test_sizes_are_told_from_the_tensors(sizes):
     weights = ella_t5.encoder_weights(network.state_dict(), "file")
     config = ella_t5.config_of(weights)
     assert {key: config[key] for key in THIN} == {**THIN, **{k: v for k, v in sizes.items() if k in THIN}}
-    ella_t5.check(weights, config, "file")
+    network = T5(config, None, "meta", comfy.ops.manual_cast, torch.float32).state_dict()
+    assert weights.keys() == network.keys()
+    check_shapes(weights, network, "file", "T5")
     if sizes["d_model"] == 2048:
         assert len(weights) == 219 and sum(value.numel() for value in weights.values()) == 1_223_527_424
 

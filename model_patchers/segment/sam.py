@@ -234,7 +234,7 @@ class SAM(Managed):
             ValueError: No picture has a prompt, or the mask does not match the pictures.
         """
         if mask is not None:
-            image, mask = pair(image, mask)
+            image, mask = pair(image, mask, ("image", "mask_prompt"))
         boxes = boxes * len(image) if len(boxes) == 1 else boxes
         mask_prompts = [None] * len(image) if mask is None else mask
         prompts = [

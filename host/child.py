@@ -14,6 +14,7 @@ from pathlib import Path
 
 LOOK = 0.5  # seconds between two looks at the parent
 GRACE = 20  # seconds to clean up in
+END = signal.SIGUSR1  # in place of SIGINT, which shells have jobs in the background ignore
 
 
 def command(python: Path, *program: str | Path) -> list[str]:
@@ -25,12 +26,13 @@ def _follow(parent: int) -> None:
     """Ends this process once it has another parent, as Ctrl-C would: so it stops what it started, too."""
     while os.getppid() == parent:
         time.sleep(LOOK)
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    signal.pthread_kill(threading.main_thread().ident, END)
     time.sleep(GRACE)
     os._exit(130)
 
 
 def _main(parent: str, program: str, *arguments: str) -> None:
+    signal.signal(END, signal.default_int_handler)
     threading.Thread(target=_follow, args=[int(parent)], daemon=True).start()
     if program == "-m":
         sys.argv, sys.path[0] = list(arguments), str(Path.cwd())

@@ -400,8 +400,9 @@ def test_a_server_that_stops_by_itself_is_reported_with_its_log(tmp_path):
 
 
 CHAIN = """
-import runpy, subprocess, sys, time
+import runpy, signal, subprocess, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 folder, rest = Path(sys.argv[1]), sys.argv[2:]
 runpy.run_path(str(folder / "load_package.py"))["load_package"]("pentimento_host", folder)
 from pentimento_host import child
@@ -417,7 +418,10 @@ finally:
 
 
 def test_what_the_tool_starts_ends_when_the_tool_is_killed(tmp_path):
-    """The tool starts itself in the host's Python, which starts a server: the last two end, and clean up."""
+    """The tool starts itself in the host's Python, which starts a server: the last two end, and clean up.
+
+    Also where SIGINT is ignored, as in jobs that a shell starts in the background.
+    """
     (tmp_path / "chain.py").write_text(CHAIN)
     names = [str(tmp_path / "first"), str(tmp_path / "second")]
     command = [sys.executable, str(tmp_path / "chain.py"), str(PACK / "host"), *names]

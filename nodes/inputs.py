@@ -69,7 +69,8 @@ def complete(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     """The node, which from now on refuses sockets without a value.
 
     A loader gives None for what its file does not have, such as the VAE of a checkpoint without one, and ComfyUI passes
-    it on as any other value.
+    it on as any other value. An optional socket may be empty, unless it is for a part of a checkpoint: without it, the
+    picture would silently be another.
     """
     run = node.execute.__func__
 
@@ -79,8 +80,9 @@ def complete(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
         if empty := [name for name, value in arguments.items() if value is None]:
             schema = cls.GET_SCHEMA()
             for socket in schema.inputs:
-                if socket.id in empty and not socket.optional:
+                if socket.id in empty and (not socket.optional or socket.get_io_type() in LACKING):
                     what = LACKING.get(socket.get_io_type(), "Connect another output, or another node.")
+                    what += f" Or disconnect {socket.id}." if socket.optional else ""
                     raise ValueError(
                         f"{schema.display_name}: {socket.id} is empty. The node that is connected to it gives nothing. "
                         f"{what}"

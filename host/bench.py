@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .environment import PACK, Host, HostError
+from .environment import PACK, Host, HostError, known, whole
 
 BENCHMARKS = PACK / "benchmarks"
 PAGE = PACK / "docs" / "speed.md"
@@ -18,22 +18,24 @@ HEADER = "| comparison | ours | peer | time: peer / ours | memory: ours / peer |
 def bench(host: Host, only: list[str]) -> int:
     """Runs the benchmarks (or those named in `only`) and prints their table.
 
-    A run of all writes it to docs/speed.md, a run of a few to bench.md in the host's folder.
+    It goes to bench.md in the host's folder, where it grows by each benchmark. A run of all also writes docs/speed.md.
     """
     names = [path.stem for path in sorted(BENCHMARKS.glob("[a-z]*.py"))]
-    if unknown := set(only) - set(names):
-        raise HostError(f"There is no benchmark named {', '.join(sorted(unknown))}; there are {', '.join(names)}.")
+    known("benchmark", only, names)
     rows = [HEADER]
     print(HEADER, flush=True)
     for name in only or names:
         rows += map(_row, _measure(host, name))
         print("\n".join(rows[-1:]), flush=True)
-    table = "\n".join(rows) + "\n"
-    if only:
-        (host.home / "bench.md").write_text(table)
-    else:
-        PAGE.write_text(page(PAGE.read_text(), table, machine()))
+        _write(host.home / "bench.md", "\n".join(rows) + "\n")
+    if not only:
+        _write(PAGE, page(PAGE.read_text(), "\n".join(rows) + "\n", machine()))
     return 0
+
+
+def _write(path: Path, text: str) -> None:
+    with whole(path) as part:
+        part.write_text(text)
 
 
 def page(text: str, table: str, machine: str) -> str:

@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 
-from .environment import PACK, Host, HostError, in_use, locate, prepare
+from . import child
+from .environment import PACK, Host, HostError, in_use, known, locate, prepare
 
 INSIDE = "PENTIMENTO_INSIDE_HOST"  # set when this process already runs in the host's Python
 
@@ -23,7 +24,7 @@ def main() -> int:
         if options.verb == "setup":
             print(f"Ready: ComfyUI in {host.comfyui}, Python in {host.python}.")
             return 0
-        command = [str(host.python), str(PACK / "host"), *sys.argv[1:]]
+        command = child.command(host.python, PACK / "host", *sys.argv[1:])
         return subprocess.call(command, env=os.environ | {INSIDE: "1"})
     except HostError as error:
         print(error, file=sys.stderr)
@@ -68,7 +69,7 @@ def _serve(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
 
 def _test(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
     environment = os.environ | {"COMFYUI_PATH": str(host.comfyui)}
-    command = [str(host.python), "-m", "pytest", *_side_by_side(rest), *rest]
+    command = child.command(host.python, "-m", "pytest", *_side_by_side(rest), *rest)
     with in_use(host):
         return subprocess.call(command, cwd=PACK, env=environment)
 
@@ -91,8 +92,7 @@ def _models(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
     if options.download is None:
         print(models.listing(host))
         return 0
-    if options.download not in models.catalogue():
-        raise HostError(f"There is no model named {options.download}; there are {', '.join(models.catalogue())}.")
+    known("model", [options.download], models.catalogue())
     model = models.catalogue()[options.download]
     print(f"{models.download(model, host.comfyui / 'models' / model.folder)} is in place.")
     return 0

@@ -48,8 +48,15 @@ async def run(server: str, graph: Graph, on_progress: Callable[[float], None] = 
         {node id: what the node showed or saved}.
 
     Raises:
-        RunError: ComfyUI refused the workflow, a node failed, or the run was interrupted.
+        RunError: ComfyUI refused the workflow, a node failed, the run was interrupted, or the server is gone.
     """
+    try:
+        return await _run(server, graph, on_progress)
+    except (OSError, aiohttp.ClientError) as error:
+        raise RunError(f"ComfyUI does not answer at {server}: {error}") from error
+
+
+async def _run(server: str, graph: Graph, on_progress: Callable[[float], None]) -> dict:
     client_id = uuid.uuid4().hex
     async with (
         aiohttp.ClientSession() as session,

@@ -4,6 +4,7 @@ import asyncio
 import copy
 import html
 import shutil
+import urllib.error
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from . import client, models, photographs
 from .client import Graph
-from .environment import Host
+from .environment import Host, known, whole
 from .server import serve
 
 STANDIN_LIMITS = {"steps": 2, "megapixels": 0.1}
@@ -46,6 +47,7 @@ figcaption {{ font-size: .9rem; color: #555 }}
 .failed {{ background: #f8d7da; padding: .5rem .8rem; display: inline-block }}
 </style>
 <h1>Pentimento demo</h1>
+<p>{progress}</p>
 {sections}
 </html>
 """
@@ -65,21 +67,25 @@ class Run:
 
 
 def demo(host: Host, only: list[str]) -> int:
-    """Runs the bundled workflows (or those named in `only`) and writes the contact sheet; 0 when all succeeded."""
+    """Runs the bundled workflows (or those named in `only`) and writes the contact sheet; 0 when all succeeded.
+
+    The sheet of an earlier run stays until the server is up. The new sheet grows with each result.
+    """
     folder = host.home / "demo"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    photographs.put(host.input)
     runs = list(_runs(only))
+    photographs.put(host.input)
     for run in runs:
         run.standins = models.fill_in(host, run.graph)
         if run.standins:
             run.graph = _shortened(run)
     runs.sort(key=lambda run: bool(run.standins))
     with serve(host) as server:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        _write_sheet(folder, [], len(runs))
         for number, run in enumerate(runs):
             _play(server, run, folder, f"{number:02d}")
-    (folder / "index.html").write_text(PAGE.format(sections="\n".join(map(_section, runs))), encoding="utf-8")
+            _write_sheet(folder, runs[: number + 1], len(runs))
     failed = [run for run in runs if run.error]
     standing = sorted({name for run in runs for name in run.standins})
     if standing:
@@ -93,10 +99,7 @@ def demo(host: Host, only: list[str]) -> int:
 
 def _runs(only: list[str]) -> Iterator[Run]:
     graphs = models.workflows()
-    if unknown := set(only) - set(graphs):
-        raise models.HostError(
-            f"There is no workflow named {', '.join(sorted(unknown))}; there are {', '.join(graphs)}."
-        )
+    known("workflow", only, graphs)
     for name, graph in graphs.items():
         if only and name not in only:
             continue
@@ -133,15 +136,14 @@ def _play(server: str, run: Run, folder: Path, number: str) -> None:
 
         try:
             outputs = asyncio.run(client.run(server, run.graph, show))
-        except client.RunError as error:
+            for node, picture in _pictures(run.graph, outputs):
+                name = f"{number}_{run.workflow}_{len(run.pictures)}.png"
+                (folder / name).write_bytes(client.get(server, "view", channel="rgb", **picture))
+                run.pictures.append((node["_meta"]["title"], name))
+                run.credits += photographs.credit(picture["filename"])
+        except (client.RunError, urllib.error.URLError) as error:
             run.error = str(error)
             bar.write(f"{run.title} failed: {error}")
-            return
-    for node, picture in _pictures(run.graph, outputs):
-        name = f"{number}_{run.workflow}_{len(run.pictures)}.png"
-        (folder / name).write_bytes(client.get(server, "view", channel="rgb", **picture))
-        run.pictures.append((node["_meta"]["title"], name))
-        run.credits += photographs.credit(picture["filename"])
 
 
 def _pictures(graph: Graph, outputs: dict) -> Iterator[tuple[dict, dict]]:
@@ -154,6 +156,14 @@ def _pictures(graph: Graph, outputs: dict) -> Iterator[tuple[dict, dict]]:
                 yield node, {"filename": node["inputs"]["image"], "subfolder": "", "type": "input"}
             for picture in outputs.get(key, {}).get("images", []):
                 yield node, picture
+
+
+def _write_sheet(folder: Path, runs: list[Run], planned: int) -> None:
+    """Writes the contact sheet of the runs so far."""
+    progress = f"{len(runs)} of {planned} runs are on this page." if len(runs) < planned else ""
+    page = PAGE.format(progress=progress, sections="\n".join(map(_section, runs)))
+    with whole(folder / "index.html") as part:
+        part.write_text(page, encoding="utf-8")
 
 
 def _section(run: Run) -> str:

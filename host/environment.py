@@ -5,6 +5,7 @@ setup goes on where it stopped and a finished one costs nothing.
 """
 
 import contextlib
+import difflib
 import fcntl
 import hashlib
 import os
@@ -12,9 +13,10 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 PACK = Path(__file__).resolve().parents[1]
 LOCK = PACK / "host" / "lock.txt"
@@ -70,6 +72,38 @@ class Host:
         return any(entry.resolve() == PACK for entry in (self.comfyui / "custom_nodes").glob("*"))
 
 
+def known(kind: str, names: Iterable[str], there: Iterable[str]) -> None:
+    """Checks names that the user wrote.
+
+    Args:
+        kind: What they name, such as "workflow".
+        there: The names that exist.
+
+    Raises:
+        HostError: One does not exist; the text says which ones look like it.
+    """
+    there = list(there)
+    for name in names:
+        if name not in there:
+            nearest = difflib.get_close_matches(name, there)
+            hint = f" Is it {' or '.join(nearest)}?" if nearest else ""
+            raise HostError(f"There is no {kind} named {name}.{hint} There are {', '.join(there)}.")
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to. It takes the place of `path` when the block ends, so nobody sees half a file.
+
+    Each process has its own, so that two that write the same file do not disturb each other.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def locate(comfyui: str | None) -> Host:
     """The host to use, made or not.
 
@@ -99,7 +133,7 @@ def prepare(host: Host) -> None:
         HostError: A step failed; the text says which and what to do.
     """
     host.home.mkdir(parents=True, exist_ok=True)
-    with _locked(host.home / "setup.lock"):
+    with locked(host.home / "setup.lock"):
         if host.own:
             _install_uv(host)
             _install_requirements(host)
@@ -121,14 +155,15 @@ def in_use(host: Host) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
-    with path.open("a") as file:
+def locked(path: Path) -> Iterator[BinaryIO]:
+    """The file, open for appending, for one process at a time; the others wait."""
+    with path.open("ab") as file:
         try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"Waiting for another run to finish with {path.parent} ...", flush=True)
-            fcntl.flock(file, kind)
-        yield
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
 
 
 def _run(what: str, *command: str | Path) -> None:
@@ -200,7 +235,7 @@ def _link_pack(host: Host) -> None:
     host.link.parent.mkdir(parents=True, exist_ok=True)
     if host.link.exists() and not host.link.is_symlink():
         raise HostError(f"{host.link} is in the way: it is no link. Move it elsewhere and run the command again.")
-    with _locked(host.home / "pack.lock"):
+    with locked(host.home / "pack.lock"):
         new = host.link.with_name(f"pentimento.{os.getpid()}")
         new.unlink(missing_ok=True)
         new.symlink_to(PACK, target_is_directory=True)

@@ -2,18 +2,20 @@
 
 import functools
 import json
+import os
 import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from tqdm import tqdm
 
 from . import standins
 from .client import Graph
-from .environment import PACK, Host, HostError, sha256
+from .environment import PACK, Host, HostError, locked, sha256, whole
 
 API_WORKFLOWS = PACK / "workflows" / "api"
 CHUNK = 1 << 20
@@ -99,9 +101,8 @@ def fill_in(host: Host, graph: Graph) -> list[str]:
         path = host.models / model.folder / f"standin-{model.name}"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f"{path.name}.part")
-            getattr(standins, model.standin)(part)
-            part.rename(path)
+            with whole(path) as part:
+                getattr(standins, model.standin)(part)
         inputs[name] = path.name
     return [model.name for _, _, model in missing]
 
@@ -127,15 +128,34 @@ def listing(host: Host) -> str:
 def download(model: Model, folder: Path) -> Path:
     """Fetches a model file with a progress bar, going on where an earlier try stopped, and verifies it.
 
+    One process at a time: another that wants the same file waits, and then finds it.
+
     Raises:
         HostError: The server refused, or the file is not the published one (it is deleted).
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, part = folder / model.name, folder / f"{model.name}.part"
-    if path.exists():
-        return path
-    if not part.exists() or part.stat().st_size < model.size:
-        _fetch(model, part)
+    while not path.exists():
+        with locked(part) as file:
+            if _is(part, file):  # else another run has moved or deleted it
+                if path.exists():
+                    part.unlink()
+                else:
+                    _complete(model, part, file)
+                    part.rename(path)
+    return path
+
+
+def _is(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _complete(model: Model, part: Path, file: BinaryIO) -> None:
+    if part.stat().st_size < model.size:
+        _fetch(model, file)
     if (size := part.stat().st_size) < model.size:
         raise HostError(f"The connection ended after {size:,} of {model.size:,} bytes. Run the command again to go on.")
     if (digest := sha256(part)) != model.sha256:
@@ -144,19 +164,21 @@ def download(model: Model, folder: Path) -> Path:
             f"{model.name} from {model.url} is not the published file: sha256 {digest}, expected {model.sha256}. "
             "It was deleted; try again, or fetch it from elsewhere."
         )
-    return part.rename(path)
 
 
-def _fetch(model: Model, part: Path) -> None:
-    begun = part.stat().st_size if part.exists() else 0
+def _fetch(model: Model, file: BinaryIO) -> None:
+    begun = os.fstat(file.fileno()).st_size
     request = urllib.request.Request(model.url, headers={"Range": f"bytes={begun}-"})
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             resumed = response.status == 206
             bar = tqdm(total=model.size, initial=begun if resumed else 0, unit="B", unit_scale=True, desc=model.name)
-            with part.open("ab" if resumed else "wb") as file, bar:
+            if not resumed:
+                file.truncate(0)
+            with bar:
                 while chunk := response.read(CHUNK):
                     file.write(chunk)
                     bar.update(len(chunk))
+            file.flush()
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise HostError(f"{model.url} could not be fetched: {error}. Run the command again to go on.") from error

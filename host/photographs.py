@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from .environment import PACK
+from .environment import PACK, whole
 
 FOLDER = PACK / "host" / "photographs"
 
@@ -81,7 +81,8 @@ def put(folder: Path) -> None:
         for painted, name in enumerate(_names(photograph)):
             if not (folder / name).exists():
                 picture = Image.open(FOLDER / photograph.file).convert("RGB")
-                (_with_hole(picture, photograph) if painted else picture).save(folder / name)
+                with whole(folder / name) as part:
+                    (_with_hole(picture, photograph) if painted else picture).save(part, "PNG")
 
 
 def credit(name: str) -> list[str]:

@@ -11,18 +11,22 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from . import child
 from .environment import Host, HostError, in_use
 
 START_SECONDS = 300
 
 
 def command(host: Host, port: int, scratch: Path) -> list[str]:
-    """The command line of a server on 127.0.0.1 that writes to `scratch`, its input and its output folder only."""
+    """The command line of a server on 127.0.0.1 that writes to `scratch`, its input and its output folder only.
+
+    The server ends with this process.
+    """
     return [*_command(host, port), *_folders(host, scratch)]
 
 
 def _command(host: Host, port: int) -> list[str]:
-    arguments = [str(host.python), str(host.comfyui / "main.py"), "--listen", "127.0.0.1", "--port", str(port)]
+    arguments = child.command(host.python, host.comfyui / "main.py", "--listen", "127.0.0.1", "--port", str(port))
     arguments += ["--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
     return arguments if has_accelerator() else [*arguments, "--cpu"]
 
@@ -50,7 +54,7 @@ def serve(host: Host) -> Iterator[str]:
     """Starts a server with the pack on a free port and yields its address; stops it at the end.
 
     Raises:
-        HostError: It did not come up; the text holds the end of its log.
+        HostError: It did not come up, or stopped by itself; the text holds the end of its log.
     """
     with (
         in_use(host),
@@ -77,6 +81,10 @@ def running(host: Host, arguments: list[str], log: Path, environment: dict[str, 
         try:
             _wait(address, process, log)
             yield address
+            if process.poll() is not None:
+                raise HostError(
+                    f"ComfyUI stopped by itself (exit status {process.returncode}). The end of its log:\n{_end(log)}"
+                )
         finally:
             process.terminate()
             try:
@@ -90,11 +98,15 @@ def _wait(address: str, process: subprocess.Popen, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         if process.poll() is not None or time.monotonic() > deadline:
-            raise HostError(f"ComfyUI did not start. The end of its log:\n{log.read_text()[-4000:]}")
+            raise HostError(f"ComfyUI did not start. The end of its log:\n{_end(log)}")
         with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
             urllib.request.urlopen(f"{address}/system_stats", timeout=5).read()
             return
         time.sleep(0.2)
+
+
+def _end(log: Path) -> str:
+    return log.read_text(errors="replace")[-4000:]
 
 
 def _extra_paths(host: Host, scratch: Path) -> Path:

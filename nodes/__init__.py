@@ -1,5 +1,6 @@
 """What each node takes and gives: a folder for each category of the menu, a file for each feature."""
 
-from . import condition, edit, fill, prompt, segment, upscale
+from . import condition, edit, fill, inputs, prompt, segment, upscale
 
-NODES = [*segment.NODES, *fill.NODES, *edit.NODES, *condition.NODES, *prompt.NODES, *upscale.NODES]
+AREAS = segment, fill, edit, condition, prompt, upscale
+NODES = [inputs.complete(node) for area in AREAS for node in area.NODES]

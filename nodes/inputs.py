@@ -1,11 +1,19 @@
 """Inputs that several nodes have, and the check of inputs before a prompt runs."""
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from comfy_api.latest import io
 
 LARGEST_SEED = 0xFFFFFFFFFFFFFFFF
+LACKING = {  # {type of a socket: what to do where a checkpoint has none}
+    "MODEL": "The file has no diffusion model. Load one with Load Checkpoint or Load Diffusion Model.",
+    "CLIP": "The checkpoint has no text encoder. Load one with Load CLIP, or a T5 with Load T5 for ELLA.",
+    "VAE": "The checkpoint has no VAE. Load one with Load VAE.",
+    "CLIP_VISION": "The checkpoint has no CLIP vision model. Load one with Load CLIP Vision.",
+}
 
 
 def seed(name: str, tooltip: str) -> io.Int.Input:
@@ -55,3 +63,31 @@ def valid(check: Callable[..., object], *values: Any) -> bool | str:
     except ValueError as error:
         return str(error)
     return True
+
+
+def complete(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
+    """The node, which from now on refuses sockets without a value.
+
+    A loader gives None for what its file does not have, such as the VAE of a checkpoint without one, and ComfyUI passes
+    it on as any other value. An optional socket may be empty, unless it is for a part of a checkpoint: without it, the
+    picture would silently be another.
+    """
+    run = node.execute.__func__
+
+    @functools.wraps(run)
+    def execute(cls: type[io.ComfyNode], *args: Any, **values: Any) -> io.NodeOutput:
+        arguments = inspect.signature(run).bind_partial(cls, *args, **values).arguments
+        if empty := [name for name, value in arguments.items() if value is None]:
+            schema = cls.GET_SCHEMA()
+            for socket in schema.inputs:
+                if socket.id in empty and (not socket.optional or socket.get_io_type() in LACKING):
+                    what = LACKING.get(socket.get_io_type(), "Connect another output, or another node.")
+                    what += f" Or disconnect {socket.id}." if socket.optional else ""
+                    raise ValueError(
+                        f"{schema.display_name}: {socket.id} is empty. The node that is connected to it gives nothing. "
+                        f"{what}"
+                    )
+        return run(cls, *args, **values)
+
+    node.execute = classmethod(execute)
+    return node

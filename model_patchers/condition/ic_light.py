@@ -23,6 +23,7 @@ from ..comfyui.conditioning import Conditioning, Needs, both, needs
 from ..comfyui.describe import are_offsets, below, describe
 from ..comfyui.fit import check_numbers, sizes_of
 from ..comfyui.kinds import FIRST, fitting, identify, require
+from ..comfyui.latents import encode_sd
 from ..comfyui.model_files import dequantized, read_model
 from ..comfyui.patching import attach, detach
 from ..pixels import checks
@@ -241,15 +242,8 @@ def condition(
 
 def _encode(vae: VAE, picture: Tensor) -> Tensor:
     """The VAE's mean, unscaled: (B, H, W, 3) of `signed` -> (B, 4, H / 8, W / 8)."""
-    latent = vae.encode((picture + 1) / 2)  # ComfyUI's VAE maps [0, 1] to [-1, 1]
-    expected = (4, picture.shape[1] // 8, picture.shape[2] // 8)
-    if tuple(latent.shape[1:]) != expected:
-        raise ValueError(
-            f"vae makes {tuple(latent.shape[1:])} of a picture of {picture.shape[2]} x {picture.shape[1]}, and "
-            f"{CONDITIONING_NODE} needs a latent of {expected}: 4 channels, an eighth of the height and the width. "
-            "Connect Stable Diffusion 1.5's VAE."
-        )
-    return latent
+    # ComfyUI's VAE maps [0, 1] to [-1, 1]
+    return encode_sd(vae, (picture + 1) / 2, CONDITIONING_NODE, "Stable Diffusion 1.5's VAE")
 
 
 def _takes_foreground(model: ModelPatcher) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..comfyui.conditioning import Conditioning, Needs, both, needs
 from ..comfyui.kinds import fitting, require
+from ..comfyui.latents import encode_sd
 from ..comfyui.patching import attach, detach
 from ..comfyui.schedule import Interval
 from ..pixels import resample
@@ -34,8 +35,11 @@ def condition(
 
     Returns:
         Both conditionings, and zeros in the shape of the picture's latent, (B, 4, H / 8, W / 8) of the resized picture.
+
+    Raises:
+        ValueError: The VAE is of another family.
     """
-    latent = vae.encode(resample.to_multiple(to_rgb(image), multiple))
+    latent = encode_sd(vae, resample.to_multiple(to_rgb(image), multiple), CONDITIONING, "the model's own VAE")
     wants = Needs(fitting(CONDITIONING), CONDITIONING, tuple(latent.shape[-2:]), pictures=len(latent))
     prompts = both((positive, negative), {"concat_latent_image": latent})
     return *(needs(prompt, wants) for prompt in prompts), torch.zeros_like(latent)

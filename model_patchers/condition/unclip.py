@@ -28,6 +28,8 @@ KINDS = {kind.pictures: kind.name for kind in ROWS if kind.pictures}  # {width o
 CROPS = ["center", "none"]
 MAX_LEVEL = 999
 HOW_TO_WEIGH = "Write one number for each picture, such as '1, 0.5', or leave weights empty for equal weights."
+# "0,5", and a comma between digits where other signs are between numbers: "1,5; 0,5", "1,5 0,5".
+DECIMAL_COMMA = re.compile(r"\A0,\d+\Z|(?<![\w+-])\d+,\d+[\s;]|[\s;]\d+,\d+(?!\w)")
 MEAN, STD = "noise_augmentor.data_mean", "noise_augmentor.data_std"
 
 
@@ -119,8 +121,14 @@ def read_weights(text: str) -> list[float]:
     """The numbers in a text such as "1, 0.5"; [] for "".
 
     Raises:
-        ValueError: There is more than numbers in the text, a number is negative, or the sum is 0 or infinite.
+        ValueError: There is more than numbers in the text, a number is negative, the sum is 0 or infinite, or a comma
+            may be a decimal comma.
     """
+    if "." not in text and DECIMAL_COMMA.search(text.strip()):
+        raise ValueError(
+            f"{ENCODE}: weights is '{text}', in which a comma may stand for a decimal point or between two numbers. "
+            "Write decimals with a point and a space after each comma, such as '1, 0.5'."
+        )
     words = re.split(r"[\s,;]+", text.strip(" \t\r\n,;"))
     try:
         weights = [float(word) for word in words if word]

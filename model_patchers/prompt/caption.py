@@ -1,8 +1,14 @@
 """Captions for ELLA: a prompt with which a language model lengthens a text, and the caption in the model's answer."""
 
+import json
 import re
 from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator
+from enum import IntEnum
+from itertools import chain
 
+from .caption_rules import PATTERNS, Part
 from .ella_t5 import tokenizer
 
 INSTRUCTION = (
@@ -44,37 +50,23 @@ EXAMPLES = [
     ),
 ]
 
-# Everything up to the end of the model's thoughts; thoughts without an end.
-THOUGHTS = re.compile(r".*</think(?:ing)?>|<think(?:ing)?>.*", re.DOTALL | re.IGNORECASE)
-# Special tokens of chat formats: "<|im_end|>", "</s>", "<end_of_turn>".
-CHAT_TOKENS = re.compile(r"<\|[^<>|]*\|>|</?(?:s|bos|eos|start_of_turn|end_of_turn)>")
 # The prompt repeated up to its last example, if a "Short:" follows; its line breaks may have changed.
-OWN_EXAMPLES = re.compile(r".*" + r"\s+".join(map(re.escape, EXAMPLES[-1][1].split())) + r"(?=\s+Short:)", re.DOTALL)
-MARKUP = r"[ \t*_#>`\"'-]*"
+OWN_EXAMPLES = re.compile(r"\s{1,9}".join(map(re.escape, EXAMPLES[-1][1].split())) + r"(?=\s{1,9}Short:)")
 # The labels of a pair at the start of a line: "Short:", "**Long:**", "Long prompt version:".
-SHORT = re.compile(rf"^{MARKUP}short\b[ \w*]*:", re.IGNORECASE | re.MULTILINE)
-LONG = re.compile(rf"^{MARKUP}long\b[ \w*]*:", re.IGNORECASE | re.MULTILINE)
-# A line that is no part of a caption: a code fence, a heading, a rule, an introduction with a colon at its end.
-BREAKS = re.compile(r"^[ \t]*(?:```\w*|#+ .*|[-*_=]{3,}|.*:[ *_]*)$", re.MULTILINE)
-# Bullets, numbers and block quotes at the start of a line.
-LINE_MARKS = re.compile(r"^\s*(?:(?:[-+>\u2022]|\d+[.)])\s+)+", re.MULTILINE)
-# Asterisks and backquotes; underscores that are not within a word.
-EMPHASIS = re.compile(r"[*`]|(?<!\w)_+|_+(?!\w)")
-# Introductions on the caption's own line: "Sure!", "I'd be happy to help.", "Here is the caption:", "Long caption:".
-PREAMBLE = re.compile(
-    r"(?:(?:sure|certainly|of course|absolutely|okay|ok|understood|got it)(?: thing)?[!,.:]\s*"
-    r"|i(?:['\u2019]d| would|['\u2019]ll| will) (?:be happy|be glad|love)\b[^.!:]*[.!:]\s*"
-    r"|(?:here(?:['\u2019]s| is| are)|below is|this is|the following is)\b"
-    r"[^.:]*\b(?:caption|prompt|description|version|text|answer)\b[^.:]*:\s*"
-    r"|(?:(?:the|an?|your|my|final|expanded|detailed|rewritten) )*"
-    r"(?:(?:long|image|picture) )*(?:caption|prompt|description|version|answer|output)\s*:\s*)+",
-    re.IGNORECASE,
+SHORT, LONG = (
+    re.compile(rf"^[ \t*_#>`\"'-]{{0,20}}{word}\b[ \w*]{{0,40}}:", re.IGNORECASE | re.MULTILINE)
+    for word in ("short", "long")
 )
-# An empty line between paragraphs.
-EMPTY_LINE = re.compile(r"\n\s*\n")
+# A line in bold that is no sentence.
+TITLE = re.compile(r"(?:\*\*|__)[^*_]{1,100}[^*_.!?](?:\*\*|__)")
+# The rest of a string in JSON, up to its closing quote.
+STRING = re.compile(r'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
 # The end of a sentence with the quotation marks and brackets after it; full stops of Chinese and Japanese.
-SENTENCE = re.compile(r"""[.!?]["')\]\u201d\u2019]*(?= |$)|[\u3002\uff01\uff1f]""")
+SENTENCE = re.compile(r"""[.!?]["')\]\u201d\u2019]{0,9}(?= |$)|[\u3002\uff01\uff1f]""")
 QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb"}
+MOST = 1 << 20  # characters of an answer
+MOST_LINES = 10_000  # lines in which the caption is looked for
+LONGEST_TOKEN = 64  # characters of a token, far more than T5's longest
 EMPTY = (
     "text has no caption in it. Connect a language model's answer to the prompt of Caption Prompt. To see the model's "
     "answer, use Preview as Text; if it has no caption, try another seed or model."
@@ -104,7 +96,7 @@ def prompt(text: str) -> str:
 
 
 def clean(answer: str, max_tokens: int) -> str:
-    """The caption in a language model's answer to `prompt`: one line without quotes, markup and introductions.
+    """The caption in a language model's answer to `prompt`: one line without what RULES strip.
 
     Args:
         answer: It may repeat the prompt, and have more pairs of captions after the first.
@@ -112,14 +104,27 @@ def clean(answer: str, max_tokens: int) -> str:
             least half of the tokens remain, else with the last word that fits.
 
     Raises:
-        ValueError: The answer has no caption, or not one word of the caption fits.
+        ValueError: The answer has no caption, is a refusal, or has more than MOST characters; not one word of the
+            caption fits.
     """
+    if len(answer) > MOST:
+        raise ValueError(
+            f"text has {len(answer):,} characters, and a language model's answer has at most {MOST:,}. Connect the "
+            "answer to one prompt."
+        )
     text, before = answer, None
     while text != before:  # quotes that were removed, or a cut, may leave another introduction or quote at an end
         before = text
-        text = _cut(_caption(text), max_tokens)
+        text = _caption(text)
+        if _matches(Part.REFUSAL, text):
+            raise ValueError(
+                f'text is no caption: the language model refused, or asked back. It wrote: "{_beginning(text)}" '
+                "Change the short text, or try another seed or model."
+            )
+        text = _cut(text, max_tokens)
     if not text:
-        raise ValueError(STILL_THINKING if re.search("<think", answer, re.IGNORECASE) else EMPTY)
+        thinking = any(pattern.search(answer) for pattern in PATTERNS[Part.THINKING])
+        raise ValueError(STILL_THINKING if thinking else EMPTY)
     return text
 
 
@@ -130,22 +135,127 @@ def count_tokens(text: str) -> int:
 
 def _caption(answer: str) -> str:
     """The first paragraph that is more than an introduction; "" if there is none."""
-    text = OWN_EXAMPLES.sub("", CHAT_TOKENS.sub("", THOUGHTS.sub("", answer)))
+    text = _json_string(_without(Part.TOKEN, _answered(_final(answer))))
     # The caption stands before further pairs, or in the first pair if the model repeats the short text.
     before_pairs, *pairs = SHORT.split(text)
     for section in [before_pairs, *filter(LONG.search, pairs)]:
-        long = LONG.split(section)[-1]
-        for paragraph in EMPTY_LINE.split(BREAKS.sub("\n\n", long)):
-            if caption := _plain(paragraph):
-                return caption
+        *before_label, section = LONG.split(section)
+        paragraphs = [(place, _plain(lines)) for place, lines in _paragraphs(section, bool(before_label))]
+        captions = [(place, text) for place, text in paragraphs if any(map(str.isalnum, text))]
+        if captions:
+            return min(captions, key=lambda caption: caption[0])[1]
     return ""
 
 
-def _plain(paragraph: str) -> str:
+def _final(answer: str) -> str:
+    """The answer without the model's thoughts, the prompt, and what stands around an answer in tags."""
+    text = answer
+    for pattern in (*PATTERNS[Part.BEFORE], OWN_EXAMPLES):
+        for match in deque(pattern.finditer(text), maxlen=1):
+            text = text[match.end() :]
+    for pattern in PATTERNS[Part.AFTER] + PATTERNS[Part.THINKING]:
+        if match := pattern.search(text):
+            text = text[: match.start()]
+    return text
+
+
+def _answered(text: str) -> str:
+    """What the model said, a paragraph for each time it spoke, without what others said."""
+    headers = [(match, part) for part in (Part.ASKED, Part.ANSWERED) for match in _all(part, text)]
+    said, start, asked = [], 0, False
+    for match, part in sorted(headers, key=lambda header: header[0].start()):
+        if not asked:
+            said.append(text[start : match.start()])
+        start, asked = match.end(), part is Part.ASKED
+    return "\n\n".join(said if asked else [*said, text[start:]])
+
+
+def _json_string(text: str) -> str:
+    """The caption's string where the text is JSON, cut off or not; else the text."""
+    for pattern in PATTERNS[Part.JSON]:
+        if match := pattern.search(text):
+            string = STRING.match(text, match.end())[0]
+            try:
+                return json.loads(f'"{string}"', strict=False)
+            except ValueError:  # an escape that JSON does not have
+                return re.sub(r"\\(.)", lambda match: " " if match[1] in "nrt" else match[1], string, flags=re.DOTALL)
+    return text
+
+
+class Place(IntEnum):
+    """Where a paragraph stands, in the order in which paragraphs are taken for the caption."""
+
+    AFTER_LABEL = 0
+    ELSEWHERE = 1
+    TITLE = 2
+
+
+def _paragraphs(section: str, labelled: bool) -> Iterator[tuple[Place, list[str]]]:
+    """The lines of each paragraph.
+
+    Args:
+        labelled: A label stands before the section.
+    """
+    lines, place = [], Place.AFTER_LABEL if labelled else Place.ELSEWHERE
+    for line in map(str.strip, section.splitlines()[:MOST_LINES]):
+        ends = [pattern.match(line) for pattern in PATTERNS[Part.LABEL]]
+        label = next(filter(None, ends), None)
+        title = TITLE.fullmatch(line)
+        drops = not line or any(pattern.search(line) for pattern in PATTERNS[Part.LINE])
+        if lines and (label or title or drops):
+            yield place, lines
+            lines, place = [], Place.ELSEWHERE
+        if label:
+            place, lines = Place.AFTER_LABEL, list(filter(None, [line[label.end() :]]))
+        elif title and place is Place.ELSEWHERE:
+            yield Place.TITLE, [line]
+        elif not drops or _matches(Part.REFUSAL, line):
+            lines.append(line)
+    if lines:
+        yield place, lines
+
+
+def _plain(lines: list[str]) -> str:
     """One line without markup, introduction and quotes."""
-    text = " ".join(EMPHASIS.sub("", LINE_MARKS.sub("", paragraph)).split())
-    preamble = PREAMBLE.match(text)
-    return _unquoted(text[preamble.end() :] if preamble else text)
+    words = " ".join(line[_end(Part.MARK, line) :] for line in lines).encode("utf-8", "ignore").decode()
+    text = " ".join(_without(Part.EMPHASIS, words).split())
+    text = text[_end(Part.START, text) :]
+    for pattern in PATTERNS[Part.END]:
+        if match := pattern.search(text):
+            text = text[: match.start()]
+    return _unquoted(text)
+
+
+def _all(part: Part, text: str) -> Iterator[re.Match]:
+    """The matches of a part's patterns."""
+    return chain.from_iterable(pattern.finditer(text) for pattern in PATTERNS[part])
+
+
+def _matches(part: Part, text: str) -> bool:
+    """Whether the text begins with a match of a part's patterns."""
+    return any(pattern.match(text) for pattern in PATTERNS[part])
+
+
+def _without(part: Part, text: str) -> str:
+    """The text without the matches of a part's patterns."""
+    for pattern in PATTERNS[part]:
+        text = pattern.sub("", text)
+    return text
+
+
+def _end(part: Part, text: str) -> int:
+    """Where the matches end that stand at the start of the text, one after another."""
+    end, before = 0, None
+    while end != before:
+        before = end
+        for pattern in PATTERNS[part]:
+            if match := pattern.match(text, end):
+                end = match.end()
+    return end
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= 160 else f"{text[:160]} ..."
 
 
 def _unquoted(text: str) -> str:
@@ -162,6 +272,7 @@ def _unquoted(text: str) -> str:
 
 def _cut(text: str, max_tokens: int) -> str:
     """The text, cut as `clean` says if it has too many tokens."""
+    text = text[: max_tokens * LONGEST_TOKEN].rstrip()
     if not text or count_tokens(text) <= max_tokens:
         return text
     words = text.split(" ")[:max_tokens]  # each word has one token or more

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 PRECISIONS = {"fp16 (as trained)": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}
 TOKENIZER = Path(t5.__file__).parent / "t5_tokenizer"
 NAME = "t5xl"  # of the encoder within ComfyUI's CLIP
+END = 1  # </s>
 VOCABULARY = 32128  # tokens of T5 and FLAN-T5; multilingual T5s have others
 BIAS_KEY = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
 SHARED = ("shared.", "encoder.embed_tokens.")  # two names of the token embedding
@@ -104,10 +105,22 @@ class Encoder(sd1_clip.SDClipModel):
         super().__init__(
             textmodel_json_config=config,
             model_class=partial(T5, compute=compute),
-            special_tokens={"end": 1, "pad": 0},
+            special_tokens={"end": END, "pad": 0},
             enable_attention_masks=True,
             **options,
         )
+
+    def process_tokens(
+        self, tokens: list[list[int]], device: torch.device
+    ) -> tuple[Tensor, Tensor, list[int], list[dict]]:
+        """As ComfyUI's, but for the mask: ComfyUI hides what stands after the first </s>, transformers after the last.
+
+        So </s> and <pad> in a prompt are tokens like any others.
+        """
+        embeds, _, _, infos = super().process_tokens(tokens, device)
+        ends = torch.tensor(tokens) == END
+        mask = ends.long().flip(1).cummax(1).values.flip(1)
+        return embeds, mask.to(device), mask.sum(1).tolist(), infos
 
 
 def encoder_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ import json
 from math import floor
 from typing import NamedTuple
 
+from ..comfyui.points import TooLong, read_json
 from ..pixels.boxes import Box
 
 EXAMPLE = '{"width": 640, "height": 480, "positive": [{"x": 120, "y": 80}], "negative": [], "boxes": []}'
@@ -26,10 +27,10 @@ def parse_picks(text: str) -> Picks:
     without it, the pixels are those of the connected picture. Fractions are cut off: x = 3.9 is the fourth pixel.
 
     Raises:
-        ValueError: The text is no such JSON, a box is empty, or a pick lies outside the size in the text.
+        ValueError: The text is no such JSON or too long, a box is empty, or a pick lies outside the size in the text.
     """
     try:
-        fields = json.loads(text) if text.strip() else {}
+        fields = read_json(text, "picks") if text.strip() else {}
         sized = "width" in fields or "height" in fields
         picks = Picks(
             floor(fields["width"]) if sized else None,
@@ -40,7 +41,9 @@ def parse_picks(text: str) -> Picks:
         )
         if sized and min(picks.width, picks.height) < 1:
             raise ValueError
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+    except TooLong:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError(f"picks is {text[:80]!r}, need JSON such as {EXAMPLE}, or blank text for no picks.") from error
     for box in picks.boxes:
         if box.width < 1 or box.height < 1:

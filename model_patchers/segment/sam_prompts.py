@@ -13,6 +13,10 @@ from ..pixels.boxes import Box
 from .sam_frame import frame_size
 
 CHOICES = ["auto", "best", "1", "2", "3", "all"]
+NOTHING_DETECTED = (
+    "bboxes has no box, so nothing was detected on the picture, and there is nothing to segment by. Lower the "
+    "detector's threshold, or click on the object in Pick Points."
+)
 
 
 def split_prompts(positive: list[Point], boxes: list[Box]) -> list[tuple[list[Point], Box | None]]:

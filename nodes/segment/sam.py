@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...model_patchers.comfyui.boxes import boxes_per_picture
+from ...model_patchers.comfyui.boxes import boxes_per_picture, no_box
 from ...model_patchers.comfyui.folders import filenames, fingerprint, full_path
 from ...model_patchers.comfyui.points import parse_points, read_points
 from ...model_patchers.comfyui.results import home
@@ -133,9 +133,12 @@ class SAMSegment(io.ComfyNode):
     ) -> io.NodeOutput:
         image = checks.image(image, "image")
         pictures, height, width = image.shape[:3]
+        positive = parse_points(positive_coords, "positive_coords", width, height)
+        if bboxes is not None and no_box(bboxes) and not positive and mask_prompt is None:
+            raise ValueError(sam_prompts.NOTHING_DETECTED)
         mask, scores = sam.segment(
             image,
-            positive=parse_points(positive_coords, "positive_coords", width, height),
+            positive=positive,
             negative=parse_points(negative_coords, "negative_coords", width, height),
             boxes=boxes_per_picture(bboxes, "bboxes", pictures, width, height),
             mask=mask_prompt,

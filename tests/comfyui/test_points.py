@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pentimento.model_patchers.comfyui.points import parse_points, read_points
+from pentimento.model_patchers.comfyui.points import LONGEST, parse_points, read_points
 
 COORDINATE = st.integers(0, 99) | st.floats(0, 100, exclude_max=True)
 
@@ -43,6 +43,9 @@ def test_further_fields_do_no_harm():
         '[{"x": null, "y": 1}]',
         '[{"x": 1, "y": 2},]',
         '[{"x": 1' + "0" * 400 + ', "y": 1}]',
+        "[" * 100_000,
+        "[" * 100_000 + "]" * 100_000,
+        '[{"x": ' * 100_000,
     ],
 )
 def test_anything_else_is_refused_by_name_with_an_example(text):
@@ -52,6 +55,14 @@ def test_anything_else_is_refused_by_name_with_an_example(text):
     assert message.startswith("negative_coords is not a list of points: got ")
     assert repr(text[:80]) in message and '[{"x": 120, "y": 80}]' in message
     assert len(message) < 250, "a long text is not shown whole"
+
+
+def test_a_text_without_end_is_refused_unread():
+    text = json.dumps([{"x": 1, "y": 2}] * 60_000)
+    assert len(text) > LONGEST
+    with pytest.raises(ValueError, match=r"positive_coords has 1,\d{3},\d{3} characters, and at most 1,000,000"):
+        read_points(text, "positive_coords")
+    assert len(read_points(json.dumps([{"x": 1, "y": 2}] * 40_000), "positive_coords")) == 40_000
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,19 @@ class Case:
         return self, latents / SCALE, scheduler.sigmas.clone()
 
 
+@pytest.mark.parametrize("channels, factor", [(16, 8), (4, 4)], ids=["SD 3's and Flux's", "the x4 upscaler's"])
+def test_a_vae_of_another_family_is_refused(channels, factor):
+    class Other:
+        def encode(self, pixels):
+            return torch.zeros(len(pixels), channels, pixels.shape[1] // factor, pixels.shape[2] // factor)
+
+    prompt = [[torch.zeros(1, 77, 768), {}]]
+    with pytest.raises(
+        ValueError, match=rf"vae makes \({channels}, .* needs a latent of \(4, 8, 16\).* model's own VAE"
+    ):
+        IP2PConditioning.execute(prompt, prompt, Other(), torch.zeros(1, 64, 128, 3), "multiple of 8")
+
+
 def guider(model, case, text=7.5, image=1.5, rescale=0.0, start=0.0, end=1.0):
     return IP2PGuiderNode.execute(model, case.positive, case.negative, text, image, rescale, start, end).result[0]
 

@@ -387,6 +387,10 @@ def test_two_clip_vision_models_on_one_prompt_are_refused():
         ("1, inf", "no weight may be negative or infinite"),
         ("1e308, 1e308", "no weight may be negative or infinite"),
         ("0, 0", "weights is '0, 0', so no picture has any"),
+        ("0,5", "weights is '0,5', in which a comma may stand for a decimal point"),
+        ("1,5; 0,5", "a comma may stand for a decimal point"),
+        ("1,5 2,5", "a comma may stand for a decimal point"),
+        ("1; 2,5", "a comma may stand for a decimal point"),
     ],
 )
 def test_wrong_weights_are_refused(weights, message):
@@ -397,7 +401,7 @@ def test_wrong_weights_are_refused(weights, message):
 
 
 def test_weights_that_are_right_or_not_known_yet_are_valid():
-    for weights in ("", " ", "1", "1,2.5", None):
+    for weights in ("", " ", "1", "1,2.5", "1,2", "1,0,1", "0, 5", "0,1.0", "1, 2, 3", "5e-324,1e-05 3", None):
         assert UnCLIPEncode.validate_inputs(weights=weights) is True
 
 

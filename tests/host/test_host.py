@@ -10,17 +10,19 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
 from kit.paths import PACK
-from pentimento_host import client, demo, environment, models, photographs, standins
+from pentimento_host import bench, child, client, demo, environment, models, photographs, standins
 from pentimento_host import server as host_server
 
 SMALL_SETUP = """
@@ -190,6 +192,64 @@ def test_a_server_that_is_not_there_is_a_sentence(publisher, tmp_path):
         models.download(gone, tmp_path)
 
 
+def test_two_downloads_of_one_file_wait_for_each_other(publisher, tmp_path):
+    handler, model = publisher
+    begun, go_on = threading.Event(), threading.Event()
+    send = handler.do_GET
+
+    def do_GET(self):  # noqa: N802
+        begun.set()
+        go_on.wait()
+        send(self)
+
+    handler.do_GET = do_GET
+    paths = []
+    runs = [threading.Thread(target=lambda: paths.append(models.download(model, tmp_path))) for _ in range(2)]
+    runs[0].start()
+    begun.wait()
+    runs[1].start()
+    time.sleep(0.3)  # for the second to come to the file
+    go_on.set()
+    for run in runs:
+        run.join()
+    assert paths == [tmp_path / "net.pt"] * 2
+    assert paths[0].read_bytes() == handler.content
+    assert handler.asked == [0]
+    assert list(tmp_path.iterdir()) == [tmp_path / "net.pt"]
+
+
+def test_a_file_that_is_written_whole_never_stands_half_written(tmp_path):
+    path = tmp_path / "page"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), environment.whole(path) as part:
+        part.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    with environment.whole(path) as part:
+        part.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_stand_in_that_is_interrupted_is_made_again(here, monkeypatch):
+    monkeypatch.undo()  # of what `here` replaces
+    monkeypatch.setattr(models, "find", lambda host, model: None)
+    graph = demo.replace(models.workflows()["lama_fill"], {})
+
+    def interrupted(path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(standins, "lama", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            models.fill_in(here, graph)
+    assert not [path for path in here.models.rglob("*") if path.is_file()]
+    models.fill_in(here, graph)
+    assert [path for path in here.models.rglob("standin-*") if path.stat().st_size > 4]
+
+
 def test_every_wanted_model_is_in_the_catalogue_and_says_where_it_goes(host):
     listing = models.listing(host)
     for model in models.catalogue().values():
@@ -226,6 +286,182 @@ def test_a_node_that_fails_is_named(server):
     graph = models.workflows()["remove_without_models"]
     with pytest.raises(client.RunError, match="PentimentoMagicWand: .*outside"):
         run(server, graph, {"Magic Wand.positive_coords": '[{"x": 99999, "y": 1}]'})
+
+
+PICTURE = {"filename": "result.png", "subfolder": "", "type": "output"}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A host in an empty folder, whose server is not started: the demo finds all models and no picture but one."""
+    (tmp_path / "ComfyUI").mkdir()
+    monkeypatch.setattr(demo, "serve", lambda host: contextlib.nullcontext("http://127.0.0.1:1"))
+    monkeypatch.setattr(models, "fill_in", lambda host, graph: [])
+    monkeypatch.setattr(photographs, "put", lambda folder: None)
+    monkeypatch.setattr(client, "get", lambda server, path, **query: b"a picture")
+    return environment.Host(tmp_path, tmp_path / "ComfyUI", Path(sys.executable), own=True)
+
+
+def earlier_sheet(host):
+    sheet = host.home / "demo" / "index.html"
+    sheet.parent.mkdir()
+    sheet.write_text("an earlier run")
+    return sheet
+
+
+def test_a_wrong_name_leaves_the_sheet_and_names_the_nearest(here):
+    sheet = earlier_sheet(here)
+    with pytest.raises(
+        environment.HostError, match=r"no workflow named lama_fil\. Is it lama_fill.*\? There are .*demofusion"
+    ):
+        demo.demo(here, ["remove_without_models", "lama_fil"])
+    with pytest.raises(environment.HostError, match=r"no workflow named xyzzy\. There are"):
+        demo.demo(here, ["xyzzy"])
+    with pytest.raises(environment.HostError, match=r"no benchmark named sam_clik\. Is it sam_click"):
+        bench.bench(here, ["sam_clik"])
+    assert sheet.read_text() == "an earlier run"
+
+
+def test_a_server_that_does_not_start_leaves_the_sheet(here, monkeypatch):
+    @contextlib.contextmanager
+    def no_server(host):
+        raise environment.HostError("ComfyUI did not start.")
+        yield
+
+    monkeypatch.setattr(demo, "serve", no_server)
+    sheet = earlier_sheet(here)
+    with pytest.raises(environment.HostError, match="did not start"):
+        demo.demo(here, ["lama_fill"])
+    assert sheet.read_text() == "an earlier run"
+
+
+def test_the_sheet_grows_with_each_result_and_outlives_the_demo(here, monkeypatch):
+    names = ["differential_img2img", "fill_anything", "lama_fill"]
+    sheet, sheets = earlier_sheet(here), []
+
+    async def run(server, graph, on_progress):
+        sheets.append(sheet.read_text())
+        if len(sheets) == 3:
+            raise SystemExit("killed")
+        return {key: {"images": [PICTURE]} for key, node in graph.items() if node["class_type"] == "SaveImage"}
+
+    monkeypatch.setattr(client, "run", run)
+    with pytest.raises(SystemExit):
+        demo.demo(here, names)
+    assert [[name.replace("_", " ") in page for name in names] for page in sheets] == [
+        [False, False, False],
+        [True, False, False],
+        [True, True, False],
+    ]
+    assert "2 of 3 runs are on this page." in sheet.read_text() == sheets[-1]
+    for picture in re.findall(r'<img src="([^"]+)"', sheet.read_text()):
+        assert (sheet.parent / picture).read_bytes() == b"a picture"
+
+
+def test_a_server_that_is_gone_is_a_failed_run_and_not_the_end_of_the_sheet(here, capsys):
+    assert demo.demo(here, ["lama_fill", "fill_anything"]) == 1
+    assert "0 of 2 runs succeeded" in capsys.readouterr().out
+    assert (here.home / "demo" / "index.html").read_text().count("ComfyUI does not answer at http://127.0.0.1:1") == 2
+
+
+MORTAL = """
+import http.server, sys
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        if self.path == "/die":
+            print("The last words.", flush=True)
+            self.server.running = False
+
+port = int(sys.argv[sys.argv.index("--port") + 1])
+server = http.server.HTTPServer(("127.0.0.1", port), Answers)
+server.running = True
+while server.running:
+    server.handle_request()
+sys.exit(3)
+"""
+
+
+def test_a_server_that_stops_by_itself_is_reported_with_its_log(tmp_path):
+    (tmp_path / "main.py").write_text(MORTAL)
+    host = environment.Host(tmp_path, tmp_path, Path(sys.executable), own=True)
+    with (
+        pytest.raises(environment.HostError, match=r"(?s)stopped by itself \(exit status 3\).*The last words\."),
+        host_server.running(host, [], tmp_path / "log") as address,
+    ):
+        client.get(address, "die")
+        while True:  # until nobody listens
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", int(address.rsplit(":", 1)[1]))):
+                    break
+        time.sleep(0.5)
+
+
+CHAIN = """
+import runpy, signal, subprocess, sys, time
+from pathlib import Path
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+folder, rest = Path(sys.argv[1]), sys.argv[2:]
+runpy.run_path(str(folder / "load_package.py"))["load_package"]("pentimento_host", folder)
+from pentimento_host import child
+if not rest:
+    print("started", flush=True)
+    time.sleep(3600)
+process = subprocess.Popen(child.command(sys.executable, __file__, str(folder), *rest[1:]))
+try:
+    process.wait()
+finally:
+    Path(rest[0]).write_text("cleaned up")
+"""
+
+
+def test_what_the_tool_starts_ends_when_the_tool_is_killed(tmp_path):
+    """The tool starts itself in the host's Python, which starts a server: the last two end, and clean up.
+
+    Also where SIGINT is ignored, as in jobs that a shell starts in the background.
+    """
+    (tmp_path / "chain.py").write_text(CHAIN)
+    names = [str(tmp_path / "first"), str(tmp_path / "second")]
+    command = [sys.executable, str(tmp_path / "chain.py"), str(PACK / "host"), *names]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as tool:
+        assert tool.stdout.readline() == "started\n"
+        started = psutil.Process(tool.pid).children(recursive=True)
+        assert len(started) == 2
+        tool.kill()
+        gone, alive = psutil.wait_procs(started, timeout=60)
+        for process in alive:
+            process.kill()
+    assert not alive
+    assert not (tmp_path / "first").exists()  # it was killed
+    assert (tmp_path / "second").read_text() == "cleaned up"
+
+
+def test_a_program_under_the_watch_sees_itself_as_without(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text("import json, sys; print(json.dumps([__name__, __file__, sys.argv, sys.path[0]])); sys.exit(7)")
+    (tmp_path / "__main__.py").write_text(program.read_text())
+    for arguments in ([str(program), "--a", "b"], [str(tmp_path), "c"], ["-m", "program", "d"]):
+        plain = subprocess.run([sys.executable, *arguments], cwd=tmp_path, stdout=subprocess.PIPE)
+        watched = subprocess.run(child.command(Path(sys.executable), *arguments), cwd=tmp_path, stdout=subprocess.PIPE)
+        assert plain.returncode == watched.returncode == 7
+        assert json.loads(plain.stdout) == json.loads(watched.stdout)
+
+
+def test_a_killed_demo_leaves_no_server(host):
+    command = [str(host.python), str(PACK / "host"), *([] if host.own else ["--comfyui", str(host.comfyui)])]
+    environ = os.environ | {"PENTIMENTO_INSIDE_HOST": "1"}
+    with subprocess.Popen([*command, "demo", "remove_without_models"], env=environ, start_new_session=True) as tool:
+        servers = []
+        while not servers and tool.poll() is None:
+            children = psutil.Process(tool.pid).children(recursive=True)
+            servers = [process for process in children if str(host.comfyui / "main.py") in process.cmdline()]
+        tool.kill()
+        gone, alive = psutil.wait_procs(servers, timeout=60)
+        for process in alive:
+            process.kill()
+    assert servers and not alive
 
 
 def test_the_demo_shows_its_workflows_and_fails_when_one_does(host, monkeypatch):

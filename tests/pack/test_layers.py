@@ -28,7 +28,7 @@ INSIDE = (
     f"nodes/(inputs|sockets) -> ({AREA}|comfyui|pixels)",
     f"routes -> (routes|{AREA}|comfyui)",
     rf"nodes/{AREA}/__init__ -> nodes/\1",
-    f"nodes/__init__ -> nodes/{AREA}/__init__",
+    f"nodes/__init__ -> nodes/({AREA}/__init__|inputs)",
     "__init__ -> (nodes/__init__|routes|comfyui)",
 )
 OUTSIDE = (  # beside the standard library

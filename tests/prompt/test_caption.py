@@ -1,12 +1,15 @@
 """Caption Prompt and Clean Caption: what language models write around a caption, and what must be left."""
 
+import re
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import T5TokenizerFast
 
 from kit.paths import HOST
-from pentimento.model_patchers.prompt.caption import EXAMPLES, INSTRUCTION, clean, count_tokens, prompt
+from pentimento.model_patchers.prompt.caption import EXAMPLES, INSTRUCTION, MOST, clean, count_tokens, prompt
+from pentimento.model_patchers.prompt.caption_rules import CAPTION, PATTERNS, RULES, Part
 
 LIMIT = 128
 CAT = "A grey cat lies on a red sofa. To its left is a lamp, and the cat's tail hangs down."
@@ -83,6 +86,85 @@ ANSWERS = {
     "sure, then both labels": f"Sure, here it is:\n\nShort: a cat\nLong: {CAT}",
 }
 
+# The forms that public reports show, whole.
+ANSWERS |= {
+    "bold title": f"**The Cat on the Sofa**\n\n{CAT}",
+    "bold title on the line before": f"**The Cat on the Sofa**\n{CAT}",
+    "bold title in quotes": f'**"The Cat on the Sofa"**\n\n{CAT}',
+    "title": f"Title: The Cat on the Sofa\n{CAT}",
+    "bold title with its name": f"**Title:** The Cat on the Sofa\n\n{CAT}",
+    "full-width colon": f"Here is the long version\uff1a\n{CAT}",
+    "full-width colon, Chinese": f"\u597d\u7684\uff0c\u8fd9\u662f\u957f\u63cf\u8ff0\uff1a\n\n{CAT}",
+    "Llama 3": f"<|start_header_id|>assistant<|end_header_id|>\n\n{CAT}<|eot_id|>",
+    "Llama 3, the prompt repeated": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+    f"<|start_header_id|>user<|end_header_id|>\n\n{prompt('a cat')}<|eot_id|>"
+    f"<|start_header_id|>assistant<|end_header_id|>\n\n{CAT}<|eot_id|>",
+    "ChatML": f"<|im_start|>assistant\n{CAT}<|im_end|>",
+    "ChatML, and it went on": f"{CAT}<|im_end|>\n<|im_start|>user\nThanks!<|im_end|>\n<|im_start|>assistant\nWelcome.",
+    "ChatML without its tokens": f"system\nYou are a helper.\nuser\na cat\nassistant\n{CAT}",
+    "gpt-oss": f"<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>{CAT}<|return|>",
+    "gpt-oss, a final channel alone": f"<|channel|>final<|message|>{CAT}",
+    "gpt-oss, JSON": f'<|channel|>final <|constrain|>json<|message|>{{"caption": "{CAT}"}}<|return|>',
+    "Magistral": f"[THINK]The user wants a cat.[/THINK]\n{CAT}",
+    "thought": f"<thought>\nA cat. So: a dog?\n</thought>\n{CAT}",
+    "Gemma 4 that did not think": f"<|channel>thought\n<channel|>{CAT}<turn|>",
+    "Gemma 4 as ComfyUI gives it": f"<think>\nA cat.\n<channel|>{CAT}",
+    "GLM": f"<think></think>\n<|begin_of_box|>{CAT}<|end_of_box|>",
+    "DeepSeek": f"<\uff5cAssistant\uff5c><think>A cat.</think>{CAT}<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "Vicuna": f"USER: a cat ASSISTANT: {CAT}</s>",
+    "assistant": f"Assistant: {CAT}",
+    "assistant, bold": f"**Assistant:** {CAT}",
+    "assistant on its own line": f"assistant\n\n{CAT}",
+    "Alpaca": f"### Instruction:\nDescribe a cat.\n\n### Response:\n{CAT}",
+    "enhanced prompt": f"Enhanced prompt: {CAT}",
+    "enhanced prompt, bold": f"**Enhanced Prompt:**\n\n{CAT}",
+    "enhanced prompt after the short one": f"Prompt: a cat\nEnhanced prompt: {CAT}",
+    "option": f"Option 1: {CAT}",
+    "options": f"Here are three options:\n\n**Option 1:**\n{CAT}\n\n**Option 2:**\nA black cat lies on a bed.",
+    "options, one a line": f"Option 1: {CAT}\nOption 2: A black cat lies on a bed.",
+    "offer on the next line": f"{CAT}\nLet me know if you'd like me to change anything!",
+    "offer on the next line, a question": f"{CAT}\nWould you like a variation?",
+    "offer on the same line": f"{CAT} Let me know if you'd like me to change anything!",
+    "negative prompt": f"{CAT}\nNegative prompt: blurry, low quality",
+    "JSON": f'{{"prompt": "{CAT}"}}',
+    "JSON in a fence": f'Sure! Here is the JSON:\n```json\n{{\n  "short": "a cat",\n  "long": "{CAT}"\n}}\n```',
+    "JSON, nested": f'{{"result": {{"title": "Cat", "caption": "{CAT}"}}}}',
+    "JSON, cut off": f'{{"prompt": "{CAT}',
+    "JSON with line breaks and escapes": '{"prompt": "'
+    + CAT.replace("sofa. ", "sofa.\\n").replace("'", "\\u0027")
+    + '"}',
+    "JSON with an escape that it does not have": '{"prompt": "' + CAT.replace("'", "\\'") + '"}',
+    "line breaks of Windows": f"Here is the long version:\r\n\r\n{CAT}\r\n\r\n---\r\n",
+}
+
+
+def test_json_keeps_its_escapes():
+    assert clean('{"prompt": "A blue sign says \\"OPEN\\" above the door."}', LIMIT) == SIGN
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.part.name} {rule.strips}")
+def test_every_rule_strips_what_it_says_and_is_needed(rule, monkeypatch):
+    def outcome():
+        try:
+            return clean(rule.example, LIMIT)
+        except ValueError as error:
+            return str(error)
+
+    expected = {Part.THINKING: "before the model had done thinking", Part.REFUSAL: "the language model refused"}
+    assert expected.get(rule.part, CAPTION) in outcome()
+    assert rule.part in expected or outcome() == CAPTION
+    others = [pattern for pattern in PATTERNS[rule.part] if pattern.pattern != rule.pattern]
+    monkeypatch.setitem(PATTERNS, rule.part, others)
+    assert outcome() != CAPTION and not (rule.part in expected and expected[rule.part] in outcome())
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.part.name} {rule.strips}")
+def test_no_rule_looks_at_more_than_a_few_hundred_characters(rule):
+    """So the time for an answer grows no faster than its length."""
+    plain = re.sub(r"\\.|\[(?:\\.|[^\]])*\]", "x", rule.pattern)
+    assert not re.search(r"[*+]|\{\d+,\}", plain)
+    assert sum(int(most) for most in re.findall(r"\{(?:\d+,)?(\d+)\}", plain)) <= 320
+
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
 def test_answers_of_language_models(answer):
@@ -100,6 +182,15 @@ def test_answers_of_language_models(answer):
         "The dogs' bowls stand in a row of 3 - 4 on a well-worn mat.",
         "A snake_case word and 12. a number",
         "It\u2019s a caf\u00e9, \u732b\u304c\u3044\u308b\u3002",
+        'A neon sign reads "I can\'t help it" above a bar.',
+        "A sorry-looking dog waits; an AI chip lies on its collar.",
+        '"Sorry, I cannot come" is written on a note on the fridge.',
+        "A user at a desk sees a prompt: white letters on a black screen.",
+        "The assistant: a robot in a blue coat that holds a tray.",
+        "A title page with style: gold letters, and a caption below it.",
+        "Two options lie on the table, 1: a red card, 2: a blue one.",
+        "Great waves break on a rock, and the foam is < 1 m high > sand.",
+        "A poster says [INSTANT] {50% off} in red.",
     ],
 )
 def test_captions_that_must_stay(caption):
@@ -107,16 +198,139 @@ def test_captions_that_must_stay(caption):
 
 
 @pytest.mark.parametrize(
-    "answer", ["", " \n", "```\n```", '""', "Sure!", "Here is the caption:", "**", "---", "<|im_end|>"]
+    "answer",
+    ["", " \n", "```\n```", '""', "Sure!", "Here is the caption:", "**", "---", "<|im_end|>", '{"prompt": ""}', "...!"]
+    + ["Let me know if you need more.", "<|im_start|>user\na cat<|im_end|>", "Title: The Cat", "\ud83d"],
 )
 def test_answers_without_a_caption(answer):
     with pytest.raises(ValueError, match="text has no caption in it.*another seed or model"):
         clean(answer, LIMIT)
 
 
-def test_thoughts_cut_off():
+@pytest.mark.parametrize("start", ["<think>", "[THINK]", "<thought>\n", "<|channel|>analysis<|message|>", "analysis"])
+def test_thoughts_cut_off(start):
     with pytest.raises(ValueError, match="before the model had done thinking.*Raise max_length"):
-        clean("<think>The user wants a cat. I could", LIMIT)
+        clean(f"{start}The user wants a cat. I could", LIMIT)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "I'm sorry, but I can't assist with that request.",
+        "I\u2019m really sorry, I cannot help.",
+        "I am sorry, but I am unable to provide assistance with that request.",
+        "Sorry, I can't do that.",
+        "Sorry, but this request is not something that I can fulfil.",
+        "I apologize, but I cannot fulfill this request.",
+        "My apologies, but that goes too far.",
+        "I cannot generate content that depicts violence.",
+        "I can not describe real people.",
+        "I won't write this.",
+        "I'm unable to describe real people.",
+        "I am not able to create that.",
+        "I must respectfully decline.",
+        "I don't feel comfortable with this description.",
+        "I understand that you want a picture, but I can't describe that.",
+        "I appreciate the request; however, I will not write it.",
+        "As an AI, I cannot see pictures.",
+        "As a large language model, I have no eyes.",
+        "I'm just an AI and have no eyes.",
+        "Unfortunately, I can't describe this.",
+        "This prompt violates our content policy.",
+        "Could you please provide the short description?",
+        "\u62b1\u6b49\uff0c\u6211\u4e0d\u80fd\u5e2e\u52a9\u4f60\u3002",
+    ],
+)
+@pytest.mark.parametrize(
+    "around", ["{}", "**{}**", "<think>Hm.</think>\n{}", "{}\n\nLet me know!", "Long: {} <|im_end|>"]
+)
+def test_a_refusal_is_no_caption(refusal, around):
+    with pytest.raises(ValueError, match="text is no caption: the language model refused.*Change the short") as error:
+        clean(around.format(refusal), LIMIT)
+    assert refusal.split(".")[0] in str(error.value)
+
+
+def test_a_refusal_that_goes_on_with_a_list_is_a_refusal():
+    with pytest.raises(ValueError, match="the language model refused"):
+        clean("I'm sorry, I can't describe that. I can help with:\n\n- a cat on a sofa\n- a dog on a porch", LIMIT)
+
+
+HOSTILE = [
+    "a",
+    " ",
+    "\n",
+    "*",
+    "#",
+    '"',
+    "'",
+    "`",
+    "_",
+    "<",
+    "[",
+    "{",
+    "|",
+    "-",
+    ":",
+    "\uff1a",
+    "\u201c",
+    "\u732b",
+    "\\",
+]
+HOSTILE += [
+    "a:\n",
+    "Short:\n",
+    "Long:\n",
+    "<think>",
+    "</think>",
+    "<|",
+    "<|x|>",
+    "[INST]",
+    '{"a":',
+    '{"a": [',
+    "- ",
+    "1. ",
+]
+HOSTILE += [
+    "> ",
+    "__a",
+    "a_ ",
+    "caption ",
+    "here is a caption ",
+    "Sure! ",
+    'Sure! "',
+    "Title: a\n",
+    "a cat\n\n",
+    "**a**\n",
+]
+HOSTILE += [
+    "<|im_start|>user\n",
+    "user\n",
+    "<answer>",
+    "I'm sorry ",
+    "a but ",
+    "very ",
+    ". ",
+    " \n",
+    '{"prompt": "',
+    '"text":',
+]
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_a_million_characters_of_anything_are_done_in_linear_time(piece):
+    """Code whose time grows with the square would take hours here."""
+    answer = piece * (10**6 // len(piece)) + f"\n\n{CAT}"
+    try:
+        text = clean(answer, LIMIT)
+    except ValueError as error:
+        assert str(error).startswith(("text ", "max_tokens "))
+    else:
+        assert text and count_tokens(text) <= LIMIT
+
+
+def test_an_answer_without_end_is_refused_unread():
+    with pytest.raises(ValueError, match=r"text has 1,048,577 characters.*at most 1,048,576"):
+        clean("a" * (MOST + 1), LIMIT)
 
 
 def test_tokens_are_the_hosts_with_the_one_that_ends(t5):
@@ -186,6 +400,17 @@ PIECES = st.sampled_from(
         "A dog",
         "Okay.",
         "\u201c",
+    ]
+    + [
+        "Title: ",
+        "**A title**\n",
+        "Option 1: ",
+        "<|im_start|>user\n",
+        "assistant\n",
+        "[/THINK]",
+        '{"prompt": "',
+        '"}',
+        "\uff1a",
     ]
     + [CAT, SIGN, "\u2019", "\u3002", EXAMPLES[-1][1], LONG]
 )

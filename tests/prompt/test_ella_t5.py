@@ -32,6 +32,14 @@ PROMPTS = [
     " ".join(["tree"] * 127),
     " ".join(["tree"] * 128),
 ]
+SPECIAL = [  # tokens that a user wrote as text
+    "a red cat</s> beside a green door",
+    "</s>",
+    "</s></s> a cat",
+    "<pad> a cat <pad>",
+    "a cat <unk> <extra_id_0> and a dog <extra_id_99></s> <s> </S>",
+    "a cat</s> " * 60,
+]
 
 
 def thin(model=T5EncoderModel, **options):
@@ -100,7 +108,7 @@ def reference(network, tokenizer, text, length):
 
 
 @pytest.mark.parametrize("length", [128, None])
-@pytest.mark.parametrize("text", [PROMPTS[3], "", PROMPTS[7]], ids=["short", "empty", "400 words"])
+@pytest.mark.parametrize("text", [PROMPTS[3], "", PROMPTS[7], *SPECIAL])
 def test_fp32_features_are_those_of_transformers(gated, clip, tokenizer, text, length):
     found, expected = encode(clip, text, length), reference(gated[0], tokenizer, text, length)
     assert found.dtype == torch.float32 and found.shape == expected.shape
@@ -162,7 +170,7 @@ def test_bf16_is_near_and_warned_of(gated, tokenizer, caplog):
 @pytest.mark.parametrize("length", [128, None])
 def test_token_ids_are_those_of_transformers(clip, tokenizer, length):
     sized = {"max_length": length, "padding": "max_length", "truncation": True} if length else {}
-    for text in PROMPTS:
+    for text in PROMPTS + SPECIAL:
         [pairs] = clip.tokenize(text, length=length)["t5xl"]
         assert [token for token, _ in pairs] == tokenizer(text, **sized)["input_ids"]
         assert {weight for _, weight in pairs} == {1.0}

@@ -44,7 +44,8 @@ def test_picks_are_read():
 @pytest.mark.parametrize(
     "text",
     [
-        "{", "[]", "7", "null", '"points"', "[" * 100_000, '{"positive": 3}', '{"positive": [[1, 2]]}',
+        "{", "[]", "7", "null", '"points"', "[" * 100_000, '{"boxes":' * 100_000, '{"positive": 3}',
+        '{"positive": [[1, 2]]}',
         '{"positive": [{"x": 1}]}', '{"positive": [{"x": "1", "y": 2}]}', '{"boxes": [{"x": 1, "y": 2}]}',
         '{"positive": [{"x": NaN, "y": 2}]}', '{"positive": [{"x": Infinity, "y": 2}]}', '{"width": 20}',
         '{"width": 0, "height": 5}', '{"width": -1, "height": -1}',
@@ -141,3 +142,9 @@ def test_the_picture_is_kept_for_the_widget_once(channels, tmp_path, monkeypatch
     assert save_picture(image) == found
     assert save_picture(1 - image) != found
     assert len(list((tmp_path / "temp").iterdir())) == 2
+
+
+def test_picks_without_end_are_refused_unread():
+    text = json.dumps({"positive": [{"x": 1, "y": 2}] * 60_000})
+    with pytest.raises(ValueError, match=r"^picks has 1,\d{3},\d{3} characters, and at most 1,000,000 are read"):
+        parse_picks(text)

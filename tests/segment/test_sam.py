@@ -361,8 +361,10 @@ def test_an_unconnected_box_is_none():
     [
         ({}, "nothing to segment by"),
         ({"negative": AWAY}, "nothing to segment by"),
-        ({"boxes": []}, "nothing to segment by"),
-        ({"boxes": [[], []]}, "nothing to segment by"),
+        ({"boxes": []}, "bboxes has no box, so nothing was detected"),
+        ({"boxes": [[], []]}, "bboxes has no box, so nothing was detected"),
+        ({"boxes": [[], [], []], "negative": AWAY}, "bboxes has no box, so nothing was detected"),
+        ({"boxes": [], "mask": torch.zeros(1, 90, 120)}, "nothing to segment by"),
         ({"mask": torch.zeros(1, 90, 120)}, "nothing to segment by"),
         ({"positive": [(120, 5)]}, r"positive_coords has the point \(120, 5\), which lies outside the 120 x 90"),
         ({"positive": CLICK, "negative": [(0, -1)]}, "negative_coords has the point"),
@@ -375,8 +377,9 @@ def test_an_unconnected_box_is_none():
         ({"boxes": [(5, 5, 9, 9)]}, "is no box"),
         ({"boxes": {"x": 5, "y": 5}}, "is no box"),
         ({"boxes": box("5", 5, 9, 9)}, "is no box"),
-        ({"positive": CLICK, "mask": torch.ones(1, 90, 90)}, "proportions differ"),
-        ({"positive": CLICK, "mask": torch.ones(3, 90, 120)}, "mask is a batch of 3 but image is a batch of 2"),
+        ({"boxes": box("5", "5", "9", "9")}, "is no box"),
+        ({"positive": CLICK, "mask": torch.ones(1, 90, 90)}, "^mask_prompt is 90 x 90 .* the proportions differ"),
+        ({"positive": CLICK, "mask": torch.ones(3, 90, 120)}, "^mask_prompt is a batch of 3 but image is a batch of 2"),
     ],
 )
 def test_prompts_that_cannot_be_used(sam, prompt, message):

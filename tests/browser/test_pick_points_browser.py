@@ -360,6 +360,7 @@ def test_a_click_on_a_turned_or_mirrored_photograph_is_the_pixel_that_the_node_g
     tab, server, tmp_path, monkeypatch, nodes2, orientations
 ):
     import folder_paths
+
     from nodes import LoadImage
 
     monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path))

@@ -389,6 +389,7 @@ def test_a_closed_connection_is_noticed_while_its_request_runs():
 def graph(request_of, model, host, node_classes, monkeypatch):
     """Runs Load Image, Load SAM and SAM Segment as a graph's run does, and counts what it and the live mask load."""
     import folder_paths
+
     from nodes import LoadImage
 
     names = folder_paths.folder_names_and_paths

@@ -8,6 +8,7 @@ import threading
 import urllib.error
 import urllib.request
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import aiohttp.web
@@ -156,6 +157,7 @@ def test_malformed_bodies_are_refused(ask, body):
         ({"precision": "int4"}, "precision"),
         ({"choice": "4"}, "choice"),
         ({"refine_iterations": 10_000}, "refine_iterations"),
+        ({"client": 7}, "not JSON with image"),
     ],
 )
 def test_bad_prompts_are_refused(ask, changes, part):
@@ -418,6 +420,16 @@ def test_the_live_mask_and_the_graph_share_one_model_and_one_embedding(graph, re
     assert len(graph.reads) == 1
     assert preview.loaded[1] is kept[0]
     assert len(passes) == once == kept[0].steps
+
+
+def test_the_live_mask_and_the_graph_at_once_encode_once(graph, request_of, passes, after_a_block):
+    executor, runs = ThreadPoolExecutor(), []
+    run = torch.inference_mode()(graph)
+    after_a_block(lambda: runs.append(executor.submit(run)))  # while the live mask encodes
+    mask(Preview(Queue()), request_of())
+    runs[0].result()
+    assert len(graph.reads) == 1
+    assert len(passes) == graph().steps
 
 
 def test_the_model_is_shared_after_the_host_unloaded_it(graph, request_of):

@@ -50,8 +50,11 @@ def has_accelerator() -> bool:
 
 
 @contextlib.contextmanager
-def serve(host: Host) -> Iterator[str]:
+def serve(host: Host, *options: str) -> Iterator[str]:
     """Starts a server with the pack on a free port and yields its address; stops it at the end.
+
+    Args:
+        options: Of ComfyUI's command line.
 
     Raises:
         HostError: It did not come up, or stopped by itself; the text holds the end of its log.
@@ -59,7 +62,7 @@ def serve(host: Host) -> Iterator[str]:
     with (
         in_use(host),
         tempfile.TemporaryDirectory(prefix="pentimento-") as scratch,
-        running(host, _folders(host, Path(scratch)), Path(scratch) / "server.log") as address,
+        running(host, [*_folders(host, Path(scratch)), *options], Path(scratch) / "server.log") as address,
     ):
         yield address
 

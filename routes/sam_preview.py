@@ -1,60 +1,56 @@
 """The live mask of Pick Points: `POST /pentimento/sam/preview` of ComfyUI's server answers picks with SAM's mask.
 
 The request is JSON: {"image": {"filename", "subfolder", "type"}, "sam_name", "picks"} and, optional, the inputs
-"precision", "choice" and "refine_iterations" of the nodes. `image` names a picture as for /view, `picks` is the text of
-Pick Points. The answer is a PNG of 1 bit and of the size of the picture, whose black is transparent, with the score in
-the header X-Pentimento-Score. Or it is {"error": a sentence} with the status 400 (malformed request), 403 (a path
-outside ComfyUI's folders), 404 (no such picture or model), 409 (the queue is not empty; ask again later) or 413 (too
-long).
+"precision", "choice" and "refine_iterations" of the nodes and a name of the asker, "client". `image` names a picture as
+for /view, `picks` is the text of Pick Points. The answer is a PNG of 1 bit and of the size of the picture, whose black
+is transparent, with the score in the header X-Pentimento-Score. Or it is {"error": a sentence} with the status 400
+(malformed request), 403 (a path outside ComfyUI's folders), 404 (no such picture or model), 409 (the queue is not
+empty; ask again later), 413 (too long), 429 (the client asked again before the answer) or 503 (too many wait).
 
-Each picture takes one pass of the encoder, and each request one pass of the decoder. Requests run one at a time in a
-thread of their own. The queue goes first: while it holds a prompt, no request starts, and a running one stops within a
-layer.
+Each picture takes one pass of the encoder, and each request one pass of the decoder. The graph's Load SAM shares the
+model and the embeddings. Requests run one at a time in a thread of their own. ComfyUI's queue goes first: while it
+holds a prompt, no request starts, and a running one stops within a layer. A request also stops within a layer when its
+client leaves or asks again.
 """
 
 import asyncio
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
-from os.path import isfile
-from pathlib import Path, PurePath
 from time import monotonic, sleep
 from typing import Any
 
-import folder_paths
 import numpy as np
 import torch
-from comfy.model_management import current_loaded_models
+from comfy.model_management import (
+    InterruptProcessingException,
+    current_loaded_models,
+    interrupt_current_processing,
+)
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 from PIL import Image
-from torch import Tensor
 
 from ..model_patchers.comfyui.folders import filenames, full_path
 from ..model_patchers.segment.pick_points import fit, parse_picks
-from ..model_patchers.segment.sam import PRECISIONS, SAM, load
+from ..model_patchers.segment.sam import PRECISIONS, SAM, identity, load
 from ..model_patchers.segment.sam_prompts import CHOICES
+from .picture import locate, read_picture
+from .refused import Refused
 
 ROUTE = "/pentimento/sam/preview"
 LIMIT = 64 * 1024  # bytes of a request
 PASSES = 20  # the most refine_iterations
+WAITING = 8  # requests, the running one included, at most
 UNLOAD_TIME = 10  # seconds that ComfyUI needs to unload a model, at most
 
 
-class Refused(Exception):
-    """A request gets no mask. The message says why.
-
-    Attributes:
-        status: The HTTP status of the answer.
-    """
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-
-
 BUSY = "The live mask waits until the queue is empty."
+FULL = f"{WAITING} live masks are being made already. Change a point to ask again."
+OVER = "The live mask was given up: its client left or asked again."
 
 
 @dataclass(frozen=True)
@@ -65,6 +61,7 @@ class Request:
         picture: The name for ComfyUI's Load Image, such as "sub/name.png [temp]".
         model: The path of the model.
         picks: The text of Pick Points, not checked.
+        client: A name of whoever asks, empty for none. Of requests with one name only the newest is answered.
     """
 
     picture: str
@@ -73,6 +70,7 @@ class Request:
     picks: str
     choice: str
     refine_iterations: int
+    client: str = ""
 
 
 def read_request(body: bytes) -> Request:
@@ -84,14 +82,15 @@ def read_request(body: bytes) -> Request:
     try:
         fields = json.loads(body)
         image = fields["image"]
-        texts = [image["filename"], image.get("subfolder", ""), image.get("type", "output"), fields["sam_name"]]
-        texts += [fields["picks"], fields.get("precision", "auto"), fields.get("choice", "auto")]
+        texts = [image["filename"], image.get("subfolder", ""), image.get("type", "output")]
+        texts += [fields["sam_name"], fields["picks"]]
+        texts += [fields.get("precision", "auto"), fields.get("choice", "auto"), fields.get("client", "")]
         passes = fields.get("refine_iterations", 0)
         if not all(isinstance(text, str) and "\0" not in text for text in texts) or type(passes) is not int:
             raise TypeError
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Refused(400, "The request is not JSON with image, sam_name and picks.") from error
-    filename, subfolder, folder_type, sam_name, picks, precision, choice = texts
+    filename, subfolder, folder_type, sam_name, picks, precision, choice, client = texts
     if precision not in PRECISIONS or choice not in CHOICES or not 0 <= passes <= PASSES:
         raise Refused(
             400,
@@ -101,36 +100,36 @@ def read_request(body: bytes) -> Request:
     if sam_name not in filenames("sams"):
         raise Refused(404, f"There is no file {sam_name!r} in models/sams.")
     picture = locate(filename, subfolder, folder_type)
-    return Request(picture, full_path(sam_name, "sams"), precision, picks, choice, passes)
+    return Request(picture, full_path(sam_name, "sams"), precision, picks, choice, passes, client)
 
 
-def locate(filename: str, subfolder: str, folder_type: str) -> str:
-    """The name for Load Image of a picture in one of the folders that ComfyUI's /view serves.
+class Turn:
+    """A request that waits or runs. Call it before each step of the work: it raises where the work is to end.
 
-    Raises:
-        Refused: The path leads elsewhere, or there is no such picture.
+    Args:
+        queue: ComfyUI's queue of prompts.
+        client: As in Request.
+        left: Whether the client has gone.
     """
-    folder = folder_paths.get_directory_by_type(folder_type)
-    path = PurePath(subfolder, filename)
-    if folder is None or path.is_absolute() or path.drive or ".." in path.parts or filename != path.name:
-        raise Refused(403, "image lies outside the input, output and temp folders, whose pictures ComfyUI serves.")
-    if not (folder_paths.filter_files_content_types([filename], ["image"]) and isfile(Path(folder, path))):  # noqa: PTH113, any name will do
-        raise Refused(404, f"There is no picture {filename!r} in ComfyUI's {folder_type} folder.")
-    return f"{path} [{folder_type}]"
 
+    def __init__(self, queue: Any, client: str = "", left: Callable[[], bool] = lambda: False) -> None:
+        self.queue, self.client, self.left = queue, client, left
+        self.replaced = False  # by a newer request of the client
 
-def read_picture(name: str) -> Tensor:
-    """The picture (1, H, W, C) exactly as Load Image returns it, of several in a file the first.
+    @property
+    def over(self) -> bool:
+        """Whether nobody waits for the answer."""
+        return self.replaced or self.left()
 
-    Raises:
-        Refused: The file cannot be read.
-    """
-    from nodes import LoadImage  # ComfyUI's node: no library function reads every format that it reads
-
-    try:
-        return LoadImage().load_image(name)[0][:1]
-    except Exception as error:  # decoders raise all kinds
-        raise Refused(400, "The picture could not be read.") from error
+    def __call__(self, steps: int = 1) -> None:
+        """
+        Raises:
+            Refused: Nobody waits for the answer, or the queue holds a prompt, which goes first.
+        """
+        if self.over:
+            raise Refused(429, OVER)
+        if self.queue.get_tasks_remaining():
+            raise Refused(409, BUSY)
 
 
 class Preview:
@@ -140,41 +139,59 @@ class Preview:
         queue: ComfyUI's queue of prompts.
 
     Attributes:
-        loaded: The path and precision of the SAM, and the SAM.
+        loaded: The identity of the SAM, and the SAM.
+        turns: The requests that wait or run. Only the event loop's thread touches this list.
     """
 
     def __init__(self, queue: Any) -> None:
         self.queue = queue
-        self.loaded: tuple[tuple[str, str], SAM] | None = None
+        self.loaded: tuple[tuple, SAM] | None = None
+        self.turns: list[Turn] = []
         self.worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pentimento-preview")
 
-    async def answer(self, body: bytes) -> tuple[bytes, float]:
+    async def answer(self, body: bytes, left: Callable[[], bool] = lambda: False) -> tuple[bytes, float]:
         """The mask as PNG, and its score.
+
+        Args:
+            left: Whether the client has gone.
 
         Raises:
             Refused: There is no mask.
         """
         request = read_request(body)
-        self.give_way()
-        return await asyncio.get_running_loop().run_in_executor(self.worker, self.mask, request)
+        turn = Turn(self.queue, request.client, left)
+        turn()
+        for other in self.turns:
+            other.replaced |= bool(turn.client) and other.client == turn.client
+        if sum(not other.over for other in self.turns) >= WAITING:
+            raise Refused(503, FULL)
+        self.turns.append(turn)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.worker, self.mask, request, turn)
+        finally:
+            self.turns.remove(turn)
 
-    def give_way(self, steps: int = 1) -> None:
-        """Lets the queue go first: called before each step of the work.
-
-        Raises:
-            Refused: The queue holds a prompt.
-        """
-        if self.queue.get_tasks_remaining():
-            raise Refused(409, BUSY)
-
-    @torch.inference_mode()
-    def mask(self, request: Request) -> tuple[bytes, float]:
+    def mask(self, request: Request, turn: Turn) -> tuple[bytes, float]:
         """The mask of a request as PNG, and its score.
+
+        ComfyUI's layers raise on an interrupt in any thread, and clear it. An interrupt is meant for the prompt that
+        runs: it is handed on. Without a prompt it means nothing here, and the work starts anew.
 
         Raises:
             Refused: There is no mask.
         """
-        self.give_way()
+        while True:
+            try:
+                return self.segment(request, turn)
+            except InterruptProcessingException:
+                with self.queue.mutex:
+                    if self.queue.currently_running:
+                        interrupt_current_processing()
+
+    @torch.inference_mode()
+    def segment(self, request: Request, turn: Turn) -> tuple[bytes, float]:
+        """`mask`, which an interrupt stops."""
+        turn()
         image = read_picture(request.picture)
         height, width = image.shape[1:3]
         try:
@@ -186,19 +203,21 @@ class Preview:
         if not prompts:
             raise Refused(400, "There is no positive point and no box.")
         with self.queue.mutex:  # no prompt may start while ComfyUI loads and unloads models
-            self.give_way()
+            turn()
             sam.load()
         choice = "best" if request.choice == "all" else request.choice
-        (mask,), (score,) = sam.segment_one(image[0], prompts, choice, request.refine_iterations, self.give_way)
+        (mask,), (score,) = sam.segment_one(image[0], prompts, choice, request.refine_iterations, turn)
         return to_png(mask.cpu().numpy() > 0), float(score)
 
     def model(self, path: str, precision: str) -> SAM:
-        """The SAM of this file, loaded unless it is the one in memory."""
-        if self.loaded is None or self.loaded[0] != (path, precision):
+        """The SAM of this file: the one in memory, be it the graph's, or else loaded."""
+        wanted = identity(path, precision)
+        if self.loaded is None or self.loaded[0] != wanted:
             self.loaded = None  # frees the memory of the old one first
             sam = load(path, precision)
-            sam.patcher.add_callback(CallbacksMP.ON_DETACH, self.on_detach)
-            self.loaded = (path, precision), sam
+            if self.on_detach not in sam.patcher.get_all_callbacks(CallbacksMP.ON_DETACH):
+                sam.patcher.add_callback(CallbacksMP.ON_DETACH, self.on_detach)
+            self.loaded = wanted, sam
         return self.loaded[1]
 
     def on_detach(self, patcher: ModelPatcher, unpatch_all: bool) -> None:
@@ -215,7 +234,8 @@ class Preview:
         deadline = monotonic() + UNLOAD_TIME
         while monotonic() < deadline and any(model.model is patcher for model in current_loaded_models):
             sleep(0.01)
-        self.loaded = None
+        if self.loaded and self.loaded[1].patcher is patcher:
+            self.loaded = None
 
 
 def to_png(mask: np.ndarray) -> bytes:
@@ -238,10 +258,15 @@ def add_route() -> None:
     @server.routes.post(ROUTE)
     async def answer(request: web.Request) -> web.Response:
         try:
-            png, score = await preview.answer(await read_body(request))
+            png, score = await preview.answer(await read_body(request), partial(has_left, request))
         except Refused as refused:
             return web.json_response({"error": str(refused)}, status=refused.status)
         return web.Response(body=png, content_type="image/png", headers={"X-Pentimento-Score": f"{score:.4f}"})
+
+
+def has_left(request: Any) -> bool:
+    """Whether the client of an aiohttp request has closed the connection."""
+    return (transport := request.transport) is None or transport.is_closing()
 
 
 async def read_body(request: Any) -> bytes:

@@ -221,7 +221,8 @@ class Picker {
     this.mount();
     const source = origin(this.node, 0);
     let picture = app.nodeOutputs?.[this.node.id]?.pentimento_picture?.[0];
-    if (["LoadImage", "LoadImageOutput"].includes(source?.comfyClass)) {
+    const loaded = ["LoadImage", "LoadImageOutput"].includes(source?.comfyClass);
+    if (loaded) {
       const [, subfolder = "", filename, type = "input"] =
         /^(?:(.*)\/)?(.*?)(?: \[(input|output|temp)\])?$/.exec(value(source, "image") ?? "") ?? [];
       picture = filename && { filename, subfolder, type };
@@ -233,7 +234,9 @@ class Picker {
     this.wanted = wanted;
     this.showMask(null);
     if (!this.picture) return this.blank(missing);
-    this.image.src = api.apiURL(`/view?${new URLSearchParams({ ...picture, rand: Math.random() })}`);
+    // Browsers mirror some photographs that Load Image only turns: the pack's route shows what Load Image gives.
+    const route = loaded ? "/pentimento/picture" : "/view";
+    this.image.src = api.apiURL(`${route}?${new URLSearchParams({ ...picture, rand: Math.random() })}`);
   }
 
   /** Nodes 2.0 goes on showing a node's old elements when undo has made the node anew: takes their place. */
@@ -568,13 +571,18 @@ class Picker {
     this.timer = setTimeout(() => this.fetchMask(model, encoded), PAUSE);
   }
 
+  /** A name for the server, by which a newer request ends an older one: of this tab and this node. */
+  get client() {
+    return [api.clientId, this.node.graph?.id, this.node.id].join(" ");
+  }
+
   async fetchMask(model, encoded) {
     const request = (this.request = new AbortController());
     try {
       const response = await api.fetchApi("/pentimento/sam/preview", {
         method: "POST",
         headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ image: this.picture, picks: this.text, ...model }),
+        body: JSON.stringify({ image: this.picture, picks: this.text, client: this.client, ...model }),
         signal: request.signal,
       });
       if (!response.ok) {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import folder_paths
 
-from .model_files import shards
+from .model_files import versions
 
 FOLDERS = ("sams", "inpaint", "lama", "unclip", "ella")
 
@@ -54,7 +54,6 @@ def fingerprint(file: str | None, *names: str) -> str:
     if file is None:
         return ""
     try:
-        stats = [path.stat() for path in shards(full_path(file, *names))]
+        return versions(full_path(file, *names))
     except (FileNotFoundError, ValueError):
         return ""
-    return " ".join(f"{stat.st_mtime_ns}:{stat.st_size}" for stat in stats)

@@ -53,6 +53,16 @@ def shards(path: str | Path) -> list[Path]:
     return [path.with_name(name) for name in names]
 
 
+def versions(path: str | Path) -> str:
+    """The times and sizes of all files of a model: another text once one of them was replaced.
+
+    Raises:
+        ValueError: Files are missing, as `shards` says.
+        FileNotFoundError: The file itself is missing.
+    """
+    return " ".join(f"{stat.st_mtime_ns}:{stat.st_size}" for stat in (file.stat() for file in shards(path)))
+
+
 def read_model(path: str | Path) -> dict[str, Tensor]:
     """Every tensor of a model, from all of its files, with quantized layers in ComfyUI's form.
 

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
+from weakref import WeakValueDictionary
 
 import comfy.ops
 import numpy as np
@@ -141,7 +143,8 @@ class Network(nn.Module):
 class SAM(Managed):
     """A SAM under ComfyUI's memory management, with the embeddings of the pictures it encoded last.
 
-    The embeddings are dropped when ComfyUI unloads the model.
+    The embeddings are dropped when ComfyUI unloads the model. The graph and the live mask use a SAM from two threads:
+    only one of them loads it or computes with it at a time.
 
     Args:
         weights: As from sam_weights.
@@ -164,12 +167,14 @@ class SAM(Managed):
             logging.warning(
                 "'%s' is a ViT-H, which gives garbage in fp16 (segment-anything#540). Choose bf16 or fp32.", file
             )
+        self.lock = Lock()
         self.cache = EmbeddingCache(keep)
         self.patcher.add_callback(CallbacksMP.ON_DETACH, self.cache.on_detach)
 
     def load(self, prompts: int = 1) -> None:
         """Has ComfyUI load the model, with memory for so many prompts in one pass; needed by `embed` and `decode`."""
-        super().load(max(self._encoder_memory(), prompts * self._prompt_memory()))
+        with self.lock:
+            super().load(max(self._encoder_memory(), prompts * self._prompt_memory()))
 
     def _prompt_memory(self) -> int:
         """Bytes that the decoder needs for a prompt. Measured peak: five tensors as large as the embedding at once."""
@@ -190,26 +195,31 @@ class SAM(Managed):
             progress: Called with numbers of steps, which add up to `steps`.
         """
         key = content_key(levels)
-        if embedding := self.cache.get(key):
-            progress(self.steps)
+        with self.lock:
+            if embedding := self.cache.get(key):
+                progress(self.steps)
+                return embedding
+            embedding = self._encode(levels, progress)
+            self.cache.put(key, embedding)
             return embedding
+
+    def _encode(self, levels: np.ndarray, progress: Callable[[int], None]) -> Embedding:
         x = preprocess(levels, self.frame).to(self.device, self.dtype)
         features, early = self.network.image_encoder(x, progress)
         features = features.float()
         detail = self.network.mask_decoder.detail(features, early.float())
         home = model_management.intermediate_device()
-        embedding = Embedding(features.to(home), None if detail is None else detail.to(home), *levels.shape[:2])
-        self.cache.put(key, embedding)
-        return embedding
+        return Embedding(features.to(home), None if detail is None else detail.to(home), *levels.shape[:2])
 
     def decode(self, embedding: Embedding, prompts: Prompts) -> tuple[Tensor, Tensor]:
         """Logits (P, masks, 4 * grid, 4 * grid) and scores (P, masks) for P prompts on one picture."""
         device, network = self.device, self.network
         mask = None if prompts.mask is None else prompts.mask.to(device)
-        tokens, dense = network.prompt_encoder(Prompts(prompts.coords.to(device), prompts.labels.to(device), mask))
         detail = None if embedding.detail is None else embedding.detail.to(device)
-        positions = network.prompt_encoder.positions(tokens)
-        return network.mask_decoder(embedding.features.to(device), detail, positions, tokens, dense)
+        with self.lock:
+            tokens, dense = network.prompt_encoder(Prompts(prompts.coords.to(device), prompts.labels.to(device), mask))
+            positions = network.prompt_encoder.positions(tokens)
+            return network.mask_decoder(embedding.features.to(device), detail, positions, tokens, dense)
 
     def segment(
         self,
@@ -320,11 +330,29 @@ def sam_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
     raise ValueError(f"'{file}' holds {next(kinds, None) or describe(weights)}. {NEEDED}")
 
 
+# The SAMs in use, by their file as it was and their precision, so that Load SAM and the live mask share one. ComfyUI
+# has no place for this: its list of loaded models drops a SAM that it unloads, which the graph still holds, and its
+# cache of outputs is the executor's own. The dictionary keeps nothing alive.
+_in_use: WeakValueDictionary[tuple, SAM] = WeakValueDictionary()
+_loading = Lock()
+
+
+def identity(path: str | Path, precision: str) -> tuple:
+    """What makes two calls of `load` return the same SAM. A replaced file is another one."""
+    return str(path), versions(path), precision
+
+
 def load(path: str | Path, precision: str = "auto") -> SAM:
     """The SAM in a file, or in several, of any form that read_state_dict knows. Its tensors tell the kind of SAM.
+
+    While a SAM is in use, every call with its file and precision returns that SAM.
 
     Raises:
         ValueError: The file cannot be read, or holds no SAM.
     """
     path = Path(path)
-    return SAM(sam_weights(read_model(path), path.name), path.name, precision)
+    with _loading:
+        key = identity(path, precision)
+        if (sam := _in_use.get(key)) is None:
+            sam = _in_use[key] = SAM(sam_weights(read_model(path), path.name), path.name, precision)
+        return sam

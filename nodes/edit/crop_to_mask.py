@@ -66,7 +66,10 @@ class CropToMask(io.ComfyNode):
     def execute(cls, image: Tensor, mask: Tensor, width: int, height: int, padding: int, regions: str) -> io.NodeOutput:
         image = checks.image(image, "image")
         crops = crop_to_mask.crop(image, mask, width, height, padding, regions)
-        return io.NodeOutput(home(crops.crop), home(crops.crop_mask), crops)
+        crops = crops._replace(
+            image=home(crops.image), mask=home(crops.mask), crop=home(crops.crop), crop_mask=home(crops.crop_mask)
+        )
+        return io.NodeOutput(crops.crop, crops.crop_mask, crops)
 
 
 class PasteBack(io.ComfyNode):

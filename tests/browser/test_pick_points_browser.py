@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from kit import sam
+from kit.pictures import red_spot, turned_file
 
 WIDTH, HEIGHT = 203, 151  # of the test picture, whose pixel (x, y) has the colour (x, y, 0)
 MODES = {"classic": False, "nodes2": True}
@@ -40,18 +41,24 @@ def numbered():
 @pytest.fixture(scope="module")
 def picture(server):
     """The test picture in the server's temp folder, by the name that Load Image takes."""
-    file, mark = io.BytesIO(), uuid.uuid4().hex
+    file = io.BytesIO()
     numbered().save(file, "PNG")
+    return upload(server, "numbered.png", file.getvalue())
+
+
+def upload(server, name, content):
+    """Puts a picture in the server's temp folder; the name that Load Image takes."""
+    mark = uuid.uuid4().hex
     parts = [b'Content-Disposition: form-data; name="type"\r\n\r\ntemp\r\n']
     parts += [
-        b'Content-Disposition: form-data; name="image"; filename="numbered.png"\r\nContent-Type: image/png\r\n\r\n'
-        + file.getvalue()
+        f'Content-Disposition: form-data; name="image"; filename="{name}"\r\nContent-Type: image/*\r\n\r\n'.encode()
+        + content
         + b"\r\n"
     ]
     body = b"".join(f"--{mark}\r\n".encode() + part for part in parts) + f"--{mark}--\r\n".encode()
     headers = {"Content-Type": f"multipart/form-data; boundary={mark}"}
     urllib.request.urlopen(urllib.request.Request(f"{server}/upload/image", body, headers))
-    return "numbered.png [temp]"
+    return f"{name} [temp]"
 
 
 @contextlib.contextmanager
@@ -346,6 +353,33 @@ def test_a_picture_from_another_node_is_shown_after_a_run(page, picture):
     assert (red, green, blue) == pytest.approx((255 - WIDTH / 2, 255 - HEIGHT / 4, 255), abs=3)
     click(page, 150, 100, key="Shift")
     assert picks(page) == expected([(20, 60)], [(150, 100)])
+
+
+@pytest.mark.parametrize(("nodes2", "orientations"), [(False, range(1, 9)), (True, (2, 7))], ids=MODES)
+def test_a_click_on_a_turned_or_mirrored_photograph_is_the_pixel_that_the_node_gets(
+    tab, server, tmp_path, monkeypatch, nodes2, orientations
+):
+    import folder_paths
+
+    from nodes import LoadImage
+
+    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path))
+    for orientation in orientations:
+        name, content = f"turned_{orientation}.jpg", turned_file(orientation)
+        (tmp_path / name).write_bytes(content)
+        tensor = LoadImage().load_image(name)[0][0]
+        graph = workflow(upload(server, name, content))
+        tab.evaluate(LOAD, {"graph": graph, "nodes2": nodes2})
+        tab.wait_for_function(f"() => document.querySelector('.pentimento-frame > img')?.src.includes('{name}')")
+        show(tab, 1.25)
+        frame = tab.locator(".pentimento-frame > img").bounding_box()
+        shot = Image.open(io.BytesIO(tab.screenshot(scale="css"))).convert("RGB")
+        x, y = red_spot(shot.crop((frame["x"], frame["y"], frame["x"] + frame["width"], frame["y"] + frame["height"])))
+        tab.mouse.click(frame["x"] + x, frame["y"] + y)
+        text = json.loads(tab.evaluate(PICKS))
+        assert (text["height"], text["width"]) == tensor.shape[:2]
+        (point,) = text["positive"]
+        assert (point["x"], point["y"]) == pytest.approx(red_spot(tensor * 255), abs=2)
 
 
 def test_an_open_properties_panel_changes_nothing(page):

@@ -6,10 +6,10 @@ import json
 import urllib.request
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 
+from kit.process import resident
 from pentimento_host import client, demo, models
 
 REMOVE = models.workflows()["remove_without_models"]
@@ -45,17 +45,6 @@ def post(server, path, value):
         f"{server}/{path}", json.dumps(value).encode(), {"Content-Type": "application/json"}
     )
     urllib.request.urlopen(request).read()
-
-
-def resident(server):
-    """Resident bytes of the server's process, told by the port it listens on."""
-    port = int(server.rsplit(":", 1)[1])
-    (process,) = {
-        psutil.Process(connection.pid)
-        for connection in psutil.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
-    }
-    return process.memory_info().rss
 
 
 def test_the_same_graph_gives_the_same_bits_and_another_seed_does_not(server):

@@ -9,7 +9,7 @@ from kit.nodes import node_classes, run_node
 from pentimento.model_patchers.comfyui import results
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-TENSORS = {"IMAGE", "MASK", "LATENT"}
+TENSORS = {"IMAGE", "MASK", "LATENT", "PENTIMENTO_CROPS"}
 CLASSES = {
     node_id: cls
     for node_id, cls in node_classes().items()
@@ -22,6 +22,8 @@ def tensors(value):
         return [value]
     if isinstance(value, dict):
         return [value["samples"]]
+    if isinstance(value, (int, float)):
+        return []  # of a box in the crops
     return [tensor for each in value for tensor in tensors(each)]  # a list output
 
 

@@ -1,22 +1,30 @@
 """The live mask's route: against a real server, and how it gives way to the queue."""
 
 import asyncio
+import gc
 import io
 import json
 import threading
 import urllib.error
 import urllib.request
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
+import aiohttp.web
 import numpy as np
 import pytest
 import torch
 from comfy import model_management
+from comfy.patcher_extension import CallbacksMP
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from kit import sam as small_sam
+from pentimento.model_patchers.segment import sam as sam_model
 from pentimento.model_patchers.segment.sam import load
 from pentimento.routes import sam_preview
-from pentimento.routes.sam_preview import LIMIT, Preview, Refused, Request, to_png
+from pentimento.routes.sam_preview import LIMIT, WAITING, Preview, Refused, Request, Turn, has_left, to_png
 
 MODEL = "pentimento-test.safetensors"
 BOXES = [{"x": 20, "y": 10, "width": 200, "height": 150}]
@@ -149,6 +157,7 @@ def test_malformed_bodies_are_refused(ask, body):
         ({"precision": "int4"}, "precision"),
         ({"choice": "4"}, "choice"),
         ({"refine_iterations": 10_000}, "refine_iterations"),
+        ({"client": 7}, "not JSON with image"),
     ],
 )
 def test_bad_prompts_are_refused(ask, changes, part):
@@ -177,10 +186,14 @@ def test_long_bodies_are_read_no_further_than_the_limit(ask, server):
 
 
 class Queue:
-    """ComfyUI's queue, which holds a prompt from the `free`-th look on."""
+    """ComfyUI's queue, which runs a prompt from the `free`-th look on."""
 
     def __init__(self, free=10**9):
         self.free, self.looks, self.mutex = free, 0, threading.RLock()
+
+    @property
+    def currently_running(self):
+        return {0: "a prompt"} if self.looks >= self.free else {}
 
     def get_tasks_remaining(self):
         self.looks += 1
@@ -191,6 +204,7 @@ class Queue:
 def request_of(model, host, monkeypatch):
     import folder_paths
 
+    gc.collect()  # no Preview of an earlier test shares its SAM
     monkeypatch.setattr(folder_paths, "input_directory", str(host.input))
 
     def request_of(**changes):
@@ -212,26 +226,31 @@ def passes(monkeypatch):
     return ran
 
 
+def mask(preview, request, **turn):
+    return preview.mask(request, Turn(preview.queue, **turn))
+
+
 def test_one_encoder_pass_serves_every_request_on_a_picture(request_of, passes):
     preview = Preview(Queue())
-    first, _ = preview.mask(request_of())
+    first, _ = mask(preview, request_of())
     once = len(passes)
-    second, _ = preview.mask(request_of(picks='{"positive": [{"x": 9, "y": 9}]}'))
+    second, _ = mask(preview, request_of(picks='{"positive": [{"x": 9, "y": 9}]}'))
     assert len(passes) == once > 0
     assert first != second
     sam = preview.loaded[1]
-    preview.mask(request_of(precision="bf16"))
+    mask(preview, request_of(precision="bf16"))
     assert preview.loaded[1] is not sam  # one model, never two
 
 
 def test_it_stops_when_a_prompt_comes(request_of, passes):
     preview = Preview(Queue())
-    preview.mask(request_of())
+    mask(preview, request_of())
     whole, looks = len(passes), preview.queue.looks
     passes.clear()
+    preview.loaded = None  # and with it the embedding
     busy = Preview(Queue(free=2))  # a look before the work, one before the model is moved, one after each block
     with pytest.raises(Refused) as refused:
-        busy.mask(request_of())
+        mask(busy, request_of())
     assert refused.value.status == 409
     assert len(passes) == 1 < whole < looks
     with pytest.raises(Refused) as refused:
@@ -239,9 +258,215 @@ def test_it_stops_when_a_prompt_comes(request_of, passes):
     assert refused.value.status == 400
 
 
+def test_it_stops_within_a_layer_when_the_client_leaves_or_asks_again(request_of, passes):
+    looks = iter(range(100))
+    with pytest.raises(Refused) as refused:
+        mask(Preview(Queue()), request_of(), left=lambda: next(looks) > 1)
+    assert refused.value.status == 429
+    assert len(passes) == 1
+
+
+@pytest.fixture
+def after_a_block(monkeypatch):
+    """Sets what happens once, right after the next block of an image encoder."""
+    from pentimento.model_patchers.arch import sam_vit
+
+    events, forward = [], sam_vit.ImageEncoder.forward
+
+    def with_events(self, x, step):
+        return forward(self, x, lambda *n: (step(*n), events and events.pop()()))
+
+    monkeypatch.setattr(sam_vit.ImageEncoder, "forward", with_events)
+    yield events.append
+    model_management.interrupt_current_processing(False)
+
+
+def test_an_interrupt_without_a_prompt_does_not_stop_it(request_of, after_a_block):
+    expected = mask(Preview(Queue()), request_of())
+    after_a_block(model_management.interrupt_current_processing)
+    assert mask(Preview(Queue()), request_of()) == expected
+
+
+def test_an_interrupt_is_handed_on_to_the_prompt_that_it_is_meant_for(request_of, after_a_block):
+    preview = Preview(Queue())
+
+    def start_and_interrupt():
+        preview.queue.free = preview.queue.looks
+        model_management.interrupt_current_processing()
+
+    after_a_block(start_and_interrupt)
+    with pytest.raises(Refused) as refused:
+        mask(preview, request_of())
+    assert refused.value.status == 409
+    assert model_management.processing_interrupted()
+
+
+def test_interrupts_of_the_server_drop_no_connection(ask, server):
+    expected = ask()
+    for number in range(3):
+        urllib.request.urlopen(urllib.request.Request(f"{server}/interrupt", b"{}", method="POST")).read()
+        again = ask(picks=json.dumps(PICKS), precision=["auto", "fp32", "bf16"][number])
+        assert again[0] == 200
+    assert np.array_equal(ask()[1], expected[1])
+
+
+class Answers:
+    """A Preview in which each request takes until the test lets it go on, or until it is refused."""
+
+    def __init__(self, monkeypatch):
+        self.preview, self.go_on = Preview(Queue()), threading.Event()
+        monkeypatch.setattr(sam_preview, "read_request", lambda body: SimpleNamespace(client=body.decode()))
+        monkeypatch.setattr(self.preview, "mask", self.mask)
+
+    def mask(self, request, turn):
+        while not self.go_on.wait(0.01):
+            turn()
+        turn()
+        return request.client
+
+    async def all_of(self, *clients, left=lambda: False):
+        """What each client got, asking in this order; those before the last one before any is answered."""
+        tasks = []
+        for client in clients:
+            tasks.append(asyncio.create_task(self.preview.answer(client.encode(), left)))
+            await asyncio.sleep(0)
+        self.go_on.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        return [answer.status if isinstance(answer, Refused) else answer for answer in answers]
+
+
+def test_of_a_clients_requests_the_newest_is_answered(monkeypatch):
+    answers = asyncio.run(Answers(monkeypatch).all_of("a", "b", "a", "", "", "a"))
+    assert answers == [429, "b", 429, "", "", "a"]
+
+
+def test_the_queue_of_requests_is_bounded(monkeypatch):
+    clients = [str(number) for number in range(WAITING)]
+    answers = asyncio.run(Answers(monkeypatch).all_of(*clients, "late", "0"))
+    assert answers == [429, *clients[1:], 503, "0"]
+
+
+def test_requests_whose_clients_left_take_no_place(monkeypatch):
+    several = Answers(monkeypatch)
+
+    async def leave_and_ask():
+        gone = [asyncio.create_task(several.preview.answer(b"", lambda: True)) for _ in range(3 * WAITING)]
+        await asyncio.sleep(0)
+        return await several.all_of("here"), await asyncio.gather(*gone, return_exceptions=True)
+
+    (here,), gone = asyncio.run(leave_and_ask())
+    assert here == "here"
+    assert {refused.status for refused in gone} == {429}
+    assert several.preview.turns == []
+
+
+def test_a_closed_connection_is_noticed_while_its_request_runs():
+    entered, noticed = asyncio.Event(), asyncio.Event()
+
+    async def handler(request):
+        await sam_preview.read_body(request)
+        assert not has_left(request)
+        entered.set()
+        while not has_left(request):
+            await asyncio.sleep(0.01)
+        noticed.set()
+
+    async def leave():
+        app = aiohttp.web.Application()
+        app.router.add_post("/", handler)
+        runner = aiohttp.web.AppRunner(app)  # as ComfyUI does, which does not cancel handlers
+        await runner.setup()
+        await aiohttp.web.TCPSite(runner, "127.0.0.1", 0).start()
+        _, writer = await asyncio.open_connection(*runner.addresses[0])
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+        await entered.wait()
+        writer.close()
+        await asyncio.wait_for(noticed.wait(), 60)
+        await runner.cleanup()
+
+    asyncio.run(leave())
+
+
+@pytest.fixture
+def graph(request_of, model, host, node_classes, monkeypatch):
+    """Runs Load Image, Load SAM and SAM Segment as a graph's run does, and counts what it and the live mask load."""
+    import folder_paths
+
+    from nodes import LoadImage
+
+    names = folder_paths.folder_names_and_paths
+    monkeypatch.setitem(names, "sams", ([str(model.parent)], names["sams"][1]))
+    reads, read = [], sam_model.read_state_dict
+    monkeypatch.setattr(sam_model, "read_state_dict", lambda path: (reads.append(path), read(path))[1])
+
+    def run():
+        sam = node_classes["PentimentoLoadSAM"].execute(model.name, "fp32").args[0]
+        (image, _) = LoadImage().load_image(f"{COFFEE['filename']} [input]")
+        points = json.dumps(PICKS["positive"])
+        node_classes["PentimentoSAMSegment"].execute(sam, image, "auto", 0, points, "", PICKS["boxes"])
+        return sam
+
+    run.reads = reads
+    return run
+
+
+@pytest.mark.parametrize("first", ["live mask", "graph"])
+def test_the_live_mask_and_the_graph_share_one_model_and_one_embedding(graph, request_of, passes, first):
+    preview, kept = Preview(Queue()), []
+    asks = [lambda: mask(preview, request_of()), lambda: kept.append(graph())]
+    for ask in asks if first == "live mask" else reversed(asks):
+        ask()
+        once = len(passes)
+    assert len(graph.reads) == 1
+    assert preview.loaded[1] is kept[0]
+    assert len(passes) == once == kept[0].steps
+
+
+def test_the_live_mask_and_the_graph_at_once_encode_once(graph, request_of, passes, after_a_block):
+    executor, runs = ThreadPoolExecutor(), []
+    run = torch.inference_mode()(graph)
+    after_a_block(lambda: runs.append(executor.submit(run)))  # while the live mask encodes
+    mask(Preview(Queue()), request_of())
+    runs[0].result()
+    assert len(graph.reads) == 1
+    assert len(passes) == graph().steps
+
+
+def test_the_model_is_shared_after_the_host_unloaded_it(graph, request_of):
+    preview, sam = Preview(Queue()), graph()
+    mask(preview, request_of())
+    model_management.unload_all_models()
+    preview.worker.submit(lambda: None).result()
+    assert preview.loaded is None
+    mask(preview, request_of())
+    assert preview.loaded[1] is sam
+    assert len(graph.reads) == 1
+    assert sam.patcher.get_all_callbacks(CallbacksMP.ON_DETACH).count(preview.on_detach) == 1
+
+
+def test_a_model_that_nobody_uses_goes(graph):
+    sam = weakref.ref(graph())
+    gc.collect()
+    assert sam() is None
+
+
+def test_a_replaced_file_is_another_model(graph, request_of, model):
+    preview = Preview(Queue())
+    before = mask(preview, request_of()), graph()
+    content = model.read_bytes()
+    weights = load_file(model)
+    save_file({name: weight.flip(0) if weight.dim() == 2 else weight for name, weight in weights.items()}, model)
+    try:
+        after = mask(preview, request_of()), graph()
+        assert before[0] != after[0]
+        assert before[1] is not after[1] is preview.loaded[1]
+    finally:
+        model.write_bytes(content)
+
+
 def test_it_lets_the_model_go_when_the_host_unloads_it(request_of):
     preview = Preview(Queue())
-    preview.mask(request_of())
+    mask(preview, request_of())
     assert preview.loaded
     model_management.unload_all_models()
     preview.worker.shutdown()
@@ -251,7 +476,7 @@ def test_it_lets_the_model_go_when_the_host_unloads_it(request_of):
 def test_it_works_beside_the_event_loop(request_of, monkeypatch):
     preview, threads = Preview(Queue()), []
     monkeypatch.setattr(sam_preview, "read_request", lambda body: request_of())
-    monkeypatch.setattr(preview, "mask", lambda request: threads.append(threading.current_thread()))
+    monkeypatch.setattr(preview, "mask", lambda request, turn: threads.append(threading.current_thread()))
     asyncio.run(preview.answer(b""))
     assert threads[0].name.startswith("pentimento-preview")
 

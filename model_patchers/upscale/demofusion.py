@@ -102,6 +102,36 @@ class Phase(NamedTuple):
     work: list[int]
 
 
+def relocated(conditioning: Conditioning, base: tuple[int, int], size: tuple[int, int]) -> Conditioning:
+    """A conditioning whose areas and GLIGEN boxes cover the same part of a larger latent.
+
+    ComfyUI computes areas in percent and masks for the latent that it samples. Areas and boxes in latent pixels would
+    stay where they were.
+
+    Args:
+        base: (H, W) of the latent for which the areas and boxes were made.
+        size: (H, W) of the latent that is sampled.
+    """
+
+    def area(place: tuple) -> tuple:
+        """A place (..., height, width, ..., top, left), rounded as ComfyUI rounds an area in percent."""
+        n, scale = len(place) // 2, [(new, old) for old, new in zip(base, size, strict=True)]
+        sides = [max(1, round(at / old * new)) for at, (new, old) in zip(place[n - 2 : n], scale, strict=True)]
+        corner = [round(at / old * new) for at, (new, old) in zip(place[-2:], scale, strict=True)]
+        return (*place[: n - 2], *sides, *place[n:-2], *corner)
+
+    def values_for(values: dict) -> dict:
+        changed = {}
+        if "area" in values and values["area"][0] != "percentage":
+            changed["area"] = area(values["area"])
+        if "gligen" in values:
+            kind, gligen, boxes = values["gligen"]
+            changed["gligen"] = (kind, gligen, [(embedding, *area(box)) for embedding, *box in boxes])
+        return {**values, **changed}
+
+    return [[text, values_for(values)] for text, values in conditioning]
+
+
 def resized(x: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
     """Resizes each channel and frame: (..., H, W) -> (..., *size)."""
     return F.interpolate(x.reshape(-1, 1, *x.shape[-2:]), size=size, mode=mode).reshape(*x.shape[:-2], *size)
@@ -132,8 +162,7 @@ class Run:
             self.cfg,
             phase.sampler,
             phase.sigmas,
-            self.positive,
-            self.negative,
+            *(relocated(prompt, tuple(self.base.shape[-2:]), phase.size) for prompt in (self.positive, self.negative)),
             x,
             noise_mask=self.mask,
             callback=self.preview.run(phase.work),

@@ -111,19 +111,19 @@ def patch(model: ModelPatcher, path: str | Path) -> ModelPatcher:
     Raises:
         ValueError: The model is of another kind, or the file is no IC-Light.
     """
-    for earlier in model.get_wrappers(WrappersMP.PREPARE_SAMPLING, KEY):
+    for earlier in model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         model = earlier.detached(model)
     require(model, fitting(MODEL_NODE), MODEL_NODE)
     unet, config = model.model.diffusion_model.state_dict(), model.model.model_config.unet_config
     diff = offsets(read_state_dict(path), unet, unet_to_diffusers(config), Path(path).name)
     relight = Relight({f"diffusion_model.{name}": ("diff", [x, {"pad_weight": True}]) for name, x in diff.items()})
-    model = attach(model, KEY, {WrappersMP.PREPARE_SAMPLING: relight})
+    model = attach(model, KEY, {WrappersMP.OUTER_SAMPLE: relight})
     model.add_patches(relight.patches)
     return model
 
 
 class Relight(NamedTuple):
-    """The wrapper of PREPARE_SAMPLING that `patch` attaches. It knows the patches on the weights.
+    """The wrapper of OUTER_SAMPLE that `patch` attaches. It knows the patches on the weights.
 
     Attributes:
         patches: In the form of ModelPatcher.add_patches.
@@ -131,21 +131,14 @@ class Relight(NamedTuple):
 
     patches: dict[str, tuple]
 
-    def __call__(
-        self,
-        executor: WrapperExecutor,
-        model: ModelPatcher,
-        shape: tuple[int, ...],
-        conds: dict,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
+    def __call__(self, executor: WrapperExecutor, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Refuses wrong conditionings and patches before anything is loaded or computed."""
-        for branch, conditions in conds.items():
+        guider = executor.class_obj
+        for branch, conditions in guider.conds.items():
             for condition in conditions:
-                _check_pictures(condition.get("noise_concat"), branch, shape[0])
-        _check_later_patches(model)
-        return executor(model, shape, conds, *args, **kwargs)
+                _check_pictures(condition.get("noise_concat"), branch, len(noise))
+        _check_later_patches(guider.model_patcher)
+        return executor(noise, *args, **kwargs)
 
     def detached(self, model: ModelPatcher) -> ModelPatcher:
         """A clone of the model without these patches."""

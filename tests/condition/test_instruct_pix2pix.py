@@ -17,6 +17,7 @@ from comfy.controlnet import ControlBase
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_extras import nodes_custom_sampler as custom
+from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from comfy_extras.nodes_ip2p import InstructPixToPixConditioning
 from comfy_extras.nodes_model_advanced import RescaleCFG
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
@@ -627,9 +628,30 @@ def test_the_patch_under_guiders_that_it_cannot_work_with(model, stub):
     for other in (
         custom.DualCFGGuider.execute(model, *conds, 7.5, 1.5, "regular").result[0],
         PerpNegGuider.execute(model, *conds, 7.5, 1.0).result[0],
+        custom.DualModelGuider.execute(model, case.positive, 7.5, model, case.negative).result[0],
     ):
         with pytest.raises(ValueError, match=f"cannot work under {type(other).__name__}"):
             by_guider(other, case)
+
+
+@pytest.mark.parametrize("node", [EasyCacheNode, LazyCacheNode])
+def test_caches_before_and_after_the_patch(model, stub, node):
+    """With a threshold of 0 they skip nothing. With a large one they skip steps, and all three runs are the same."""
+    case, sigmas = Case(), torch.linspace(1, 0, 9) ** 2 * 10
+
+    def cached(model, threshold=1.0):
+        return node.execute(model, threshold, 0.0, 1.0, False).result[0]
+
+    def sampled(model):
+        return by_sampler(stub.on(model), case, sigmas)  # EasyCache comes around the network
+
+    plain = sampled(patched(model))
+    assert torch.equal(sampled(cached(patched(model), 0.0)), plain)
+    stub.x.clear()
+    runs = [sampled(each) for each in (cached(patched(model)), patched(cached(model)))]
+    assert 2 * 2 <= len(stub.x) < 2 * 8 and not torch.equal(runs[0], plain)
+    runs.append(by_guider(guider(stub.on(cached(model)), case), case, sigmas))
+    assert torch.equal(runs[0], runs[1]) and torch.equal(runs[0], runs[2])
 
 
 # ---- The picture

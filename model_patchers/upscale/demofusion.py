@@ -26,6 +26,7 @@ from ..comfyui.progress import Preview
 from ..comfyui.schedule import Interval
 from .demofusion_denoiser import NODE, Denoiser, Moments, moments, renormalised
 from .iterative_mixing import IterativeMixing, iterative_mixing
+from .window_patches import refuse_whole_pictures
 from .windows import Plan, attach_denoiser, in_latent, overlap_error
 
 LADDERS: dict[str, Callable[[float], list[float]]] = {
@@ -232,7 +233,7 @@ def plan(
         denoiser = settings.denoiser(model, scale, seed)
         larger = tuple(math.floor(side * scale + 0.5) for side in size)
         work = [denoiser.work(*larger, left) for left in lefts]
-        phases.append(Phase(attach_denoiser(model, denoiser), held, later, seed, larger, work))
+        phases.append(Phase(attach_denoiser(model, denoiser, NODE), held, later, seed, larger, work))
     return phases
 
 
@@ -255,8 +256,8 @@ def demofusion(
         noise_seed: Of the base. Each later phase has the next seed.
 
     Raises:
-        ValueError: The settings, the sampler or the latent cannot be used, the schedule has no steps, or a conditioning
-            holds a picture for a latent of another size.
+        ValueError: The settings, the sampler or the latent cannot be used, the schedule has no steps, a conditioning
+            holds a picture for a latent of another size, or a patch holds a picture that cannot be cut to windows.
     """
     if problem := settings.problem():
         raise ValueError(problem)
@@ -267,6 +268,9 @@ def demofusion(
     for phase in phases:
         for prompt in (positive, negative):
             check_now(model, prompt, torch.Size((*base.shape[:-2], *phase.size)))
+    if settings.scale > 1:
+        hooks = [values.get("hooks") for prompt in (positive, negative) for _, values in prompt]
+        refuse_whole_pictures(model.model_options, hooks, NODE)
     preview = Preview(model, sum(sum(phase.work) for phase in phases), tuple(base.shape[-2:]))
     run = Run(positive, negative, cfg, base, latent.get("batch_index"), latent.get("noise_mask"), preview)
     results = [base if base.any() else run.sample(phases.pop(0), base)]

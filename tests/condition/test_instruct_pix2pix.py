@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import uuid
 from dataclasses import replace
 
 import comfy.hooks
@@ -13,6 +14,7 @@ import comfy.sd
 import numpy as np
 import pytest
 import torch
+from comfy.conds import CONDCrossAttn, CONDNoiseShape
 from comfy.controlnet import ControlBase
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
@@ -36,7 +38,12 @@ from kit.nodes import run_node
 from kit.run import scheduler
 from kit.tensors import rand, randn
 from pentimento.model_patchers.comfyui.kinds import identify
-from pentimento.model_patchers.condition.instruct_pix2pix_step import guide, rescale_noise_cfg
+from pentimento.model_patchers.condition.instruct_pix2pix_step import (
+    calc_cond_batch,
+    guide,
+    rescale_noise_cfg,
+    without_image,
+)
 from pentimento.model_patchers.pixels.resample import to_multiple
 from pentimento.nodes.condition.instruct_pix2pix import IP2PConditioning, IP2PGuiderNode, IP2PPatch
 from pentimento_host.standins import diffusion
@@ -465,6 +472,23 @@ def test_a_controlnet_sees_the_batch_and_the_same_roles(model):
     parts = [predicted(model, case, prompt) for prompt in (null, controlled.negative, controlled.positive)]
     assert relative_error(ours, guide(*parts, 1.5, 7.5)) < 1e-5
     assert relative_error(ours, by_guider(guider(model, case), case, ONE_STEP)) > 1e-2
+
+
+def test_the_controlnet_of_each_graphics_card_is_told_the_same_roles(model):
+    case, calls, on_card, cpu = Case(), [], [], torch.device("cpu")
+    control = Control(calls)
+    control.multigpu_clones = {cpu: Control(on_card)}
+    values = {"c_crossattn": CONDCrossAttn(case.text), "c_concat": CONDNoiseShape(case.image)}
+    conds = [{"control": control, "uuid": uuid.uuid4(), "model_conds": values}]
+    options = {
+        "multigpu_clones": {cpu: model},
+        "model_function_wrapper": lambda apply, args: args["input"],
+        "transformer_options": {"sample_sigmas": STEPS},
+    }
+    model.pre_run()
+    calc_cond_batch(model.model, [without_image(conds), conds, conds], case.image, STEPS[:1], options)
+    model.cleanup()
+    assert on_card == [(3, 3, [0, 1, 1])] and calls == []
 
 
 def test_masks_and_areas(model, stub):

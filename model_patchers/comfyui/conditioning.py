@@ -209,11 +209,13 @@ class InputFeed(Link):
 def run_model_checks(executor: WrapperExecutor, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Around `CFGGuider.outer_sample`: makes the conditionings' checks, then samples without the links."""
     guider = executor.class_obj
-    controls = [
-        (_model_of(guider, name), cond.get("control")) for name, conds in guider.conds.items() for cond in conds
+    links = [
+        (_model_of(guider, name), link)
+        for name, conds in guider.conds.items()
+        for cond in conds
+        for link in _chain(cond.get("control"))
     ]
-    checks = [(m, link.needs) for m, control in controls for link in _chain(control) if isinstance(link, ModelCheck)]
-    for model, check in dict.fromkeys(checks):
+    for model, check in dict.fromkeys((model, link.needs) for model, link in links if isinstance(link, ModelCheck)):
         check.check(model, noise.shape)
     stripped: dict[ControlBase, ControlBase | None] = {}
     guider.conds = {name: [_without_links(cond, stripped) for cond in conds] for name, conds in guider.conds.items()}

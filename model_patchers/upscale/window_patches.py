@@ -108,10 +108,10 @@ def refuse_whole_pictures(options: dict[str, Any], hooks: Iterable[HookGroup | N
     Raises:
         ValueError: A patch holds one.
     """
-    groups = [group for group in hooks if group is not None]
-    hooked = [{"hooks": getattr(hook, "transformers_dict", None)} for group in groups for hook in group.hooks]
+    hooked = [getattr(hook, "transformers_dict", {}) for group in hooks if group is not None for hook in group.hooks]
+    on_prompts = [patch for each in hooked for patch in _patches(each)]
     on_model = [patch for patch in _patches(options.get("transformer_options", {})) if not _is_adapter(patch)]
-    for patch in hooked + on_model:
+    for patch in on_prompts + on_model:
         if (picture := _picture(patch)) is not None:
             raise ValueError(
                 f"{node} computes the picture in windows, and {_name(patch)} holds '{picture}' for the whole picture, "
@@ -162,7 +162,5 @@ def _name(patch: Any) -> str:
         patch = patch[-1]
     if isinstance(patch, MethodType):
         patch = patch.__self__
-    if isinstance(patch, dict):
-        return "a hook of a conditioning"
     code = patch if isinstance(patch, FunctionType) else type(patch)
     return NODES.get(code.__name__, f"the patch {code.__module__}.{code.__qualname__}")

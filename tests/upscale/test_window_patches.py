@@ -250,11 +250,13 @@ def test_one_window_is_the_whole_picture(base, prompts):
     assert torch.equal(run(windowed(model, 16 * 8), prompts), run(model, prompts))
 
 
-def test_a_hook_of_a_conditioning_is_refused(base, prompts):
+@pytest.mark.parametrize("patch", [Regions(MASK), Attn2Replace(masked, weight=1.0, mask=MASK)])
+def test_a_hook_of_a_conditioning_is_refused(base, prompts, patch):
+    """Also with an adapter: ComfyUI merges the hook's own patches with those that are cut."""
     hooks = comfy.hooks.HookGroup()
-    hooks.add(comfy.hooks.TransformerOptionsHook({"patches": {"attn2_patch": [Regions(MASK)]}}))
+    hooks.add(comfy.hooks.TransformerOptionsHook({"patches_replace": {"attn2": {("input", 1): patch}}}))
     hooked = [comfy.hooks.set_hooks_for_conditioning(prompt, hooks) for prompt in prompts]
-    with pytest.raises(ValueError, match="a hook of a conditioning holds 'masks'"):
+    with pytest.raises(ValueError, match=f"{type(patch).__name__} holds 'mask"):
         run(windowed(base), hooked)
 
 

@@ -269,8 +269,7 @@ def demofusion(
         for prompt in (positive, negative):
             check_now(model, prompt, torch.Size((*base.shape[:-2], *phase.size)))
     if settings.scale > 1:
-        hooks = [values.get("hooks") for prompt in (positive, negative) for _, values in prompt]
-        refuse_whole_pictures(model.model_options, hooks, NODE)
+        refuse_whole_pictures(model.model_options, [values for _, values in (*positive, *negative)], NODE)
     preview = Preview(model, sum(sum(phase.work) for phase in phases), tuple(base.shape[-2:]))
     run = Run(positive, negative, cfg, base, latent.get("batch_index"), latent.get("noise_mask"), preview)
     results = [base if base.any() else run.sample(phases.pop(0), base)]

@@ -6,13 +6,12 @@ refused before anything is sampled.
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
-from comfy.hooks import HookGroup
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,6 +22,7 @@ from .window_conditioning import stack
 PLACES = ("patches", "patches_replace", "optimized_attention_override")  # of patches in transformer options
 PICTURES = {"image", "inpaint_image", "control_image", "hint", "hint_latent", "render_video", "ref_target_masks"}
 SMALLEST = 4  # a mask's sides: a smaller tensor named mask is one of text tokens
+STYLE_MASK = "attention_mask_img_shape"  # in a conditioning whose attention mask has the picture's tokens
 DEPTH = 5  # of containers and objects that hold one another
 NODES = {  # ComfyUI's nodes by the patches that they set
     "DiffSynthCnetPatch": "Apply Qwen Image DiffSynth ControlNet",
@@ -97,19 +97,25 @@ def _for_batch(mask: Tensor, batch: int) -> Tensor:
 # Pictures that are not cut
 
 
-def refuse_whole_pictures(options: dict[str, Any], hooks: Iterable[HookGroup | None], node: str) -> None:
-    """Refuses patches that hold a mask or a picture which cannot be cut to windows.
+def refuse_whole_pictures(options: dict[str, Any], conds: Sequence[dict[str, Any]], node: str) -> None:
+    """Refuses patches and conditionings that hold a mask or a picture which cannot be cut to windows.
 
     Args:
         options: Of the model.
-        hooks: Of the conditionings.
+        conds: The values of the conditionings.
         node: The display name of the node that makes windows.
 
     Raises:
-        ValueError: A patch holds one.
+        ValueError: One holds one.
     """
-    hooked = [getattr(hook, "transformers_dict", {}) for group in hooks if group is not None for hook in group.hooks]
-    on_prompts = [patch for each in hooked for patch in _patches(each)]
+    if any(cond.get(STYLE_MASK) for cond in conds):
+        raise ValueError(
+            f"{node} computes the picture in windows, and a conditioning holds an attention mask of the whole picture, "
+            "which cannot be cut to windows. Set strength_type of Apply Style Model to multiply, or sample without "
+            f"{node}."
+        )
+    hooked = [hook for cond in conds if cond.get("hooks") is not None for hook in cond["hooks"].hooks]
+    on_prompts = [patch for hook in hooked for patch in _patches(getattr(hook, "transformers_dict", {}))]
     on_model = [patch for patch in _patches(options.get("transformer_options", {})) if not _is_adapter(patch)]
     for patch in on_prompts + on_model:
         if (picture := _picture(patch)) is not None:

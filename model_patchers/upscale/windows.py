@@ -291,8 +291,7 @@ def _sample(
         )
     guider, size = executor.class_obj, tuple(noise.shape[-2:])
     if denoiser.shown(*size) != size:
-        hooks = [cond.get("hooks") for conds in guider.conds.values() for cond in conds]
-        refuse_whole_pictures(guider.model_options, hooks, node)
+        refuse_whole_pictures(guider.model_options, [cond for conds in guider.conds.values() for cond in conds], node)
     wrappers = guider.model_options["transformer_options"]["wrappers"][WrappersMP.CALC_COND_BATCH]
     wrappers[KEY] = wrappers.pop(KEY)  # the options are the run's own copy
     try:

@@ -260,6 +260,16 @@ def test_a_hook_of_a_conditioning_is_refused(base, prompts, patch):
         run(windowed(base), hooked)
 
 
+def test_an_attention_mask_of_a_style_is_refused(base, prompts):
+    """As Apply Style Model sets it with the strength_type attn_bias. A mask of text tokens alone passes."""
+    ((text, _),) = prompts[0]
+    styled = [[text, {"attention_mask": torch.ones(1, 135, 135), "attention_mask_img_shape": (16, 8)}]]
+    with pytest.raises(ValueError, match="Windowed Diffusion .* attention mask of the whole picture.* to multiply"):
+        run(windowed(base), [styled, prompts[1]])
+    told = [[text, {"attention_mask": torch.ones(1, 7)}]]
+    assert torch.equal(run(windowed(base), [told, prompts[1]]), run(windowed(base), prompts))
+
+
 HARMLESS = {
     "FreeU": lambda model: FreeU_V2.execute(model, 1.3, 1.4, 0.9, 0.2).args[0],
     "ToMe": lambda model: TomePatchModel.execute(model, 0.3).args[0],
@@ -273,7 +283,7 @@ HARMLESS = {
 @pytest.mark.parametrize("name", HARMLESS)
 def test_patches_without_a_picture_pass(base, name):
     options = HARMLESS[name](base).model_options
-    window_patches.refuse_whole_pictures(options, [None], "Windowed Diffusion")
+    window_patches.refuse_whole_pictures(options, [{}], "Windowed Diffusion")
 
 
 def test_tokens_and_networks_are_no_pictures():

@@ -35,6 +35,8 @@ Latent = dict[str, Any]  # what nodes pass: {"samples": a tensor, ...}
 ModelInputs = Callable[[Cond, ModelPatcher, torch.device], dict[str, CONDRegular]]
 
 FEED = "pentimento_feed"  # of a conditioning's ModelInputs in its model_conds
+# Attributes of ComfyUI's DualModelGuider: the model that samples the negative conditioning, and the conditioning for it
+SECOND_MODEL, SECOND_CONDS = "uncond_model_patcher", "_uncond_conds"
 
 
 def both(prompts: Sequence[Conditioning], values: dict[str, Any]) -> list[Conditioning]:
@@ -207,10 +209,14 @@ class InputFeed(Link):
 def run_model_checks(executor: WrapperExecutor, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Around `CFGGuider.outer_sample`: makes the conditionings' checks, then samples without the links."""
     guider = executor.class_obj
-    controls = [cond.get("control") for conds in guider.conds.values() for cond in conds]
-    checks = [link.needs for control in controls for link in _chain(control) if isinstance(link, ModelCheck)]
-    for check in dict.fromkeys(checks):
-        check.check(guider.model_patcher, noise.shape)
+    links = [
+        (_model_of(guider, name), link)
+        for name, conds in guider.conds.items()
+        for cond in conds
+        for link in _chain(cond.get("control"))
+    ]
+    for model, check in dict.fromkeys((model, link.needs) for model, link in links if isinstance(link, ModelCheck)):
+        check.check(model, noise.shape)
     stripped: dict[ControlBase, ControlBase | None] = {}
     guider.conds = {name: [_without_links(cond, stripped) for cond in conds] for name, conds in guider.conds.items()}
     return executor(noise, *args, **kwargs)
@@ -218,11 +224,19 @@ def run_model_checks(executor: WrapperExecutor, noise: torch.Tensor, *args: Any,
 
 def apply_feeds(executor: WrapperExecutor, guider: CFGGuider, sigmas: torch.Tensor, *args: Any) -> torch.Tensor:
     """Around the sampler: puts the tensors of `feed` in the place of what ComfyUI made."""
-    guider.conds = {
-        name: [_with_feed(cond, guider.model_patcher, sigmas.device) for cond in conds]
-        for name, conds in guider.conds.items()
-    }
+
+    def fed(name: str, conds: list[Cond]) -> list[Cond]:
+        return [_with_feed(cond, _model_of(guider, name), sigmas.device) for cond in conds]
+
+    guider.conds = {name: fed(name, conds) for name, conds in guider.conds.items()}
+    if SECOND_CONDS in vars(guider):
+        setattr(guider, SECOND_CONDS, fed("negative", getattr(guider, SECOND_CONDS)))
     return executor(guider, sigmas, *args)
+
+
+def _model_of(guider: CFGGuider, name: str) -> ModelPatcher:
+    """The model that samples the guider's conditioning of this name."""
+    return vars(guider).get(SECOND_MODEL, guider.model_patcher) if name == "negative" else guider.model_patcher
 
 
 def _with_feed(cond: Cond, model: ModelPatcher, device: torch.device) -> Cond:

@@ -128,7 +128,7 @@ def patch(model: ModelPatcher, path: str | Path) -> ModelPatcher:
     Raises:
         ValueError: The model is of another kind, or the file is no IC-Light.
     """
-    for earlier in model.get_wrappers(WrappersMP.PREPARE_SAMPLING, KEY):
+    for earlier in model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         model = earlier.detached(model)
     require(model, fitting(MODEL_NODE), MODEL_NODE)
     unet, config = model.model.diffusion_model.state_dict(), model.model.model_config.unet_config
@@ -136,13 +136,13 @@ def patch(model: ModelPatcher, path: str | Path) -> ModelPatcher:
     # Copies: the tensors of a safetensors file are the file itself, and a user may write another in its place.
     copies = {f"diffusion_model.{name}": diff.pop(name).clone() for name in list(diff)}
     relight = Relight({name: ("diff", [x, {"pad_weight": True}]) for name, x in copies.items()})
-    model = attach(model, KEY, {WrappersMP.PREPARE_SAMPLING: relight})
+    model = attach(model, KEY, {WrappersMP.OUTER_SAMPLE: relight})
     model.add_patches(relight.patches)
     return model
 
 
 class Relight(NamedTuple):
-    """The wrapper of PREPARE_SAMPLING that `patch` attaches. It knows the patches on the weights.
+    """The wrapper of OUTER_SAMPLE that `patch` attaches. It knows the patches on the weights.
 
     Attributes:
         patches: In the form of ModelPatcher.add_patches.
@@ -150,21 +150,14 @@ class Relight(NamedTuple):
 
     patches: dict[str, tuple]
 
-    def __call__(
-        self,
-        executor: WrapperExecutor,
-        model: ModelPatcher,
-        shape: tuple[int, ...],
-        conds: dict,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
+    def __call__(self, executor: WrapperExecutor, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Refuses wrong conditionings and patches before anything is loaded or computed."""
-        for branch, conditions in conds.items():
+        guider = executor.class_obj
+        for branch, conditions in guider.conds.items():
             for condition in conditions:
-                _check_pictures(condition.get("noise_concat"), branch, shape[0])
-        _check_later_patches(model)
-        return executor(model, shape, conds, *args, **kwargs)
+                _check_pictures(condition.get("noise_concat"), branch, len(noise))
+        _check_later_patches(guider.model_patcher)
+        return executor(noise, *args, **kwargs)
 
     def detached(self, model: ModelPatcher) -> ModelPatcher:
         """A clone of the model without these patches."""

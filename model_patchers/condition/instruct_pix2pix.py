@@ -127,6 +127,12 @@ def guider(
     return guider
 
 
+def steps_skipped(options: Options) -> int:
+    """The steps that ComfyUI's LazyCache has skipped so far: it reuses a result that is already guided."""
+    cache = options.get("transformer_options", {}).get("easycache")
+    return getattr(cache, "total_steps_skipped", 0)
+
+
 def patch(model: ModelPatcher, image_scale: float) -> ModelPatcher:
     """A clone with which every sampler with one CFG scale guides by equation 3. The sampler's scale is s_T.
 
@@ -144,9 +150,9 @@ def patch(model: ModelPatcher, image_scale: float) -> ModelPatcher:
     def predict_noise(
         executor: WrapperExecutor, x: Tensor, timestep: Tensor, model_options: Options, seed: int | None
     ) -> Tensor:
-        step = Step(model_options, image_scale)
+        step, skipped = Step(model_options, image_scale), steps_skipped(model_options)
         denoised = executor(x, timestep, step.options(), seed)
-        if step.null is None:
+        if step.null is None and steps_skipped(model_options) == skipped:
             raise ValueError(
                 f"{PATCH} cannot work under {type(executor.class_obj).__name__}, which combines predictions in its own "
                 f"way. Use KSampler, CFG Guider or {GUIDER}."

@@ -218,6 +218,10 @@ def role_aware_class(kind: type[ControlBase]) -> type[ControlBase]:
             *others, transformer_options = args
             return super().get_control(*others, with_roles(transformer_options))
 
+        def get_instance_for_device(self, device: torch.device) -> ControlBase:
+            instance = super().get_instance_for_device(device)  # of several graphics cards, each has a clone
+            return instance if instance is self else role_aware_copy(instance)
+
         def __eq__(self, other: object) -> bool:
             return isinstance(other, RoleAware) and vars(self) is vars(other)
 

@@ -30,7 +30,7 @@ from ..arch.sam_hq import HQMaskDecoder
 from ..comfyui.describe import below, describe
 from ..comfyui.fit import sizes_of
 from ..comfyui.managed import Managed
-from ..comfyui.model_files import dequantized, read_model
+from ..comfyui.model_files import dequantized, read_model, versions
 from ..comfyui.points import Point
 from ..comfyui.progress import Progress, ignore
 from ..pixels.boxes import Box

@@ -27,6 +27,7 @@ from ..comfyui.schedule import Interval
 from ..pixels import checks
 from .demofusion_denoiser import NODE, Denoiser, Moments, moments, renormalised
 from .iterative_mixing import IterativeMixing, iterative_mixing
+from .window_patches import refuse_whole_pictures
 from .windows import Plan, attach_denoiser, in_latent, overlap_error
 
 LADDERS: dict[str, Callable[[float], list[float]]] = {
@@ -103,6 +104,36 @@ class Phase(NamedTuple):
     work: list[int]
 
 
+def relocated(conditioning: Conditioning, base: tuple[int, int], size: tuple[int, int]) -> Conditioning:
+    """A conditioning whose areas and GLIGEN boxes cover the same part of a larger latent.
+
+    ComfyUI computes areas in percent and masks for the latent that it samples. Areas and boxes in latent pixels would
+    stay where they were.
+
+    Args:
+        base: (H, W) of the latent for which the areas and boxes were made.
+        size: (H, W) of the latent that is sampled.
+    """
+
+    def area(place: tuple) -> tuple:
+        """A place (..., height, width, ..., top, left), rounded as ComfyUI rounds an area in percent."""
+        n, scale = len(place) // 2, [(new, old) for old, new in zip(base, size, strict=True)]
+        sides = [max(1, round(at / old * new)) for at, (new, old) in zip(place[n - 2 : n], scale, strict=True)]
+        corner = [round(at / old * new) for at, (new, old) in zip(place[-2:], scale, strict=True)]
+        return (*place[: n - 2], *sides, *place[n:-2], *corner)
+
+    def values_for(values: dict) -> dict:
+        changed = {}
+        if "area" in values and values["area"][0] != "percentage":
+            changed["area"] = area(values["area"])
+        if "gligen" in values:
+            kind, gligen, boxes = values["gligen"]
+            changed["gligen"] = (kind, gligen, [(embedding, *area(box)) for embedding, *box in boxes])
+        return {**values, **changed}
+
+    return [[text, values_for(values)] for text, values in conditioning]
+
+
 def resized(x: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
     """Resizes each channel and frame: (..., H, W) -> (..., *size)."""
     return F.interpolate(x.reshape(-1, 1, *x.shape[-2:]), size=size, mode=mode).reshape(*x.shape[:-2], *size)
@@ -133,8 +164,7 @@ class Run:
             self.cfg,
             phase.sampler,
             phase.sigmas,
-            self.positive,
-            self.negative,
+            *(relocated(prompt, tuple(self.base.shape[-2:]), phase.size) for prompt in (self.positive, self.negative)),
             x,
             noise_mask=self.mask,
             callback=self.preview.run(phase.work),
@@ -211,7 +241,7 @@ def plan(
         denoiser = settings.denoiser(model, scale, seed)
         larger = tuple(math.floor(side * scale + 0.5) for side in size)
         work = [denoiser.work(*larger, left) for left in lefts]
-        phases.append(Phase(attach_denoiser(model, denoiser), held, later, seed, larger, work))
+        phases.append(Phase(attach_denoiser(model, denoiser, NODE), held, later, seed, larger, work))
     return phases
 
 
@@ -234,8 +264,8 @@ def demofusion(
         noise_seed: Of the base. Each later phase has the next seed.
 
     Raises:
-        ValueError: The settings, the sampler or the latent cannot be used, the schedule has no steps, or a conditioning
-            holds a picture for a latent of another size.
+        ValueError: The settings, the sampler or the latent cannot be used, the schedule has no steps, a conditioning
+            holds a picture for a latent of another size, or a patch holds a picture that cannot be cut to windows.
     """
     if problem := settings.problem():
         raise ValueError(problem)
@@ -246,6 +276,8 @@ def demofusion(
     for phase in phases:
         for prompt in (positive, negative):
             check_now(model, prompt, torch.Size((*base.shape[:-2], *phase.size)))
+    if settings.scale > 1:
+        refuse_whole_pictures(model.model_options, [values for _, values in (*positive, *negative)], NODE)
     preview = Preview(model, sum(sum(phase.work) for phase in phases), tuple(base.shape[-2:]))
     run = Run(positive, negative, cfg, base, latent.get("batch_index"), latent.get("noise_mask"), preview)
     results = [base if base.any() else run.sample(phases.pop(0), base)]

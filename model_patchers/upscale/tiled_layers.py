@@ -72,7 +72,7 @@ def spans(size: int, parts: int) -> list[tuple[int, int]]:
     return [(size * i // parts, size * (i + 1) // parts) for i in range(parts)]
 
 
-def source(span: tuple[int, int], size: int, scale: float) -> tuple[int, int, int]:
+def source(span: tuple[int, int], size: int, scale: float, wrap: bool = False) -> tuple[int, int, int]:
     """The positions that a 3 x 3 convolution reads for a span of its result.
 
     Args:
@@ -80,15 +80,28 @@ def source(span: tuple[int, int], size: int, scale: float) -> tuple[int, int, in
         size: Length of the axis that it reads.
         scale: 1: padded by one position at both ends. 2: doubled, then as 1. 1/2: every second position, padded by one
             at the far end only, as in ComfyUI's Downsample.
+        wrap: Whether the axis is a ring, so that the convolution reads beyond both ends. (A Downsample's does not.)
 
     Returns:
-        First position, position after the last, and how many positions of the result on them come before the span.
+        First position, position after the last, and how many positions of the result on them come before the span. On
+        a ring, positions may lie below 0 and above `size`.
     """
     start, stop = span
     if scale < 1:
         return 2 * start, min(size, 2 * stop + 1), 0
-    low = max(0, start // scale - 1)
-    return low, min(size, -(-stop // scale) + 1), start - low * scale
+    low, high = start // scale - 1, -(-stop // scale) + 1
+    if not wrap:
+        low, high = max(0, low), min(size, high)
+    return low, high, start - low * scale
+
+
+def cut(x: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+    """Part (..., h, w) of x, (..., H, W), between two rows and two columns. Beyond its ends x continues as a ring."""
+    (top, bottom), (left, right), (height, width) = rows, columns, x.shape[-2:]
+    if min(top, left) >= 0 and bottom <= height and right <= width:
+        return x[..., top:bottom, left:right]
+    y, x_at = torch.arange(top, bottom) % height, torch.arange(left, right) % width
+    return x[..., y.to(x.device)[:, None], x_at.to(x.device)]
 
 
 def group_norm(x: Tensor, norm: nn.GroupNorm, moments: Moments) -> Tensor:
@@ -187,12 +200,15 @@ class TiledLayers:
         rows, columns: The number of tiles, the same at every resolution.
         device: The device of the layers, which computes the tiles.
         progress: Called with the share of the work of each tile or chunk, 1 in all; it may raise.
+        wrap: Whether the convolutions pad a picture with its other side (padding_mode "circular"). Each tile then gets
+            its neighbours at all four sides, and what a convolution pads is cropped.
     """
 
     rows: int
     columns: int
     device: torch.device
     progress: Callable[[float], None]
+    wrap: bool = False
 
     def run(self, layers: list[nn.Module], x: Tensor) -> Tensor:
         """The result of all layers in turn, (C', H', W') in RAM, from x, (C, H, W) in RAM. x is not written to."""
@@ -277,10 +293,10 @@ class TiledLayers:
         """
         moments = Moments(len(out))
         for top, bottom in spans(out.shape[1], self.rows):
-            y0, y1, dy = source((top, bottom), x.shape[1], scale)
+            y0, y1, dy = source((top, bottom), x.shape[1], scale, self.wrap)
             for left, right in spans(out.shape[2], self.columns):
-                x0, x1, dx = source((left, right), x.shape[2], scale)
-                tile = layer(x[None, :, y0:y1, x0:x1].to(self.device))
+                x0, x1, dx = source((left, right), x.shape[2], scale, self.wrap)
+                tile = layer(cut(x, (y0, y1), (x0, x1))[None].to(self.device))
                 tile = tile[..., dy : dy + bottom - top, dx : dx + right - left]
                 rows, columns = slice(top, bottom), slice(left, right)
                 if plus is not None:

@@ -14,12 +14,18 @@ from torch.nn import functional
 
 from ..comfyui.progress import Progress, Shares
 from ..pixels.images import to_rgb
-from .tiled_layers import TiledLayers, decoder_layers, encoder_layers, spans
+from .tiled_layers import TiledLayers, cut, decoder_layers, encoder_layers, spans
 
 DECODE, ENCODE = "Tiled VAE Decode, Seamless", "Tiled VAE Encode, Seamless"
 TINY_REACH = 19  # latent pixels: TAESD's convolutions reach 145 pixels, in the encoder and in the decoder
 STEPS = 1000  # of the progress bar for one picture
 RAM = torch.device("cpu")
+PARTS = {  # of a VAE's model, by which node computes with them
+    DECODE: ("decoder", "post_quant_conv", "taesd_decoder"),
+    ENCODE: ("encoder", "quant_conv", "taesd_encoder"),
+}
+METHODS = {"forward", "_conv_forward", "decode", "encode"}  # of layers, models and VAEs, which other nodes replace
+WRAPPED = "circular"  # the padding mode of convolutions for seamless textures
 
 
 def decode(latent: Tensor, vae: VAE, tile: int) -> Tensor:
@@ -36,7 +42,7 @@ def decode(latent: Tensor, vae: VAE, tile: int) -> Tensor:
     Raises:
         ValueError: As `check`, or the latent belongs to another VAE.
     """
-    check(vae, DECODE)
+    wrap = check(vae, DECODE)
     z = latent[:, :, 0] if latent.ndim == 5 else latent
     if z.ndim != 4 or z.shape[1] != vae.latent_channels:
         raise ValueError(
@@ -47,8 +53,8 @@ def decode(latent: Tensor, vae: VAE, tile: int) -> Tensor:
     if factor * max(z.shape[2:]) <= tile:
         return vae.decode(z)
     if isinstance(vae.first_stage_model, TAESD):
-        return _tiny(z.movedim(1, -1), lambda x: vae.decode(x.movedim(-1, 1)), tile // factor, (1, factor))
-    return _decode(z, vae, tile // factor)
+        return _tiny(z.movedim(1, -1), lambda x: vae.decode(x.movedim(-1, 1)), tile // factor, (1, factor), wrap)
+    return _decode(z, vae, tile // factor, wrap)
 
 
 def encode(image: Tensor, vae: VAE, tile: int) -> Tensor:
@@ -65,7 +71,7 @@ def encode(image: Tensor, vae: VAE, tile: int) -> Tensor:
     Raises:
         ValueError: As `check`, or a picture is smaller than one latent pixel.
     """
-    check(vae, ENCODE)
+    wrap = check(vae, ENCODE)
     factor = vae.spacial_compression_encode()
     if min(image.shape[1:3]) < factor:
         raise ValueError(
@@ -76,31 +82,66 @@ def encode(image: Tensor, vae: VAE, tile: int) -> Tensor:
     if max(pixels.shape[1:3]) <= tile:
         return vae.encode(pixels)
     if isinstance(vae.first_stage_model, TAESD):
-        return _tiny(pixels, lambda x: vae.encode(x).movedim(1, -1), tile // factor, (factor, 1)).movedim(-1, 1)
-    return _encode(pixels, vae, tile)
+        latent = _tiny(pixels, lambda x: vae.encode(x).movedim(1, -1), tile // factor, (factor, 1), wrap)
+        return latent.movedim(-1, 1)
+    return _encode(pixels, vae, tile, wrap)
 
 
-def check(vae: VAE, node: str) -> None:
+def check(vae: VAE, node: str) -> bool:
     """Accepts KL autoencoders of pictures, and TAESD without group norms.
+
+    Their layers are as ComfyUI made them, but all convolutions may pad a picture with its other side.
 
     A KL autoencoder of pictures is made of ComfyUI's own 2-D Encoder and Decoder, with or without quant_conv: those of
     Stable Diffusion 1, 2, XL, 3, x4, Flux, Flux 2 and their relatives.
 
     Args:
-        node: The node's display name, for the message.
+        node: The node's display name.
+
+    Returns:
+        Whether the convolutions pad a picture with its other side.
 
     Raises:
-        ValueError: Another kind of VAE.
+        ValueError: Another kind of VAE, or one that another node has changed.
     """
     vae.throw_exception_if_invalid()
-    name = _unsupported(vae.first_stage_model)
-    if name is None:
-        return
     core = "VAE Decode (Tiled)" if node == DECODE else "VAE Encode (Tiled)"
-    raise ValueError(
-        f"{node} got in vae a {name}, but works with the KL autoencoders of pictures (Stable Diffusion, Flux and their "
-        f"relatives) and TAESD only. Use ComfyUI's {core} for this VAE."
-    )
+    if name := _unsupported(vae.first_stage_model):
+        raise ValueError(
+            f"{node} got in vae a {name}, but works with the KL autoencoders of pictures (Stable Diffusion, Flux and "
+            f"their relatives) and TAESD only. Use ComfyUI's {core} for this VAE."
+        )
+    layers = [layer for layer in vae.first_stage_model.named_modules() if layer[0].split(".")[0] in PARTS[node]]
+    paddings = {layer.padding_mode for _, layer in layers if isinstance(layer, nn.Conv2d) and any(layer.padding)}
+    if change := _change(vae, layers, paddings):
+        raise ValueError(
+            f"{node} got in vae a VAE that another node has changed: {change}. Tiles of it would not equal the whole "
+            f"picture. Connect the VAE as it was loaded, or use ComfyUI's {core.removesuffix(' (Tiled)')} or {core}."
+        )
+    return paddings == {WRAPPED}
+
+
+def _change(vae: VAE, layers: list[tuple[str, nn.Module]], paddings: set[str]) -> str | None:
+    """How the layers or the VAE differ from ComfyUI's own; None if nothing but the padding of all layers differs.
+
+    Args:
+        layers: (name, layer) of each.
+        paddings: Of the layers that pad.
+    """
+    for name in vae.patcher.object_patches:
+        return f"'{name}' is patched"
+    for name, layer in [("VAE", vae), ("model", vae.first_stage_model), *layers]:
+        for method in vars(layer).keys() & METHODS:
+            if getattr(getattr(layer, method), "__func__", None) is not getattr(type(layer), method):
+                return f"'{method}' of its '{name}' is another function"
+    for name, layer in layers:
+        if not type(layer).__module__.startswith(("torch.", "comfy.")):
+            return f"its '{name}' is a {type(layer).__module__}.{type(layer).__name__}"
+        if layer._forward_hooks or layer._forward_pre_hooks:
+            return f"its '{name}' has a hook"
+    if len(paddings) > 1 or not paddings <= {"zeros", WRAPPED}:
+        return f"its convolutions pad by {' and '.join(sorted(paddings))}"
+    return None
 
 
 def _unsupported(model: nn.Module) -> str | None:
@@ -117,7 +158,7 @@ def _unsupported(model: nn.Module) -> str | None:
     return None
 
 
-def _decode(z: Tensor, vae: VAE, tile: int) -> Tensor:
+def _decode(z: Tensor, vae: VAE, tile: int, wrap: bool) -> Tensor:
     """Decodes by a KL autoencoder: (B, C, h, w) -> (B, H, W, 3). `tile` is in latent pixels."""
     model, ratio = vae.first_stage_model, vae.spacial_compression_decode()
     steps = [model.post_quant_conv] if hasattr(model, "post_quant_conv") else []
@@ -127,7 +168,7 @@ def _decode(z: Tensor, vae: VAE, tile: int) -> Tensor:
     pictures = pictures.to(vae.output_device)
     with model_management.cuda_device_context(vae.device):
         _load(vae, vae.memory_used_decode((1, z.shape[1], tile, tile), vae.vae_dtype))
-        layers = TiledLayers(rows, columns, vae.device, Shares(Progress(STEPS * len(z)), STEPS))
+        layers = TiledLayers(rows, columns, vae.device, Shares(Progress(STEPS * len(z)), STEPS), wrap)
         for z_i, picture in zip(z, pictures, strict=True):
             out = layers.run(steps, _unpacked(model, z_i.to(RAM, vae.vae_dtype)))
             picture.copy_(out.tanh() if model.decoder.tanh_out else out)
@@ -135,7 +176,7 @@ def _decode(z: Tensor, vae: VAE, tile: int) -> Tensor:
     return pictures.movedim(1, -1)
 
 
-def _encode(pixels: Tensor, vae: VAE, tile: int) -> Tensor:
+def _encode(pixels: Tensor, vae: VAE, tile: int, wrap: bool) -> Tensor:
     """Encodes by a KL autoencoder: (B, H, W, 3) -> (B, C, h, w). `tile` is in pixels."""
     model = vae.first_stage_model
     steps = encoder_layers(model.encoder)
@@ -144,7 +185,7 @@ def _encode(pixels: Tensor, vae: VAE, tile: int) -> Tensor:
     latents = []
     with model_management.cuda_device_context(vae.device):
         _load(vae, vae.memory_used_encode((1, 3, tile, tile), vae.vae_dtype))
-        layers = TiledLayers(rows, columns, vae.device, Shares(Progress(STEPS * len(pixels)), STEPS))
+        layers = TiledLayers(rows, columns, vae.device, Shares(Progress(STEPS * len(pixels)), STEPS), wrap)
         for picture in pixels.movedim(-1, 1):
             out = layers.run(steps, vae.process_input(picture).to(RAM, vae.vae_dtype))
             z, _ = model.regularization(out[None])
@@ -181,7 +222,7 @@ def _statistics(model: AutoencodingEngine, like: Tensor) -> list[Tensor]:
     return [model_management.cast_to(statistic, like.dtype, like.device) for statistic in statistics]
 
 
-def _tiny(x: Tensor, run: Callable[[Tensor], Tensor], tile: int, ratio: tuple[int, int]) -> Tensor:
+def _tiny(x: Tensor, run: Callable[[Tensor], Tensor], tile: int, ratio: tuple[int, int], wrap: bool) -> Tensor:
     """Runs TAESD in tiles, each with all the latent pixels around it that it depends on, and crops the results.
 
     Args:
@@ -189,6 +230,7 @@ def _tiny(x: Tensor, run: Callable[[Tensor], Tensor], tile: int, ratio: tuple[in
         run: vae.encode or vae.decode for one picture: (1, h, w, C) -> (1, h', w', C').
         tile: Longest side of a tile in latent pixels.
         ratio: Positions per latent pixel in x and in the result.
+        wrap: Whether the convolutions pad a picture with its other side.
     """
     r_in, r_out = ratio
     height, width = (side // r_in for side in x.shape[1:3])
@@ -197,9 +239,11 @@ def _tiny(x: Tensor, run: Callable[[Tensor], Tensor], tile: int, ratio: tuple[in
     out = None
     for i in range(len(x)):
         for (y0, y1), (x0, x1) in itertools.product(rows, columns):
-            top, left = max(0, y0 - TINY_REACH), max(0, x0 - TINY_REACH)
-            bottom, right = min(height, y1 + TINY_REACH), min(width, x1 + TINY_REACH)
-            result = run(x[i : i + 1, r_in * top : r_in * bottom, r_in * left : r_in * right])[0]
+            top, bottom, left, right = y0 - TINY_REACH, y1 + TINY_REACH, x0 - TINY_REACH, x1 + TINY_REACH
+            if not wrap:
+                top, bottom, left, right = max(0, top), min(height, bottom), max(0, left), min(width, right)
+            around = (r_in * top, r_in * bottom), (r_in * left, r_in * right)
+            result = run(cut(x[i : i + 1].movedim(-1, 1), *around).movedim(1, -1))[0]
             if out is None:
                 out = result.new_empty(len(x), r_out * height, r_out * width, result.shape[-1])
             own = result[r_out * (y0 - top) : r_out * (y1 - top), r_out * (x0 - left) : r_out * (x1 - left)]

@@ -27,6 +27,7 @@ from ..comfyui.patching import Call, attach
 from . import tiles
 from .tiles import Fusion, Window
 from .window_conditioning import Cutter, Hints, Part, parts, stack, with_mask
+from .window_patches import Masks, cut_patches, refuse_whole_pictures
 
 KEY = "pentimento_windows"
 NODE = "Windowed Diffusion"
@@ -41,15 +42,18 @@ class RunCache:
 
     Attributes:
         hints: ControlNets' hints for the whole picture.
+        masks: Adapters' masks for the whole picture.
         batches: The number of windows in a call, by rows and window size. It stays the same for the whole run, so that
             caches such as EasyCache see the same calls at every step.
     """
 
     hints: Hints = field(default_factory=dict)
     batches: dict[tuple, int] = field(default_factory=dict)
+    masks: Masks = field(default_factory=dict)
 
     def clear(self) -> None:
         self.hints.clear()
+        self.masks.clear()
         self.batches.clear()
 
 
@@ -76,11 +80,12 @@ def evaluate(
     fusions = [Fusion(x) for _ in conds]
     for group, group_parts in grouped(conds, windows, batch):
         model_management.throw_exception_if_processing_interrupted()
+        options = cut_patches(call.options, group, tuple(x.shape[-2:]), len(x), cache.masks)
         results = call.run(
             conds=_cut(conds, Cutter(model, x, group, cache.hints), group_parts),
             x=stack(x, group, len(x)),
             sigma=call.sigma.repeat(len(group)),
-            options=call.options if is_unet(model) else shifted(model, call.options, group[0]),
+            options=options if is_unet(model) else shifted(model, options, group[0]),
         )
         for fusion, result in zip(fusions, results, strict=True):
             for window, window_result in zip(group, result.chunk(len(group)), strict=True):
@@ -248,16 +253,17 @@ class Windowed:
         return min(height, self.plan.size), min(width, self.plan.size)
 
 
-def attach_denoiser(model: ModelPatcher, denoiser: Windowed) -> ModelPatcher:
+def attach_denoiser(model: ModelPatcher, denoiser: Windowed, node: str = NODE) -> ModelPatcher:
     """A clone of the model with a denoiser in windows, which replaces an earlier one.
 
     Args:
         denoiser: An object with Windowed's wrap, shown, batch and cache.
+        node: The node's display name, for messages.
     """
     wrappers = {
         WrappersMP.CALC_COND_BATCH: denoiser.wrap,
         WrappersMP.PREPARE_SAMPLING: partial(_prepare, denoiser),
-        WrappersMP.OUTER_SAMPLE: partial(_sample, denoiser.cache),
+        WrappersMP.OUTER_SAMPLE: partial(_sample, denoiser, node),
     }
     return attach(model, KEY, wrappers)
 
@@ -271,22 +277,27 @@ def _prepare(
     return executor(model, shape, *args, **kwargs)
 
 
-def _sample(cache: RunCache, executor: WrapperExecutor, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _sample(
+    denoiser: Windowed, node: str, executor: WrapperExecutor, noise: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
     """A wrapper of OUTER_SAMPLE: moves the windows after all other wrappers of CALC_COND_BATCH.
 
     So other wrappers run once for a step, not once for a window: a cache decides once for all windows.
     """
     if noise.ndim not in (4, 5):
         raise ValueError(
-            f"{NODE} got a latent of shape {tuple(noise.shape)}, and needs one of pictures or of a video: (batch, "
+            f"{node} got a latent of shape {tuple(noise.shape)}, and needs one of pictures or of a video: (batch, "
             "channels, height, width) or (batch, channels, frames, height, width). Sample this latent without it."
         )
-    wrappers = executor.class_obj.model_options["transformer_options"]["wrappers"][WrappersMP.CALC_COND_BATCH]
+    guider, size = executor.class_obj, tuple(noise.shape[-2:])
+    if denoiser.shown(*size) != size:
+        refuse_whole_pictures(guider.model_options, [cond for conds in guider.conds.values() for cond in conds], node)
+    wrappers = guider.model_options["transformer_options"]["wrappers"][WrappersMP.CALC_COND_BATCH]
     wrappers[KEY] = wrappers.pop(KEY)  # the options are the run's own copy
     try:
         return executor(noise, *args, **kwargs)
     finally:
-        cache.clear()
+        denoiser.cache.clear()
 
 
 def refuse_easycache(model_options: dict[str, Any], node: str, advice: str) -> None:

@@ -1,5 +1,6 @@
 """A conditioning's check of the model reaches the sampler, refuses what does not fit, and else changes nothing."""
 
+import comfy.conds
 import comfy.controlnet
 import comfy.hooks
 import comfy.model_base
@@ -16,7 +17,7 @@ from node_helpers import conditioning_set_values
 import nodes as host_nodes
 from kit import thin as thin_models
 from kit.run import links
-from pentimento.model_patchers.comfyui.conditioning import ModelCheck, Needs, needs
+from pentimento.model_patchers.comfyui.conditioning import ModelCheck, Needs, feed, needs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -159,6 +160,44 @@ def test_also_asks_the_model_that_samples(thin):
     k_sampler(spy.model, positive, negative, latent(), None)
     assert asked == [spy.model]  # once for both
     assert [len(call[0]) for call in spy.calls] == [2, 2]
+
+
+def dual_model(model, second, positive, negative, cfg=7.5):
+    """The second model samples the negative prompt."""
+    run = advanced(lambda *_: nodes_custom_sampler.DualModelGuider.execute(model, positive, cfg, second, negative))
+    return run(model, positive, negative, latent(), None).args[0]["samples"]
+
+
+def test_each_model_of_the_dual_model_guider_is_checked(thin):
+    fits, other = (Spy(thin[kind]) for kind in ("ip2p", "sd15"))
+    for first, second in ((fits, other), (other, fits)):
+        with pytest.raises(ValueError, match="Some Node works with InstructPix2Pix .* is Stable Diffusion 1.5"):
+            dual_model(first.model, second.model, checked(prompt(1)), checked(prompt(2)))
+    assert fits.calls == other.calls == []
+    both = [dual_model(fits.model, fits.model, check(prompt(1)), check(prompt(2))) for check in (checked, lambda p: p)]
+    assert torch.equal(*both)
+    assert dual_model(fits.model, other.model, checked(prompt(1)), prompt(2)).isfinite().all()
+
+
+def test_each_model_of_the_dual_model_guider_is_fed(thin):
+    """The tensors for the negative prompt are made for the model that samples it."""
+
+    def concatenated(value, models):
+        def inputs(cond, model, device):
+            models.append(model)
+            return {"c_concat": comfy.conds.CONDNoiseShape(torch.full((1, 4, 8, 8), value))}
+
+        return inputs
+
+    first, second, seen = thin["ip2p"].clone(), thin["ip2p"].clone(), []
+    model = Spy(first)
+    positives, negatives = [], []
+    fed = feed(prompt(1), concatenated(0.25, positives)), feed(prompt(2), concatenated(0.5, negatives))
+    for _ in range(2):
+        dual_model(model.model, second, *fed)
+    seen = [float(call[2].mean()) for call in model.calls]
+    assert seen == [0.25, 0.5] * 4
+    assert {id(each) for each in positives} == {id(model.model)} and {id(each) for each in negatives} == {id(second)}
 
 
 # ------------------------------------------------------------------ what ComfyUI's nodes do to conditionings after it

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import uuid
 from dataclasses import replace
 
 import comfy.hooks
@@ -13,10 +14,12 @@ import comfy.sd
 import numpy as np
 import pytest
 import torch
+from comfy.conds import CONDCrossAttn, CONDNoiseShape
 from comfy.controlnet import ControlBase
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_extras import nodes_custom_sampler as custom
+from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from comfy_extras.nodes_ip2p import InstructPixToPixConditioning
 from comfy_extras.nodes_model_advanced import RescaleCFG
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
@@ -35,7 +38,12 @@ from kit.nodes import run_node
 from kit.run import scheduler
 from kit.tensors import rand, randn
 from pentimento.model_patchers.comfyui.kinds import identify
-from pentimento.model_patchers.condition.instruct_pix2pix_step import guide, rescale_noise_cfg
+from pentimento.model_patchers.condition.instruct_pix2pix_step import (
+    calc_cond_batch,
+    guide,
+    rescale_noise_cfg,
+    without_image,
+)
 from pentimento.model_patchers.pixels.resample import to_multiple
 from pentimento.nodes.condition.instruct_pix2pix import IP2PConditioning, IP2PGuiderNode, IP2PPatch
 from pentimento_host.standins import diffusion
@@ -479,6 +487,23 @@ def test_a_controlnet_sees_the_batch_and_the_same_roles(model):
     assert relative_error(ours, by_guider(guider(model, case), case, ONE_STEP)) > 1e-2
 
 
+def test_the_controlnet_of_each_graphics_card_is_told_the_same_roles(model):
+    case, calls, on_card, cpu = Case(), [], [], torch.device("cpu")
+    control = Control(calls)
+    control.multigpu_clones = {cpu: Control(on_card)}
+    values = {"c_crossattn": CONDCrossAttn(case.text), "c_concat": CONDNoiseShape(case.image)}
+    conds = [{"control": control, "uuid": uuid.uuid4(), "model_conds": values}]
+    options = {
+        "multigpu_clones": {cpu: model},
+        "model_function_wrapper": lambda apply, args: args["input"],
+        "transformer_options": {"sample_sigmas": STEPS},
+    }
+    model.pre_run()
+    calc_cond_batch(model.model, [without_image(conds), conds, conds], case.image, STEPS[:1], options)
+    model.cleanup()
+    assert on_card == [(3, 3, [0, 1, 1])] and calls == []
+
+
 def test_masks_and_areas(model, stub):
     """The left half follows one prompt and the right half another; the network's stub sees each pixel by itself."""
     case, other, model = Case(size=(8, 16)), Case(size=(8, 16)), stub.on(model)
@@ -640,9 +665,30 @@ def test_the_patch_under_guiders_that_it_cannot_work_with(model, stub):
     for other in (
         custom.DualCFGGuider.execute(model, *conds, 7.5, 1.5, "regular").result[0],
         PerpNegGuider.execute(model, *conds, 7.5, 1.0).result[0],
+        custom.DualModelGuider.execute(model, case.positive, 7.5, model, case.negative).result[0],
     ):
         with pytest.raises(ValueError, match=f"cannot work under {type(other).__name__}"):
             by_guider(other, case)
+
+
+@pytest.mark.parametrize("node", [EasyCacheNode, LazyCacheNode])
+def test_caches_before_and_after_the_patch(model, stub, node):
+    """With a threshold of 0 they skip nothing. With a large one they skip steps, and all three runs are the same."""
+    case, sigmas = Case(), torch.linspace(1, 0, 9) ** 2 * 10
+
+    def cached(model, threshold=1.0):
+        return node.execute(model, threshold, 0.0, 1.0, False).result[0]
+
+    def sampled(model):
+        return by_sampler(stub.on(model), case, sigmas)  # EasyCache comes around the network
+
+    plain = sampled(patched(model))
+    assert torch.equal(sampled(cached(patched(model), 0.0)), plain)
+    stub.x.clear()
+    runs = [sampled(each) for each in (cached(patched(model)), patched(cached(model)))]
+    assert 2 * 2 <= len(stub.x) < 2 * 8 and not torch.equal(runs[0], plain)
+    runs.append(by_guider(guider(stub.on(cached(model)), case), case, sigmas))
+    assert torch.equal(runs[0], runs[1]) and torch.equal(runs[0], runs[2])
 
 
 # ---- The picture

@@ -31,13 +31,16 @@ def node_classes():
 
 def run_node(cls, **inputs):
     """The node's results. Inputs that are left out have their defaults."""
-    schema = cls.GET_SCHEMA()
-    defaults = {entry.id: default(entry) for entry in schema.inputs if not entry.optional}
     before = {name: frozen(value) for name, value in inputs.items()}
-    results = cls.execute(**defaults | inputs).result
+    results = cls.execute(**with_defaults(cls, inputs)).result
     written = [name for name, value in inputs.items() if frozen(value) != before[name]]
-    assert not written, f"{schema.display_name} wrote to {', '.join(written)}"
+    assert not written, f"{cls.GET_SCHEMA().display_name} wrote to {', '.join(written)}"
     return results
+
+
+def with_defaults(cls, inputs):
+    """A node's inputs, with defaults for those that are left out."""
+    return {entry.id: default(entry) for entry in cls.GET_SCHEMA().inputs if not entry.optional} | inputs
 
 
 def default(entry):

@@ -1,9 +1,14 @@
-"""A node that patches a model, applied twice with the same settings, gives the same as applied once."""
+"""A node that patches a model, applied twice with the same settings, gives the same as applied once; the order of two
+such nodes does not matter.
+"""
 
+import re
+from itertools import combinations, product
 from types import FunctionType, MethodType
 
 import pytest
 import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from comfy.samplers import sampler_object
 from comfy_api.latest import io
@@ -11,8 +16,9 @@ from comfy_extras.nodes_custom_sampler import SamplerCustom
 
 from kit.assertions import PATCHER
 from kit.node_inputs import SIGMAS
-from kit.nodes import node_classes, run_node
+from kit.nodes import node_classes, run_node, with_defaults
 from kit.run import prompts
+from kit.tensors import rand
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = node_classes()
@@ -95,3 +101,72 @@ def test_twice_is_once(node_id, node_inputs):
     expected = sampled(once, *conditioning)
     assert torch.equal(sampled(twice, *conditioning), expected)
     assert differs(inputs["model"], conditioning, expected), "the patch does nothing here"
+
+
+# Pairs of patches
+
+NAMES = re.compile("|".join(sorted((cls.GET_SCHEMA().display_name for cls in CLASSES.values()), key=len)[::-1]))
+PICTURES = {"PentimentoICLightConditioning": "foreground", "PentimentoIP2PConditioning": "image"}
+SIDE = 64  # pixels, of four windows
+IN_PAIRS = {"PentimentoWindows": {"window": SIDE // 2, "overlap": 0, "batch": 2}}
+
+
+def patched(model, order, inputs):
+    """The model after the nodes in this order, or who refuses it."""
+    try:
+        for node_id in order:
+            more = IN_PAIRS.get(node_id, {}) | {"model": model}
+            results = CLASSES[node_id].execute(**with_defaults(CLASSES[node_id], inputs.of(node_id) | more)).result
+            model = next(result for result in results if isinstance(result, ModelPatcher))
+        return model
+    except ValueError as error:
+        return refusing(error)
+
+
+def refusing(error):
+    """The node that a refusal names first, or the refusal itself."""
+    name = NAMES.search(str(error))
+    return name.group() if name else str(error)
+
+
+def bases(pair, inputs):
+    """The models that the nodes of a pair want, one for each kind."""
+    models = {id(model): model for model in (inputs.of(node_id)["model"] for node_id in pair)}.values()
+    return [model for model in models if isinstance(model.model.diffusion_model, UNetModel)] or [*models][:1]
+
+
+def pair_prompts(encode, inputs, pictures):
+    """Positive and negative from a node, with so many pictures."""
+    given = {PICTURES[encode]: rand(pictures, SIDE, SIDE, 3)} if encode in PICTURES else {}
+    mask = {"foreground_mask": None} if encode == "PentimentoICLightConditioning" else {}
+    results = CLASSES[encode].execute(**with_defaults(CLASSES[encode], inputs.of(encode) | given | mask)).result
+    return results[:2] if len(results) == 3 else (*results, *results)
+
+
+def outcome(model, conditioning):
+    """What is sampled, or who refuses."""
+    try:
+        return model if isinstance(model, str) else sampled(model, *conditioning)
+    except ValueError as error:
+        return refusing(error)
+
+
+@pytest.mark.parametrize("pair", combinations(PATCHING, 2), ids="-".join)
+def test_the_order_of_two_patches_does_not_matter(pair, node_inputs):
+    """The same samples to the bit, or a refusal by the same node, for one latent and for two, of one picture each or of
+    too many pictures.
+    """
+    encoders = [CONDITIONED_BY[node_id] for node_id in pair if node_id in CONDITIONED_BY]
+    for base in bases(pair, node_inputs):
+        models = [patched(base, order, node_inputs) for order in (pair, pair[::-1])]
+        if isinstance(models[0], str):
+            assert models[0] == models[1]
+            continue
+        for encode, (latents, pictures) in product(encoders or [None], ((1, 1), (1, 2), (2, 2))):
+            if pictures > latents and encode not in PICTURES:
+                continue
+            held = rand(latents, 1, SIDE // 8, SIDE // 8).round()
+            latent = {"samples": torch.zeros(latents, 4, SIDE // 8, SIDE // 8), "noise_mask": held}
+            conditioning = *(pair_prompts(encode, node_inputs, pictures) if encode else prompts()), latent
+            first, second = (outcome(model, conditioning) for model in models)
+            assert first == second if isinstance(first, str) else torch.equal(first, second)

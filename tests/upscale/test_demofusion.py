@@ -4,6 +4,7 @@ import math
 
 import comfy.model_base
 import comfy.model_patcher
+import comfy.sample
 import comfy.samplers
 import comfy.supported_models
 import comfy.utils
@@ -420,6 +421,97 @@ def test_other_keys_go_along_and_an_empty_ones_ratio_does_not():
     latent = {"samples": torch.zeros(1, 4, 8, 8), "batch_index": [4], "downscale_ratio_spacial": 8, "other": "kept"}
     found = demofusion_of(stub(), latent)
     assert all(each.keys() == {"samples", "batch_index", "other"} for each in found)
+
+
+# areas and boxes
+
+
+class Told(Neighbours):
+    """Of the text too."""
+
+    def forward(self, x, t, context, **kwargs):
+        return super().forward(x, t) + context.mean((1, 2)).view(-1, 1, 1, 1)
+
+
+def told(value, **values):
+    return [torch.full((1, 1, 8), value), values]
+
+
+# a base of 8 x 12, and areas of it in percent and in latent pixels: height, width, top, left
+AREAS = {
+    "right half": ((1, 0.5, 0, 0.5), (8, 6, 0, 6)),
+    "corner": ((0.5, 0.25, 0.5, 0.75), (4, 3, 4, 9)),
+    "beyond the border": ((0.75, 1, 0.5, 0.25), (6, 12, 4, 3)),
+}
+
+
+@pytest.mark.parametrize("scale", [2, 2.5])
+@pytest.mark.parametrize("percent, pixels", AREAS.values(), ids=AREAS)
+def test_an_area_in_pixels_is_that_in_percent_in_every_phase(percent, pixels, scale):
+    """In the base, windows and dilated views, with a strength and beside a mask."""
+
+    def upscaled(area):
+        mask = torch.zeros(1, 8, 12)
+        mask[:, :4] = 1
+        regions = [told(0.7, area=area, strength=0.6), told(-0.5, mask=mask, area=area), told(0.1)]
+        prompts = regions, [told(-0.2, area=area), told(0.0)]
+        before = frozen(prompts)
+        latents = upscale(patcher(Told()), torch.zeros(1, 4, 8, 12), prompts=prompts, scale=scale)
+        assert frozen(prompts) == before
+        return latents
+
+    ours, theirs = upscaled(pixels), upscaled(("percentage", *percent))
+    assert all(map(torch.equal, ours, theirs))
+    still = [[told(0.7, area=pixels), told(0.1)], [told(0.0)]]
+    moved = upscale(patcher(Told()), torch.zeros(1, 4, 8, 12), prompts=still, scale=scale)
+    plain = upscale(patcher(Told()), torch.zeros(1, 4, 8, 12), prompts=[still[0][1:], still[1]], scale=scale)
+    assert relative_error(moved[-1], plain[-1]) > 1e-2, "the area does nothing here"
+
+
+def test_an_area_of_a_frame(monkeypatch):
+    """The latent of a frame has five dimensions, and the area has two of them."""
+    found, sample_custom = [], comfy.sample.sample_custom
+
+    def look(model, noise, cfg, sampler, sigmas, positive, *args, **kwargs):
+        found.append(positive[0][1]["area"])
+        return sample_custom(model, noise, cfg, sampler, sigmas, positive, *args, **kwargs)
+
+    monkeypatch.setattr(comfy.sample, "sample_custom", look)
+    model = stub("video")
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 2)
+    prompts = [told(0.7, area=(8, 3, 0, 3)), told(0.1)], [told(0.0)]
+    result = upscale(model, torch.zeros(1, 16, 1, 8, 6), sigmas=sigmas, prompts=prompts, scale=2)
+    assert found == [(8, 3, 0, 3), (16, 6, 0, 6)] and result[-1].isfinite().all()
+
+
+class Gligen(torch.nn.Module):
+    """In place of a GLIGEN: notes the latent's size and the boxes."""
+
+    def __init__(self):
+        super().__init__()
+        self.noted = []
+
+    def set_position(self, shape, positions, device):
+        self.noted.append((tuple(shape[-2:]), *(tuple(box) for _, *box in positions)))
+        return lambda x, options: x
+
+
+@pytest.mark.parametrize("base", ["sampled", "given"])
+def test_boxes_of_gligen_cover_the_same_part_in_every_phase(base):
+    network = Gligen()
+    gligen = comfy.model_patcher.ModelPatcher(network, torch.device("cpu"), torch.device("cpu"))
+    right = (torch.zeros(1, 8), 8, 4, 0, 4)  # height, width, top, left
+    prompts = [told(0.7, gligen=("position", gligen, [right]))], [told(0.0)]
+    latent = torch.zeros(1, 4, 8, 8) if base == "sampled" else picture()
+
+    def noted(window):
+        network.noted.clear()
+        upscale(stub(), latent, prompts=prompts, scale=2, window=window)
+        return set(network.noted)
+
+    first = {((8, 8), (8, 4, 0, 4))}  # of the base, and of views
+    assert noted(512) == first | {((16, 16), (16, 8, 0, 8))}
+    assert noted(64) == first | {((8, 8),), ((8, 8), (8, 5, 0, 3)), ((8, 8), (8, 8, 0, 0))}  # windows at 0, 5 and 8
 
 
 # interrupted, refused

@@ -347,24 +347,149 @@ def test_nothing_is_written_to_and_the_bar_is_filled(vae, bars):
         assert torch.equal(weight, before[name])
 
 
-def test_an_interrupt_stops_it_and_leaves_nothing(vae):
+def test_an_interrupt_stops_it_and_leaves_nothing(vae, monkeypatch):
     z = latent(vae, 136, 192)
-    first, calls = decode(z, vae, 128), []
+    first, calls, forward = decode(z, vae, 128), [], kl.Upsample.forward
 
-    def stop(module, args, output):
+    def stop(self, x):
+        output = forward(self, x)
         calls.append(weakref.ref(output))
         if len(calls) == 2:
             model_management.interrupt_current_processing()
+        return output
 
-    upsample = vae.first_stage_model.decoder.up[2].upsample.register_forward_hook(stop)
     try:
-        with pytest.raises(model_management.InterruptProcessingException):
+        with monkeypatch.context() as patch, pytest.raises(model_management.InterruptProcessingException):
+            patch.setattr(kl.Upsample, "forward", stop)
             decode(z, vae, 128)
     finally:
-        upsample.remove()
         model_management.interrupt_current_processing(False)
     assert len(calls) == 2 and all(call() is None for call in calls)
     assert torch.equal(decode(z, vae, 128), first)
+
+
+# VAEs that other nodes have changed
+
+
+def padded(vae, mode, *parts):
+    """A copy with convolutions that pad so, as nodes for seamless textures make it."""
+    changed = copy.copy(vae)
+    changed.first_stage_model = copy.deepcopy(vae.first_stage_model)
+    changed.patcher = vae.patcher.clone()
+    changed.patcher.model = changed.first_stage_model
+    for part in parts or [changed.first_stage_model]:
+        module = changed.first_stage_model.get_submodule(part) if isinstance(part, str) else part
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.padding_mode = mode
+    return changed
+
+
+@pytest.mark.parametrize("kind, height, width", [("kl", 320, 192), ("kl", 136, 128), ("taesd", 136, 64)])
+def test_a_vae_that_wraps_around_equals_the_whole_pictures(vae, taesd, kind, height, width):
+    """In several rows and columns, and with one side within a tile."""
+    plain = vae if kind == "kl" else taesd
+    seamless = padded(plain, "circular")
+    z, image = latent(seamless, height, width), picture(height, width)
+    whole, encoded = seamless.decode(z), seamless.encode(image)
+    assert errors(decode(z, seamless, 128), whole)[0] < ROUNDING / 20
+    assert latent_errors(encode(image, seamless, 128), encoded)[0] < ROUNDING
+    assert errors(plain.decode(z), whole)[0] > 10 * WORST
+
+
+def test_a_decoder_that_wraps_around_alone(vae):
+    seamless = padded(vae, "circular", "decoder")
+    z, image = latent(vae, 136, 192), picture(136, 192)
+    assert errors(decode(z, seamless, 128), seamless.decode(z))[0] < ROUNDING / 20
+    assert torch.equal(encode(image, seamless, 128), encode(image, vae, 128))
+
+
+def asymmetric(layer):
+    """Wraps around from left to right alone, as in ComfyUI-seamless-tiling."""
+
+    def conv_forward(self, x, weight, bias):
+        working = torch.nn.functional.pad(x, (1, 1, 0, 0), mode="circular")
+        return torch.nn.functional.conv2d(torch.nn.functional.pad(working, (0, 0, 1, 1)), weight, bias)
+
+    layer._conv_forward = conv_forward.__get__(layer)
+
+
+class Wrapped(torch.nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+CHANGES = {
+    "another _conv_forward": (
+        lambda decoder: asymmetric(decoder.conv_in),
+        "'_conv_forward' of its 'decoder.conv_in' is another function",
+    ),
+    "another forward": (
+        lambda decoder: setattr(decoder.mid.block_1, "forward", lambda x, *_: x),
+        "'forward' of its 'decoder.mid.block_1' is another function",
+    ),
+    "a hook": (
+        lambda decoder: decoder.conv_out.register_forward_hook(lambda layer, args, out: out),
+        "its 'decoder.conv_out' has a hook",
+    ),
+    "a hook before": (
+        lambda decoder: decoder.mid.block_2.register_forward_pre_hook(lambda layer, args: args),
+        "its 'decoder.mid.block_2' has a hook",
+    ),
+    "a layer around a layer": (
+        lambda decoder: setattr(decoder, "conv_out", Wrapped(decoder.conv_out)),
+        "its 'decoder.conv_out' is a .*Wrapped",
+    ),
+    "one of the convolutions": (
+        lambda decoder: setattr(decoder.conv_in, "padding_mode", "circular"),
+        "its convolutions pad by circular and zeros",
+    ),
+}
+
+
+@pytest.mark.parametrize("change, words", CHANGES.values(), ids=CHANGES)
+def test_a_vae_that_another_node_has_changed_is_refused_by_name(vae, change, words):
+    changed = padded(vae, "zeros")
+    change(changed.first_stage_model.decoder)
+    with pytest.raises(
+        ValueError, match=f"Tiled VAE Decode, Seamless .* another node has changed: {words}.*VAE Decode or"
+    ):
+        decode(latent(vae, 136, 128), changed, 128)
+    image = picture(136, 128)
+    assert torch.equal(encode(image, changed, 128), encode(image, vae, 128)), "the encoder is as it was"
+
+
+def test_other_changes_of_a_vae(vae, taesd):
+    z, image = latent(vae, 136, 128), picture(136, 128)
+    for mode in ("reflect", "replicate"):
+        for plain in (vae, taesd):
+            with pytest.raises(ValueError, match=f"changed: its convolutions pad by {mode}"):
+                encode(image, padded(plain, mode), 128)
+    patched = padded(vae, "zeros")
+    patched.patcher.add_object_patch("decoder.conv_in.forward", lambda x: x)
+    replaced = padded(vae, "zeros")
+    replaced.decode = lambda z: z
+    restored = padded(vae, "zeros")
+    conv = restored.first_stage_model.decoder.conv_in
+    conv._conv_forward = torch.nn.Conv2d._conv_forward.__get__(conv)  # as ComfyUI-seamless-tiling takes it back
+    for changed, words in ((patched, "'decoder.conv_in.forward' is patched"), (replaced, "'decode' of its 'VAE'")):
+        with pytest.raises(ValueError, match=f"changed: {words}"):
+            decode(z, changed, 128)
+    assert torch.equal(decode(z, restored, 128), decode(z, vae, 128))
+
+
+def test_patches_of_a_vaes_weights(vae):
+    """A LoRA of a VAE: ComfyUI adds it as it loads the VAE."""
+    patched = padded(vae, "zeros")
+    weights = {"decoder.conv_in.weight": ("diff", (0.05 * torch.ones(128, 4, 3, 3),))}
+    assert patched.patcher.add_patches(weights)
+    z = latent(vae, 136, 128)
+    ours, whole = tiled_vae.decode(z, patched, 128), patched.decode(z)
+    assert errors(ours, whole)[0] < ROUNDING / 20 and errors(ours, vae.decode(z))[0] > WORST
 
 
 def other(vae, model):

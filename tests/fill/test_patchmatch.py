@@ -12,7 +12,7 @@ from skimage.restoration import inpaint_biharmonic
 
 from kit.tensors import rand
 from pentimento.model_patchers.fill.harmonic import harmonic
-from pentimento.model_patchers.fill.patchmatch import patchmatch
+from pentimento.model_patchers.fill.patchmatch import VOTERS, Field, Scale, encode, patchmatch, texture
 from pentimento.model_patchers.fill.patchmatch_offsets import likeness
 from pentimento.model_patchers.fill.patchmatch_seams import heal
 
@@ -146,6 +146,46 @@ def test_likeness_is_the_mean_squared_difference(rng):
             ]
             expected = sum(pairs) / len(pairs) if len(pairs) > 32 else math.inf
             assert float(table[dy, dx]) == pytest.approx(float(expected), abs=1e-5)
+
+
+def scale_of(picture, hole):
+    pixels = torch.cat((picture, texture(picture, hole, 2)), -1)
+    return Scale.build(pixels.masked_fill(hole[..., None], 0), hole, torch.Generator().manual_seed(0), 1)
+
+
+def test_specks_cost_what_they_cover():
+    """Only the patches that touch them are encoded, not all that lies between."""
+    picture = photograph("gravel")[:300, :320].expand(-1, -1, 3)
+    hole = hole_in(picture, 20, 30, 2, 2) | hole_in(picture, 270, 280, 1, 3) | hole_in(picture, 30, 38, 1, 1)
+    scale = scale_of(picture, hole)
+    assert sum(part.box.width * part.box.height for part in scale.parts) < 0.01 * hole.numel()
+    assert torch.cat([part.targets for part in scale.parts]).sort()[0].equal(torch.arange(len(scale.target)))
+    whole = encode(scale.pixels, scale.filters)[scale.target]
+    assert torch.allclose(scale.encode_targets(scale.pixels), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_a_vote_is_the_weighted_mean_of_the_patches_over_each_pixel(rng):
+    """In float64, patch by patch; and in several portions, as the hole has more pixels than vote at once."""
+    picture = photograph("gravel")[:110, :120].expand(-1, -1, 3)
+    hole = hole_in(picture, 30, 0, 50, 50)
+    assert hole.sum() > VOTERS
+    scale = scale_of(picture, hole)
+    sources = scale.source.flatten().nonzero()[:, 0]
+    match = sources[torch.randint(len(sources), (len(scale.target),), generator=rng)]
+    field = Field(scale, match, torch.Generator())
+    field.distance = torch.rand(len(match), generator=rng)
+    known, typical = scale.pixels.flatten(0, 1).double(), torch.quantile(field.distance, 0.75)
+    weight = scale.trust.double() * (torch.exp(-2.0 * field.distance / typical) + 1e-9)
+    total, weights = torch.zeros_like(known), torch.zeros(len(known), dtype=torch.double)
+    for dy in range(-3, 4):
+        for dx in range(-3, 4):
+            move = dy * 120 + dx
+            total.index_add_(0, scale.target + move, weight[:, None] * known[match + move])
+            weights.index_add_(0, scale.target + move, weight)
+    expected = (total / weights[:, None])[hole.flatten()]
+    voted = field.vote()
+    assert (voted[hole] - expected).abs().max() < 1e-5
+    assert torch.equal(voted[~hole], scale.pixels[~hole])
 
 
 def test_same_seed_same_bits_and_the_global_generator_is_left_alone():

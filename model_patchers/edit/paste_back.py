@@ -93,15 +93,17 @@ def likeness(edited: Tensor, original: Tensor) -> Tensor:
     to 0 at twice as much. Both are root mean squares around the pixel. Fine detail is the difference from the mean of
     5 x 5 pixels, so a blur is no slight change.
     """
-    detail = original - _mean(original, 2)
-    change, slight = (_mean(x.square(), AROUND).mean(-1).sqrt() for x in (edited - original, detail / 4))
-    return (2 - change / slight.clamp_min(SLIGHT)).clamp(0, 1)
+    grey = original.mean(-1)
+    change, detail = (edited - original).square().mean(-1), (grey - _mean(grey, 2)).square()
+    slight = _mean(detail, AROUND).sqrt() / 4
+    return (2 - _mean(change, AROUND).sqrt() / slight.clamp_min(SLIGHT)).clamp(0, 1)
 
 
 def _mean(x: Tensor, radius: int) -> Tensor:
-    """(H, W, C) -> (H, W, C): the mean of the square around each pixel, within the picture."""
-    planes = F.avg_pool2d(x.movedim(-1, 0), 2 * radius + 1, 1, radius, count_include_pad=False)
-    return planes.movedim(0, -1)
+    """(H, W) -> (H, W): the mean of the square around each pixel, within the picture."""
+    side = 2 * radius + 1
+    rows = F.avg_pool2d(x[None], (1, side), 1, (0, radius), count_include_pad=False)
+    return F.avg_pool2d(rows, (side, 1), 1, (radius, 0), count_include_pad=False)[0]
 
 
 def bring_back(

@@ -2,8 +2,8 @@
 
 The query is that of ComfyUI's /view: filename, subfolder and type. The answer redirects to /view: to the file itself
 where a browser shows the file as Load Image loads it, otherwise to a copy in the temp folder that is drawn from the
-node's tensor. The two differ for photographs with the EXIF orientations 2, 4, 5 and 7: browsers mirror them, and Load
-Image only turns them.
+node's tensor. The two differ for photographs with the EXIF orientations 2, 4, 5 and 7 (browsers mirror them, and Load
+Image only turns them), for animations (Load Image's first picture counts), and for files that browsers cannot show.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from ..model_patchers.comfyui.temp import save_picture
 from .refused import Refused
 
 ROUTE = "/pentimento/picture"
+BROWSERS = {"BMP", "GIF", "JPEG", "PNG", "WEBP"}  # what every browser shows, by Pillow's names
 
 
 def locate(filename: str, subfolder: str, folder_type: str) -> str:
@@ -53,10 +54,11 @@ def read_picture(name: str) -> Tensor:
 
 
 def shown_as_loaded(path: str) -> bool:
-    """Whether a browser shows a file as Load Image loads it: one picture, neither turned nor mirrored."""
+    """Whether a browser shows a file as Load Image loads it: a still picture, neither turned nor mirrored."""
     try:
         with Image.open(path) as picture:
-            return picture.getexif().get(ExifTags.Base.Orientation, 1) == 1 and getattr(picture, "n_frames", 1) == 1
+            still = picture.format in BROWSERS and not getattr(picture, "is_animated", False)
+            return still and picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
     except Exception:  # decoders raise all kinds, and Load Image reads more files than Pillow
         return False
 

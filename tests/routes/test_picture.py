@@ -72,6 +72,15 @@ def test_of_an_animation_the_first_picture_is_shown(server, put):
     assert np.array_equal(np.asarray(shown(server, name)[1]), loaded(name))
 
 
+def test_a_file_that_browsers_cannot_show_is_shown(server, put):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), "orange").save(file, "TIFF")
+    name = put(file.getvalue(), "tiff")
+    address, picture = shown(server, name)
+    assert ".png" in address
+    assert np.array_equal(np.asarray(picture), loaded(name))
+
+
 @pytest.mark.parametrize(
     ("filename", "folder_type"),
     [("missing.png", "input"), ("../main.py", "input"), ("/etc/passwd", "input"), ("x.png", "models"), ("", "input")],

@@ -67,7 +67,7 @@ def on_grey(foreground: Tensor, mask: Tensor | None) -> Tensor:
             f"{name} selects nothing. It must be white where the subject is. Load Image's mask is white where the "
             "picture is transparent: invert it. Without a mask and an alpha channel, all of the foreground is relit."
         )
-    foreground, matte = pair(foreground, matte, ("foreground", name))
+    foreground, matte = pair(foreground, matte, ("foreground", name), amounts=True)
     hidden = matte == 0
     checks.finite(foreground, "foreground", unread=hidden, where=" that the mask or the alpha channel shows")
     return torch.where(hidden[..., None], 0, signed(foreground) * matte[..., None])  # a product with 0 would keep NaN

@@ -279,7 +279,9 @@ def demofusion(
     if settings.scale > 1:
         refuse_whole_pictures(model.model_options, [values for _, values in (*positive, *negative)], NODE)
     preview = Preview(model, sum(sum(phase.work) for phase in phases), tuple(base.shape[-2:]))
-    run = Run(positive, negative, cfg, base, latent.get("batch_index"), latent.get("noise_mask"), preview)
+    mask = latent.get("noise_mask")
+    mask = None if mask is None else checks.mask(mask, "The mask of latent")
+    run = Run(positive, negative, cfg, base, latent.get("batch_index"), mask, preview)
     results = [base if base.any() else run.sample(phases.pop(0), base)]
     anchor = moments(results[0].float())
     for phase in phases:

@@ -601,3 +601,12 @@ def test_inputs_that_do_not_go_together(inputs, message):
 def test_a_transparent_picture_of_nothing():
     with pytest.raises(ValueError, match="The alpha channel of foreground selects nothing"):
         ICLightConditioning.execute(*prompts(), Vae(), torch.zeros(1, 64, 64, 4))
+
+
+def test_a_matte_of_another_size_is_averaged():
+    """A matte says how much of a pixel is foreground: a dither keeps its tone."""
+    dither = (rand(1, 64, 64) < 0.5).float()
+    grey = ic_light.on_grey(torch.ones(1, 8, 8, 3), dither)
+    coverage = dither.unflatten(1, (8, 8)).unflatten(3, (8, 8)).mean((2, 4))
+    assert torch.allclose(grey, coverage[..., None] * ic_light.signed(torch.ones(1, 8, 8, 3)), atol=1e-6)
+    assert coverage.max() < 1  # where the largest value would be 1

@@ -417,6 +417,14 @@ def test_what_a_mask_keeps_is_the_picture_enlarged(mask_size):
         assert relative_error(x[..., free], enlarged[..., free]) > 0.1
 
 
+def test_a_mask_outside_0_and_1_is_clamped():
+    mask = torch.linspace(-0.12, 1.23, 64).expand(1, 64, 64)  # as ComfyUI's bicubic resize makes them
+    wild, clamped = (
+        upscale(stub(), {"samples": picture(2), "noise_mask": m}, scale=2) for m in (mask, mask.clamp(0, 1))
+    )
+    assert all(map(torch.equal, wild, clamped))
+
+
 def test_other_keys_go_along_and_an_empty_ones_ratio_does_not():
     latent = {"samples": torch.zeros(1, 4, 8, 8), "batch_index": [4], "downscale_ratio_spacial": 8, "other": "kept"}
     found = demofusion_of(stub(), latent)

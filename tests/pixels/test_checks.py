@@ -61,8 +61,9 @@ def test_masks_of_every_form_become_one():
 
 
 def test_a_source_is_a_picture_or_a_mask():
-    for source in (MASK, MASK[0], MASK[:, None]):
-        assert checks.image_or_mask(source, "source").ndim == 3
+    for source in (MASK, MASK[:, None]):
+        assert torch.equal(checks.image_or_mask(source, "source"), MASK)
+    assert torch.equal(checks.image_or_mask(MASK[0], "source"), MASK[:1])
     low = rand(2, 1, 7, 3)
     assert checks.image_or_mask(low, "source") is low, "a picture of one row"
     with pytest.raises(ValueError, match="source has 2 channels"):

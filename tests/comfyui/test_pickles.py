@@ -26,8 +26,7 @@ from pentimento.model_patchers.comfyui import checkpoints, pickles
 from pentimento.model_patchers.comfyui.pickles import DamagedError, Name, Pairs, RunsCodeError, Thing, could_do_harm
 
 NAMES = [
-    *checkpoints.TENSORS,
-    *checkpoints.PARAMETERS,
+    *sorted(checkpoints.TENSORS | checkpoints.PARAMETERS),
     checkpoints.SUBCLASS,
     checkpoints.ORDERED_DICT,
     *(Name("torch", kind) for kind in checkpoints.DTYPES | checkpoints.NEW_DTYPES),

@@ -151,7 +151,7 @@ def outcome(model, conditioning):
         return refusing(error)
 
 
-@pytest.mark.parametrize("pair", combinations(PATCHING, 2), ids="-".join)
+@pytest.mark.parametrize("pair", list(combinations(PATCHING, 2)), ids="-".join)
 def test_the_order_of_two_patches_does_not_matter(pair, node_inputs):
     """The same samples to the bit, or a refusal by the same node, for one latent and for two, of one picture each or of
     too many pictures.

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...model_patchers.comfyui.conditioning import Conditioning
+from ...model_patchers.comfyui.results import home
 from ...model_patchers.condition import sd2_depth
 
 
@@ -42,7 +43,7 @@ class DepthConditioning(io.ComfyNode):
     def execute(
         cls, positive: Conditioning, negative: Conditioning, latent: dict, depth: Tensor, invert: bool
     ) -> io.NodeOutput:
-        return io.NodeOutput(*sd2_depth.condition(positive, negative, latent["samples"], depth, invert=invert))
+        return io.NodeOutput(*sd2_depth.condition(positive, negative, latent["samples"], home(depth), invert=invert))
 
 
 NODES = [DepthConditioning]

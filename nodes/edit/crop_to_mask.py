@@ -63,7 +63,9 @@ class CropToMask(io.ComfyNode):
     @classmethod
     def execute(cls, image: Tensor, mask: Tensor, width: int, height: int, padding: int, regions: str) -> io.NodeOutput:
         crops = crop_to_mask.crop(image, mask, width, height, padding, regions)
-        return io.NodeOutput(home(crops.crop), home(crops.crop_mask), crops)
+        at_home = {name: home(value) for name, value in crops._asdict().items() if isinstance(value, Tensor)}
+        crops = crops._replace(**at_home)
+        return io.NodeOutput(crops.crop, crops.crop_mask, crops)
 
 
 class PasteBack(io.ComfyNode):

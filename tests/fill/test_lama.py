@@ -265,7 +265,6 @@ FORMS = {
 
 
 class TestForms:
-    @pytest.mark.both_devices
     @pytest.mark.parametrize("blocks", [18, 9, 6])
     @pytest.mark.parametrize("form", FORMS)
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -14,10 +14,10 @@ from comfy import model_management
 from kit import completed, second_device
 from kit import sam as small_sam
 from kit.node_inputs import NodeInputs
-from kit.nodes import node_classes, run_node
+from kit.nodes import in_own_loop, node_classes, run_node
 from kit.pictures import as_pil, photograph
 from kit.tensors import moved, walked
-from pentimento.routes.sam_preview import Preview, Request
+from pentimento.routes.sam_preview import Preview
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -124,16 +124,22 @@ def test_a_node_gives_the_same_after_its_models_were_unloaded(name, way, expecte
 
 
 def test_the_live_mask_is_the_cpus(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path))
     as_pil(photograph()[0]).save(tmp_path / "picture.png")
-    small_sam.write(tmp_path / "sam.safetensors")
-    picks = json.dumps({"positive": [{"x": 60, "y": 50}]})
-    request = Request("picture.png [input]", str(tmp_path / "sam.safetensors"), "fp32", picks, "auto", 1)
-    queue = SimpleNamespace(mutex=threading.RLock(), get_tasks_remaining=lambda: 0)
-    mask, score = Preview(queue).mask(request)
+    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path))
+    extensions = folder_paths.folder_names_and_paths["sams"][1]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "sams", ([str(tmp_path)], extensions))
+
+    def answer(file):
+        """By a model of its own."""
+        small_sam.write(tmp_path / file)
+        queue = SimpleNamespace(mutex=threading.RLock(), get_tasks_remaining=lambda: 0)
+        image, picks = {"filename": "picture.png", "type": "input"}, json.dumps({"positive": [{"x": 60, "y": 50}]})
+        body = {"image": image, "sam_name": file, "picks": picks, "precision": "fp32", "refine_iterations": 1}
+        return in_own_loop(Preview(queue).answer(json.dumps(body).encode()))
+
+    mask, score = answer("cpu.safetensors")
     with second_device.computing(share=0.5, float64=False):
-        there = Preview(queue).mask(request)
-    assert there == (mask, pytest.approx(score, rel=1e-5))
+        assert answer("second.safetensors") == (mask, pytest.approx(score, rel=1e-5))
 
 
 REFUSED = {

@@ -692,6 +692,13 @@ def test_concat(base):
     assert all((tokens[77:, 0] == 999).all() for _, tokens in recorder.rows(1))
 
 
+@pytest.mark.both_devices
+def test_a_factor_of_tokens_on_the_device():
+    tokens = randn(1, 4, 8).to(model_management.get_torch_device())
+    assert ella.factor(0.25 * tokens, tokens.cpu()) == pytest.approx(0.25)
+
+
+@pytest.mark.both_devices
 @pytest.mark.parametrize("node, k", [("ConditioningMultiply", 0.25), ("ConditioningZeroOut", 0.0)])
 def test_factors_hold_at_every_timestep(base, node, k):
     teller = Telling()
@@ -703,7 +710,7 @@ def test_factors_hold_at_every_timestep(base, node, k):
     sample(model, positive, encode(teller, ""))
     for t, tokens in recorder.rows(0):
         assert torch.allclose(tokens[:64, 0], torch.tensor(k * t), rtol=1e-6)
-        assert torch.equal(tokens[64:], positive[0][0][0, 64:])
+        assert torch.equal(tokens[64:].cpu(), positive[0][0][0, 64:])
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.6])

@@ -44,6 +44,15 @@ CHROMIUM_ARGUMENTS = [
 
 def pytest_addoption(parser):
     parser.addoption("--require-browser", action="store_true", help="fail, not skip, where there is no Chromium")
+    parser.addoption(
+        "--device",
+        choices=["cpu", "second"],
+        default="cpu",
+        help="run the tests marked both_devices on a second device",
+    )
+    parser.addoption(
+        "--loaded", type=float, default=1.0, metavar="SHARE", help="of each model's weights on the second device"
+    )
     parser.addoption("--update-schemas", action="store_true", help="add new nodes and inputs to tests/schemas.json")
     parser.addoption("--update-docs", action="store_true", help="write docs/nodes.md and docs/models.md anew")
     parser.addoption("--update-workflows", action="store_true", help="write workflows/api/ from workflows/ anew")
@@ -53,6 +62,15 @@ def pytest_configure(config):
     """Processes side by side share the cores."""
     if workers := getattr(config, "workerinput", {}).get("workercount"):
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    config.addinivalue_line("markers", "both_devices: the test also runs with --device second")
+    if config.getoption("--device") == "second":
+        from kit import second_device
+
+        if second_device.missing():
+            return
+        computing = second_device.computing(share=config.getoption("--loaded"), float64=False)
+        computing.__enter__()
+        config.add_cleanup(lambda: computing.__exit__(None, None, None))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -68,13 +86,26 @@ def pytest_xdist_make_scheduler(config, log):
     return Files(config, log)
 
 
-def pytest_collection_modifyitems(items):
-    """Refuses tests outside ON_HOST that would use ComfyUI's files or a server in two processes at once."""
+def pytest_collection_modifyitems(config, items):
+    """Chooses tests for --device; refuses some that would use ComfyUI's files or a server in two processes at once."""
+    if config.getoption("--device") == "second":
+        _choose_for_second_device(config, items)
     for item in items:
         used = {"host", "server", "browser"}.intersection(item.fixturenames)
         if used and item.path.parent.name not in ON_HOST:
             folders = " or ".join(f"tests/{name}" for name in ON_HOST)
             raise pytest.UsageError(f"{item.nodeid} uses {' and '.join(sorted(used))}: move it to {folders}.")
+
+
+def _choose_for_second_device(config, items):
+    """Leaves only the tests marked both_devices, which are skipped by name where there is no device."""
+    from kit import second_device
+
+    config.hook.pytest_deselected(items=[item for item in items if not item.get_closest_marker("both_devices")])
+    items[:] = [item for item in items if item.get_closest_marker("both_devices")]
+    if missing := second_device.missing():
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=missing))
 
 
 @pytest.fixture(scope="session")

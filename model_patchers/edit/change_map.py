@@ -26,9 +26,9 @@ def check_levels(black: float, white: float) -> None:
 def levels(value: Tensor, black: float, white: float, gamma: float) -> Tensor:
     """The Levels of image editors: ((v - black) / (white - black))^(1 / gamma), v clamped to black ... white.
 
-    It is computed in float64.
+    It is computed in float64 on the CPU, as some devices have no float64.
     """
-    share = ((value.double() - black) / (white - black)).clamp(0, 1)
+    share = ((value.cpu().double() - black) / (white - black)).clamp(0, 1)
     return (share ** (1 / gamma)).float()
 
 

@@ -37,5 +37,5 @@ def opencv(values: Tensor, pixels: int) -> Tensor:
     Returns:
         New values of the same shape, dtype and device.
     """
-    array = values.double().cpu().numpy()
+    array = values.cpu().double().numpy()  # some devices have no float64
     return torch.from_numpy(ndimage.gaussian_filter(array, 0.3 * pixels + 0.5, mode="mirror", radius=pixels)).to(values)

@@ -134,7 +134,7 @@ def factor(tokens: Tensor, start: Tensor) -> float | None:
     start = start.to(tokens)  # another node may have moved the tokens
     if torch.equal(tokens, start):
         return 1.0
-    x, y = tokens.double(), start.double()
+    x, y = tokens.cpu().double(), start.cpu().double()  # some devices have no float64
     k = ((x * y).sum() / (len(x) * y.square().sum())).item()
     return k if (x - k * y).norm() <= TOLERANCE * (abs(k) * y.norm() + 1e-9) else None
 

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...model_patchers.comfyui.conditioning import Conditioning
+from ...model_patchers.comfyui.results import home
 from ...model_patchers.condition import sd2_depth
 from ...model_patchers.pixels import checks
 
@@ -43,7 +44,7 @@ class DepthConditioning(io.ComfyNode):
     def execute(
         cls, positive: Conditioning, negative: Conditioning, latent: dict, depth: Tensor, invert: bool
     ) -> io.NodeOutput:
-        depth = checks.image(depth, "depth", whole=False)
+        depth = home(checks.image(depth, "depth", whole=False))
         return io.NodeOutput(*sd2_depth.condition(positive, negative, latent["samples"], depth, invert=invert))
 
 

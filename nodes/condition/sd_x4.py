@@ -70,9 +70,9 @@ class SDx4Conditioning(io.ComfyNode):
         vae: VAE | None = None,
     ) -> io.NodeOutput:
         estimated = None if vae is None else sd_x4.with_decode_estimate(vae)
-        image = checks.image(image, "image")
+        image = home(checks.image(image, "image"))
         *prompts, samples = sd_x4.condition(positive, negative, image, noise_level=noise_level, noise_seed=noise_seed)
-        return io.NodeOutput(*prompts, {"samples": home(samples)}, estimated)
+        return io.NodeOutput(*prompts, {"samples": samples}, estimated)
 
 
 NODES = [SDx4Conditioning]

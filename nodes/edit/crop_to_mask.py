@@ -66,9 +66,8 @@ class CropToMask(io.ComfyNode):
     def execute(cls, image: Tensor, mask: Tensor, width: int, height: int, padding: int, regions: str) -> io.NodeOutput:
         image = checks.image(image, "image")
         crops = crop_to_mask.crop(image, mask, width, height, padding, regions)
-        crops = crops._replace(
-            image=home(crops.image), mask=home(crops.mask), crop=home(crops.crop), crop_mask=home(crops.crop_mask)
-        )
+        at_home = {name: home(value) for name, value in crops._asdict().items() if isinstance(value, Tensor)}
+        crops = crops._replace(**at_home)
         return io.NodeOutput(crops.crop, crops.crop_mask, crops)
 
 

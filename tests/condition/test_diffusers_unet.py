@@ -67,6 +67,7 @@ def unet(arguments):
         return UNet2DConditionModel(**{"layers_per_block": 1} | arguments).eval()
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("kind", THIN)
 def test_the_loaded_unet_computes_what_diffusers_does(kind, tmp_path, rng, caplog):
     arguments, name, prediction = THIN[kind]

@@ -181,6 +181,7 @@ def demo():
     return run
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("file", KINDS)
 def test_equals_the_demo(file, count, lights, demo):
@@ -189,6 +190,7 @@ def test_equals_the_demo(file, count, lights, demo):
     assert relative_error(result, demo(file, count)) < 1e-4
 
 
+@pytest.mark.both_devices
 def test_a_merged_model_of_12_channels_works_too(demo):
     base, added = thin.weights("sd15"), offsets(FBC)
     merged = {name: padded(base[name], added[name]) + added[name] for name in base}
@@ -333,6 +335,7 @@ def lora(name, out, into):
     return {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}, up @ down
 
 
+@pytest.mark.both_devices
 def test_a_lora_before_or_after_adds_to_the_sum(model, lights, folder, unloaded):
     weights, change = lora(LORA, 320, 320)
     expected = thin.weights("sd15")[TO_Q] + offsets(FC)[TO_Q] + 0.5 * change

@@ -203,6 +203,7 @@ def stub():
 # ---- The equation
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("batch, length, text, image", [(1, 77, 7.5, 1.5), (2, 154, 7.5, 1.5), (1, 77, 3.0, 1.0)])
 def test_guider_and_patch_equal_diffusers(model, by_diffusers, batch, length, text, image):
     case, theirs, sigmas = by_diffusers(batch, length, text, image)

@@ -67,6 +67,7 @@ def reference(unet, depth, noise, start=None, strength=1.0, steps=run.STEPS):
     return result, pipeline.scheduler.sigmas[-round(steps * strength) - 1 :]
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("batch, maps", [(1, 1), (2, 2), (2, 1)])
 def test_equal_to_diffusers(model, unet, batch, maps):
     depth, noise = picture(maps), randn(batch, 4, *SIZE, seed=5)
@@ -75,6 +76,7 @@ def test_equal_to_diffusers(model, unet, batch, maps):
     assert relative_error(ours, theirs) < 1e-4
 
 
+@pytest.mark.both_devices
 def test_from_a_picture_equal_to_diffusers(model, unet):
     """denoise 0.5: the last two of four steps, from a noised latent."""
     depth, noise, start = picture(), randn(1, 4, *SIZE, seed=5), randn(1, 4, *SIZE, seed=6)

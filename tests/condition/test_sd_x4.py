@@ -87,6 +87,7 @@ def run(model, image, *prompts, seed=7, steps=sampled.STEPS):
     return sampled.sample(model, *prompts, start(image), scheduler(steps).sigmas, CFG, seed=seed)
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("level, batch, size", [(0, 1, (4, 4)), (20, 1, (8, 8)), (20, 2, (4, 12)), (350, 1, (4, 8))])
 def test_equal_to_diffusers(model, pipeline, level, batch, size):
     """Also at 12, which halves to 3: nothing needs to be padded."""

@@ -159,6 +159,7 @@ def noises(count, dim, seed=NOISE_SEED):
     return [torch.randn(1, dim, generator=generator) for _ in range(count)]
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("level", LEVELS)
 def test_one_picture_is_equal_to_diffusers(models, unets, kind, level, stats, with_stats):
     model, theirs = (with_stats, stats) if kind == "unclip_l" else (models[kind], None)
@@ -183,6 +184,7 @@ def test_the_vector_is_equal_to_diffusers(kind, level, stats):
     assert relative_error(ours[:, dim:], theirs[:, dim:]) <= 1e-6
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("merge", [-1, 0, 50])
 @pytest.mark.parametrize("weights", ["", "1, 0.25, 3"])
 def test_several_pictures_are_equal_to_stabilitys_formula(unets, with_stats, stats, merge, weights):
@@ -321,6 +323,7 @@ def test_copies_of_the_check_supply_the_pictures_too(models):
     assert not torch.equal(ours, run(models["unclip_h"], sampled.prompts(), steps=1))
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("host_first", [True, False])
 def test_with_the_hosts_node_on_the_same_prompt(models, host_first):
     host = host_nodes.unCLIPConditioning()

@@ -186,6 +186,7 @@ def sample(steps, strength, patched, latent, context):
     return run(patched, latent, round(steps * strength), strength, "euler", "ddim_uniform", context)
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("case", RUNS)
 def test_paper_is_the_authors_loop(case, reference, model, vae, context):
     image, change, original, expected = reference(*case)
@@ -400,6 +401,7 @@ def test_all_white_is_img2img_and_all_black_the_picture(sampler, denoise, small)
     assert untouched(result, black["samples"], sampler)
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("sampler", ["euler", "dpm_2", "dpmpp_2m", "dpmpp_sde", "uni_pc"])
 @pytest.mark.parametrize("scheduler", ["normal", "karras", "ddim_uniform", "beta"])
 def test_timestep_is_cores_bit_for_bit(sampler, scheduler, small):

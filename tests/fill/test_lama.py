@@ -99,6 +99,7 @@ def worst(a, b, mask):
 
 
 class TestParity:
+    @pytest.mark.both_devices
     @pytest.mark.parametrize("size", [(64, 64), (100, 77), (72, 131), (7, 5), (1, 1)])
     def test_whole_picture_equals_spandrel(self, big, rng, size):
         reference, model = big
@@ -109,6 +110,7 @@ class TestParity:
         assert worst(out, reference_fill(reference, image, mask), mask) <= 1e-5
         assert torch.equal(out[mask == 0], image[mask == 0])
 
+    @pytest.mark.both_devices
     @pytest.mark.parametrize("blocks", [18, 9, 6, 1])
     @pytest.mark.parametrize("size", [(48, 48), (50, 39), (4000, 300)])
     def test_fewer_blocks(self, rng, blocks, size):
@@ -125,6 +127,7 @@ class TestParity:
         image, mask = picture(rng, 40, 40), block_mask(40, 40, (5, 20), (3, 25))
         assert torch.equal(thin[1].fill(image, mask * value, WHOLE, 0, 0), thin[1].fill(image, mask, WHOLE, 0, 0))
 
+    @pytest.mark.both_devices
     def test_half_types_are_computed_in_float32(self, rng):
         """A file in half precision is the float32 net of its rounded weights."""
         image, mask = picture(rng, 50, 60), block_mask(50, 60, (10, 40), (10, 40))
@@ -633,6 +636,7 @@ def small(net, **pyramid):
 
 
 class TestRefinement:
+    @pytest.mark.both_devices
     @pytest.mark.parametrize("steps", [1, 2])
     def test_equals_the_reference(self, refined, steps):
         out = small(refined.net).fill(refined.image, refined.mask, WHOLE, 0, steps)

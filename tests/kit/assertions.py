@@ -21,7 +21,7 @@ CACHES = {"cache"}  # attributes of the pack's own objects, filled while they ar
 
 def relative_error(ours, theirs, where=None):
     """The largest difference, in the mask `where` or everywhere, relative to the reference's largest value."""
-    ours, theirs = torch.as_tensor(ours), torch.as_tensor(theirs)
+    ours, theirs = torch.as_tensor(ours).cpu(), torch.as_tensor(theirs).cpu()
     assert ours.shape == theirs.shape
     difference = (ours - theirs).abs()
     if where is not None:
@@ -52,8 +52,9 @@ def frozen(value, seen=()):
         return {key: frozen(each, seen) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [frozen(each, seen) for each in value]
-    if isinstance(value, torch.nn.Module):
-        return frozen(dict(value.named_parameters()) | dict(value.named_buffers()))
+    if isinstance(value, torch.nn.Module):  # which ComfyUI moves from device to device
+        tensors = dict(value.named_parameters()) | dict(value.named_buffers())
+        return {name: Bits(tensor if tensor.is_meta else tensor.cpu()) for name, tensor in tensors.items()}
     if isinstance(value, ModelPatcher):
         return [frozen(getattr(value, name), seen) for name in PATCHER], frozen(value.model)
     if isinstance(value, FunctionType | MethodType | type) or not hasattr(value, "__dict__"):

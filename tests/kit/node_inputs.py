@@ -127,7 +127,8 @@ class NodeInputs:
         return self.picture() | {"sam": self.sam(), "positive_coords": POINTS, "bboxes": box, "mask_prompt": mask}
 
     def SAMSegmentEverything(self):
-        return self.picture() | {"sam": self.sam(), "points_per_side": 2, "min_area": 5}
+        thresholds = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "min_area": 5}
+        return self.picture() | {"sam": self.sam(), "points_per_side": 2} | thresholds
 
     def SDx4Conditioning(self):
         return self.prompts(1024) | {"image": rand(1, 8, 8, 3)}

@@ -3,6 +3,7 @@
 import comfy.model_base
 import comfy.supported_models
 import torch
+from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 
 KINDS = {
@@ -41,4 +42,4 @@ def patcher(network, kind="eps"):
     config, model_type, _ = KINDS[kind]
     base = comfy.model_base.BaseModel(config({"disable_unet_model_creation": True}), model_type)
     base.diffusion_model = network
-    return ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+    return ModelPatcher(base, model_management.get_torch_device(), model_management.unet_offload_device())

@@ -25,7 +25,7 @@ import nodes
 from kit import thin as thin_models
 from kit.assertions import frozen
 from kit.golden import GOLDEN, maker
-from kit.tensors import randn
+from kit.tensors import moved, randn
 from pentimento.model_patchers.arch import ella as arch
 from pentimento.model_patchers.arch.ella import Config, Connector
 from pentimento.model_patchers.prompt import ella, ella_text
@@ -202,6 +202,7 @@ def worst(golden, cases=slice(None)):
     return max((golden.network(x, t)[kept] - y).abs().max() for x, t, kept, y in golden.cases[cases])
 
 
+@pytest.mark.both_devices
 def test_connector_equals_the_papers(golden):
     assert worst(golden) <= 1e-5
 
@@ -376,8 +377,8 @@ def by_hand(base, connector, texts, cfg, sigmas, timestep=discretised):
     x = noise * ((1 + sigmas[0] ** 2) ** 0.5 if whole else sigmas[0])
     for sigma, after in zip(sigmas[:-1], sigmas[1:], strict=True):
         t, told = torch.tensor([float(discretised(sigma))]), torch.tensor([float(timestep(sigma))])
-        scaled = x / (1 + sigma**2) ** 0.5
-        positive, negative = (base.model.diffusion_model(scaled, t, connector(text, told)) for text in texts)
+        scaled, t = moved((x / (1 + sigma**2) ** 0.5, t), model_management.get_torch_device())
+        positive, negative = (base.model.diffusion_model(scaled, t, connector(text, told)).cpu() for text in texts)
         x = x + (after - sigma) * (negative + cfg * (positive - negative))
     return x / 0.18215
 
@@ -392,6 +393,7 @@ def by_percent(sigmas):
     return timestep
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("denoise", [1.0, 0.5])
 def test_a_run_equals_the_loop_by_hand(base, denoise):
     loud = {key: value * (6 if key.endswith("proj.weight") else 1) for key, value in small_weights().items()}
@@ -553,6 +555,7 @@ def test_the_shorter_text_gets_empty_chunks_of_clip(base):
     assert negative[0][0].shape[1] == 141, "an input was written to"
 
 
+@pytest.mark.both_devices
 def test_with_clip_and_without_run_apart(base):
     """64 tokens and 141 cannot be made equal without a change of the result."""
     teller = Telling()
@@ -689,6 +692,13 @@ def test_concat(base):
     assert all((tokens[77:, 0] == 999).all() for _, tokens in recorder.rows(1))
 
 
+@pytest.mark.both_devices
+def test_a_factor_of_tokens_on_the_device():
+    tokens = randn(1, 4, 8).to(model_management.get_torch_device())
+    assert ella.factor(0.25 * tokens, tokens.cpu()) == pytest.approx(0.25)
+
+
+@pytest.mark.both_devices
 @pytest.mark.parametrize("node, k", [("ConditioningMultiply", 0.25), ("ConditioningZeroOut", 0.0)])
 def test_factors_hold_at_every_timestep(base, node, k):
     teller = Telling()
@@ -700,7 +710,7 @@ def test_factors_hold_at_every_timestep(base, node, k):
     sample(model, positive, encode(teller, ""))
     for t, tokens in recorder.rows(0):
         assert torch.allclose(tokens[:64, 0], torch.tensor(k * t), rtol=1e-6)
-        assert torch.equal(tokens[64:], positive[0][0][0, 64:])
+        assert torch.equal(tokens[64:].cpu(), positive[0][0][0, 64:])
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.6])
@@ -785,6 +795,7 @@ def test_context_windows_and_function_wrappers(base):
     assert len(teller.calls) == 8, "a text costs one call for all windows"
 
 
+@pytest.mark.both_devices
 def test_windowed_diffusion(base):
     """Wherever it stands: a text costs one call a step for all windows, and each window is told its tokens."""
     teller, found = Telling(), []

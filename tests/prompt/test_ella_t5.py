@@ -107,6 +107,7 @@ def reference(network, tokenizer, text, length):
 # Features
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("length", [128, None])
 @pytest.mark.parametrize("text", [PROMPTS[3], "", PROMPTS[7], *SPECIAL])
 def test_fp32_features_are_those_of_transformers(gated, clip, tokenizer, text, length):
@@ -129,6 +130,7 @@ def test_a_batch_of_several_lengths(gated, clip):
     assert (found - expected).abs().max() <= 1e-5
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("fast", [False, True], ids=["float32 with sums in fp16", "fp16"])
 def test_fp16_overflows_as_in_transformers(overflowing, tokenizer, monkeypatch, fast):
     network, file = overflowing

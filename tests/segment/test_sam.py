@@ -83,7 +83,7 @@ def compare(sam, predictor, picture, prompt, mask=None):
         "scores": relative_error(scores[0], iou),
         "full": relative_error(full[0], masks),
     }
-    return found, full[0], torch.from_numpy(masks)
+    return found, full[0].cpu(), torch.from_numpy(masks)
 
 
 def assert_equal(found, full, masks):
@@ -93,16 +93,19 @@ def assert_equal(found, full, masks):
     assert near.float().mean() < 0.05 and 0.02 < (masks > 0).float().mean() < 0.98
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("size", [(90, 120), (120, 90), (256, 256), (85, 700), (333, 101), (64, 65)])
 def test_equals_segment_anything_at_any_size(sam, predictor, size):
     assert_equal(*compare(sam, predictor, levels(*size), PROMPTS["click"]))
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
 def test_equals_segment_anything_for_any_prompt(sam, predictor, prompt):
     assert_equal(*compare(sam, predictor, levels(90, 120), prompt))
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("prompt", [PROMPTS["click"], PROMPTS["box"], {}], ids=["click", "box", "mask alone"])
 def test_equals_segment_anything_with_an_earlier_mask(sam, predictor, prompt):
     picture = levels(90, 120)
@@ -125,6 +128,7 @@ def test_equals_segment_anything_with_the_whole_vit_b():
     assert_equal(*compare(sam, Reference(vit_b), levels(480, 640), PROMPTS["clicks"]))
 
 
+@pytest.mark.both_devices
 def test_a_batch_is_each_picture_alone(sam, predictor):
     pictures = levels(90, 120), levels(90, 120, seed=1)
     masks, scores = segment(sam, image(*pictures), positive=CLICK)
@@ -199,6 +203,7 @@ def test_positions_in_the_first_layer_are_told(sam, predictor):
 # MobileSAM and SAM-HQ
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("name", ["mobile", "hq"])
 def test_equals_the_published_code_of(name):
     golden = np.load(GOLDEN / f"sam_{name}.npz")

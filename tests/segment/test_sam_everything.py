@@ -109,6 +109,7 @@ def same(ours, theirs, wrong_pixels=0.0):
 # Against the generator, the whole network
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("layers", [0, 1])
 @pytest.mark.parametrize("size", [(300, 417), (90, 120), (85, 700), (500, 200), (180, 101)])
 def test_equals_the_published_generator(thin, sam, size, layers):
@@ -118,6 +119,7 @@ def test_equals_the_published_generator(thin, sam, size, layers):
     assert same(everything(sam, image(picture), given), theirs, wrong_pixels=1e-4)
 
 
+@pytest.mark.both_devices
 def test_equals_the_published_generator_where_all_are_kept(thin, sam):
     picture, given = levels(120, 90), Settings(8, 0.0, 0.0)
     theirs = generator(thin, given).generate(picture)

@@ -87,6 +87,7 @@ def pipeline(model, golden, last):
     ]
 
 
+@pytest.mark.both_devices
 def test_phases_are_the_pipelines(sdxl, golden):
     before = frozen(sdxl)
     assert max(pipeline(sdxl, golden, 3)) < 1e-5

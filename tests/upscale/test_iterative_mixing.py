@@ -120,6 +120,7 @@ def demofusion(scheduler, network, latent, noise, exponent, by_step=False, late=
     return x
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("exponent", [1.0, 3.0])
 def test_euler_is_demofusions_loop(exponent):
     noise, latent = pair(size=16)

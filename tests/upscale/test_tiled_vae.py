@@ -114,6 +114,7 @@ def latent_errors(ours, whole):
     return [error / whole.std().item() for error in errors(ours.movedim(1, -1), whole.movedim(1, -1))]
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("height, width, tile", [(320, 192, 128), (208, 272, 192)])
 def test_decoding_equals_the_whole_pictures(any_vae, height, width, tile):
     z = latent(any_vae, height, width, batch=2 if tile == 192 else 1)
@@ -123,6 +124,7 @@ def test_decoding_equals_the_whole_pictures(any_vae, height, width, tile):
     assert worst < ROUNDING / 20 < WORST and shift < SHIFT / 20
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("height, width, tile", [(320, 192, 128), (213, 278, 192)])
 def test_encoding_equals_the_whole_pictures(any_vae, height, width, tile):
     image = picture(height, width, batch=2 if tile == 192 else 1)

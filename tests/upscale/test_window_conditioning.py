@@ -51,12 +51,12 @@ def as_sampled(model, conds, x, **values):
 
 def whole(model, conds, x, options=None):
     """ComfyUI without windows."""
-    sigma = torch.full(x.shape[:1], SIGMA)
+    sigma = x.new_full(x.shape[:1], SIGMA)
     return comfy.samplers.calc_cond_batch(model, conds, x, sigma, options or {"transformer_options": {}})
 
 
 def fused(model, conds, x, plan, batch=0, options=None, cache=None):
-    host, sigma, weight = comfy.samplers.calc_cond_batch, torch.full(x.shape[:1], SIGMA), tiles.gaussian(*plan[0].size)
+    host, sigma, weight = comfy.samplers.calc_cond_batch, x.new_full(x.shape[:1], SIGMA), tiles.gaussian(*plan[0].size)
     options = options or {"transformer_options": {}}
     return windows.evaluate(Call(host, model, conds, x, sigma, options), plan, weight, batch, cache)
 
@@ -79,7 +79,7 @@ class Adapter(torch.nn.Module):
 
     def forward(self, hint):
         cells = torch.nn.functional.pixel_unshuffle(hint, 8)
-        weights = randn(narrow.WIDTH, cells.shape[1], 1, 1, seed=6) / cells.shape[1] ** 0.5
+        weights = randn(narrow.WIDTH, cells.shape[1], 1, 1, seed=6).to(cells) / cells.shape[1] ** 0.5
         return {"input": [torch.nn.functional.conv2d(cells, weights)]}
 
 
@@ -102,7 +102,7 @@ def regional(x, cut, rows):
 
 
 def inpainted(x, cut, rows):
-    mask = (rand(1, 1, *x.shape[-2:], seed=3) > 0.5).float()
+    mask = (rand(1, 1, *x.shape[-2:], seed=3) > 0.5).to(x)
     return [[[text(1), {}]], [[text(2), {}]]], {"denoise_mask": cut(mask), "latent_image": cut(x)}
 
 
@@ -161,11 +161,12 @@ def squeezed(tensor, scale=1):
     )
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("feature", FEATURES)
 def test_a_window_computes_the_cropped_problem_alone(models, feature):
     """With masks, pictures and hints of their own for two samples, one and three windows in a call."""
     model = models(FEATURES[feature][0])
-    x = randn(2, 4, SIZE, 3 * SIZE, seed=0)
+    x = randn(2, 4, SIZE, 3 * SIZE, seed=0).to(model_management.get_torch_device())
     conds = problem(feature, model, x, lambda tensor, scale=1: tensor, 2)
     alone, together = (fused(model, conds, x, grid(x), batch) for batch in (1, 3))
     assert close(alone, together, 1e-4)
@@ -191,11 +192,12 @@ def test_each_sample_has_its_own_noise_level(models):
         assert relative_error(found[row], alone) < 1e-5
 
 
+@pytest.mark.both_devices
 def test_three_way_guidance_with_a_controlnet(models):
     """InstructPix2Pix's guider has ControlNets told other roles; its ControlNet is cut to windows all the same."""
     model, network = models("ip2p"), narrow.controlnet()
     model_management.load_models_gpu(network.get_models())
-    x = randn(1, 4, SIZE, 3 * SIZE, seed=0)
+    x = randn(1, 4, SIZE, 3 * SIZE, seed=0).to(model_management.get_torch_device())
     hint, picture = rand(1, 3, 8 * SIZE, 24 * SIZE, seed=7), randn(1, 4, SIZE, 3 * SIZE, seed=4)
 
     def predicted(cut, wrappers):
@@ -203,7 +205,7 @@ def test_three_way_guidance_with_a_controlnet(models):
         image, full = as_sampled(model, [[[text(seed), values]] for seed in (1, 2)], cut(x))
         conds = [instruct_pix2pix_step.without_image(image), image, full]
         options = {"transformer_options": {"wrappers": {WrappersMP.CALC_COND_BATCH: {windows.KEY: wrappers}}}}
-        sigma = torch.full((1,), SIGMA)
+        sigma = x.new_full((1,), SIGMA)
         return instruct_pix2pix_step.calc_cond_batch(model, conds, cut(x), sigma, options)
 
     found = predicted(
@@ -251,12 +253,13 @@ def test_a_window_of_sdxl_is_told_where_it_was_cut_out(models):
         assert differs > 1e-3 if any(window.origin) else torch.equal(cut(found[0]), untold[0])
 
 
+@pytest.mark.both_devices
 def test_a_lora(models):
     """Weights are the whole model's, and so in each window."""
     models("sd15")
     patcher = narrow.host_model("sd15")
     weights = {"diffusion_model.out.2.weight": ("diff", (0.1 * randn(4, narrow.WIDTH, 3, 3, seed=3),))}
-    x = randn(1, 4, SIZE, 2 * SIZE, seed=0)
+    x = randn(1, 4, SIZE, 2 * SIZE, seed=0).to(model_management.get_torch_device())
     results = []
     for patches in ({}, weights):
         patched = patcher.clone()
@@ -364,6 +367,7 @@ def showing(hint, strength=1.0, vae=None, **options):
     return network.set_cond_hint(hint, strength, vae=vae)
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("vae", [None, Squares()])
 @pytest.mark.parametrize("plan", ["grid", "jitter", "rolled"])
 @settings(max_examples=10, deadline=None)

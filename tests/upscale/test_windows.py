@@ -14,7 +14,7 @@ from kit import narrow, thin
 from kit import run as sampled
 from kit.assertions import frozen, relative_error
 from kit.run import sample
-from kit.tensors import rand, randn
+from kit.tensors import moved, rand, randn
 from pentimento.model_patchers.comfyui import kinds
 from pentimento.model_patchers.condition import sd_x4
 from pentimento.model_patchers.edit.differential_img2img import patch as differential
@@ -84,16 +84,17 @@ def guided(model, prompts, concatenated=None, y=None):
     """Classifier-free guidance of ComfyUI's network, on a window."""
 
     def denoise(part, sigma, place):
+        device = model_management.get_torch_device()
         more = {} if y is None else {"y": y.expand(len(part)), "c_concat": concatenated[place]}
-        full, empty = (
-            model.apply_model(part, sigma.expand(len(part)), c_crossattn=text.expand(len(part), -1, -1), **more)
-            for ((text, _),) in prompts
-        )
+        values = moved([{"c_crossattn": text.expand(len(part), -1, -1), **more} for ((text, _),) in prompts], device)
+        x, t = moved((part, sigma.expand(len(part))), device)
+        full, empty = (model.apply_model(x, t, **value).cpu() for value in values)
         return empty + CFG * (full - empty)
 
     return denoise
 
 
+@pytest.mark.both_devices
 def test_average_is_multidiffusion(base, prompts):
     """Two samples, windows that are moved in to the border, and none left out: 8 x 8 on 12 x 21, stride 4."""
     x = randn(2, 4, 12, 21, seed=0)
@@ -104,6 +105,7 @@ def test_average_is_multidiffusion(base, prompts):
     assert relative_error(run(patch(base, "gaussian"), prompts, x.shape), expected) > 1e-3
 
 
+@pytest.mark.both_devices
 def test_x4_upscales_a_picture_larger_than_its_window():
     """A picture of 12 x 20 to one of 48 x 80, in windows of 32: the noised picture is cut alongside."""
     model, prompts = thin.host_model("x4"), sampled.prompts()
@@ -276,6 +278,7 @@ def test_other_wrappers_see_the_whole_picture_once_a_step(base, prompts, first):
     assert torch.equal(found, run(patch(base), prompts))
 
 
+@pytest.mark.both_devices
 def test_a_lora_hooked_to_a_prompt(base, prompts):
     """As strong in windows as one in the model's weights."""
     weights = {"diffusion_model.out.2.weight": ("diff", (0.1 * randn(4, narrow.WIDTH, 3, 3, seed=3),))}
@@ -289,6 +292,7 @@ def test_a_lora_hooked_to_a_prompt(base, prompts):
     assert relative_error(found, run(patch(base), prompts)) > 1e-2
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("first", [True, False], ids=["windows first", "other first"])
 def test_an_inpaint_mask_with_a_strength_for_each_pixel(base, prompts, first):
     """Differential Img2Img holds the same pixels, and where the denoiser sees each alone all is as without windows."""

@@ -393,7 +393,9 @@ class TestForged:
         with pytest.raises(ValueError, match=rf"'w.pt' \([\d,]+ bytes\) is damaged or incomplete: .*{reason}"):
             read_state_dict(tmp_path / "w.pt")
 
-    @pytest.mark.parametrize("case", [case for case in FORGED if case not in {"a short record", "a long record", "an empty record"}])
+    @pytest.mark.parametrize(
+        "case", [case for case in FORGED if case not in {"a short record", "a long record", "an empty record"}]
+    )
     def test_legacy(self, tmp_path, case):
         claimed, record, reason = FORGED[case]
         write_legacy(tmp_path / "w.pt", {"a": claimed, "b": tensor()}, ["0"], struct.pack("<q", 10) + record)

@@ -62,6 +62,7 @@ def on_grey(foreground: Tensor, mask: Tensor | None) -> Tensor:
         checks.finite(foreground, "foreground")
         return signed(foreground)
     matte, name = (foreground[..., 3], "The alpha channel of foreground") if mask is None else (mask, "foreground_mask")
+    matte = checks.mask(matte, name)
     if not selected(matte).any():
         raise ValueError(
             f"{name} selects nothing. It must be white where the subject is. Load Image's mask is white where the "

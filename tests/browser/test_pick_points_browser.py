@@ -447,8 +447,9 @@ def seen(page):
 
 
 def mask_of(request):
-    """The mask that the page asked for, asked for again."""
-    again = urllib.request.Request(request.url, request.post_data_buffer, {"Content-Type": "application/json"})
+    """The mask that the page asked for, asked for again by another client: of one client the newest is answered."""
+    body = json.dumps({**request.post_data_json, "client": ""}).encode()
+    again = urllib.request.Request(request.url, body, {"Content-Type": "application/json"})
     return np.array(Image.open(urllib.request.urlopen(again)).convert("L")) > 0
 
 

@@ -396,8 +396,8 @@ def graph(request_of, model, host, node_classes, monkeypatch):
 
     names = folder_paths.folder_names_and_paths
     monkeypatch.setitem(names, "sams", ([str(model.parent)], names["sams"][1]))
-    reads, read = [], sam_model.read_state_dict
-    monkeypatch.setattr(sam_model, "read_state_dict", lambda path: (reads.append(path), read(path))[1])
+    reads, read = [], sam_model.read_model
+    monkeypatch.setattr(sam_model, "read_model", lambda path: (reads.append(path), read(path))[1])
 
     def run():
         sam = node_classes["PentimentoLoadSAM"].execute(model.name, "fp32").args[0]

@@ -4,7 +4,6 @@ Every repeat in a pattern is bounded, so that the time for an answer grows with 
 `^` and `$` are the ends of a line, `\A` and `\Z` those of the text that the part names.
 """
 
-import re
 from enum import Enum
 from typing import NamedTuple
 
@@ -392,8 +391,3 @@ RULES = (
         "Es tut mir leid, aber dabei kann ich nicht helfen.",
     ),
 )
-
-PATTERNS = {
-    part: [re.compile(rule.pattern, re.IGNORECASE | re.MULTILINE) for rule in RULES if rule.part is part]
-    for part in Part
-}

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from transformers import T5TokenizerFast
 
 from kit.paths import HOST
-from pentimento.model_patchers.prompt.caption import EXAMPLES, INSTRUCTION, MOST, clean, count_tokens, prompt
-from pentimento.model_patchers.prompt.caption_rules import CAPTION, PATTERNS, RULES, Part
+from pentimento.model_patchers.prompt.caption import EXAMPLES, INSTRUCTION, MOST, PATTERNS, clean, count_tokens, prompt
+from pentimento.model_patchers.prompt.caption_rules import CAPTION, RULES, Part
 
 LIMIT = 128
 CAT = "A grey cat lies on a red sofa. To its left is a lamp, and the cat's tail hangs down."

@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 import torch
 from comfy import model_management
+from comfy.cli_args import args
 from comfy.model_patcher import ModelPatcher
 
 NAME = "second"
@@ -85,7 +86,7 @@ def _load(path):
 
 
 @contextmanager
-def computing(half=None, share=1.0, float64=True):
+def computing(half=None, share=1.0, float64=True, stay=False):
     """ComfyUI computes on the second device meanwhile. Models are unloaded before and after.
 
     Args:
@@ -93,11 +94,13 @@ def computing(half=None, share=1.0, float64=True):
         share: The share of each model's weights that fits on the device. The others are moved there while the model
             computes.
         float64: Whether the device has it. (Apple's GPUs do not.)
+        stay: Whether results stay on the device, as with ComfyUI's --gpu-only.
     """
     there = device()
     _unload()
     with pytest.MonkeyPatch.context() as patch:
         _patch_host(patch, there, half, float64)
+        patch.setattr(args, "gpu_only", stay)
         if share < 1:
             _load_in_part(patch, share)
         torch.second.set_float64(float64)

@@ -189,7 +189,7 @@ def test_a_bool_mask_and_one_mask_for_many_pictures_are_not_copied():
 def test_a_map_that_says_how_much_is_averaged_by_area(amounts, factor):
     reduced = resize_amounts(torch.from_numpy(amounts), 24 // factor, 36 // factor).numpy()
     cells = amounts.reshape(2, 24 // factor, factor, 36 // factor, factor)
-    assert np.abs(reduced - cells.astype(np.float64).mean((2, 4))).max() < 1e-6
+    assert np.abs(reduced - cells.astype(np.float64).mean((2, 4))).max() < 1e-5  # float32 sums of 144 values
     enlarged = resize_amounts(torch.from_numpy(amounts), 24 * factor, 36 * factor)
     assert torch.equal(enlarged, resize_selection(torch.from_numpy(amounts), 24 * factor, 36 * factor))
 

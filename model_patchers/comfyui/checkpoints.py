@@ -7,6 +7,7 @@ import io
 import math
 import struct
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -243,7 +244,7 @@ def _elements(data: Tensor, dtype: torch.dtype, big_endian: bool) -> Tensor:
     return data.view(dtype)
 
 
-class _Storages:
+class _Storages(ABC):
     """The storages of a file by their names, each read once: uint8 (n,)."""
 
     big_endian = False
@@ -256,8 +257,8 @@ class _Storages:
             self.data[key] = self.bytes_of(key)
         return self.data[key]
 
-    def bytes_of(self, key: str) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def bytes_of(self, key: str) -> Tensor: ...
 
 
 class _ZippedStorages(_Storages):

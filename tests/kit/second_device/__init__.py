@@ -64,7 +64,7 @@ def _compiled():
 
     command = ["g++", "-std=c++17", "-shared", "-fPIC", "-O1", "-w", f"-DTORCH_EXTENSION_NAME={SOURCE.stem}"]
     command += [f"-I{folder}" for folder in (*cpp_extension.include_paths(), sysconfig.get_paths()["include"])]
-    command += [f"-L{folder}" for folder in cpp_extension.library_paths()]
+    command.append(f"-L{cpp_extension.TORCH_LIB_PATH}")
     libraries = ["-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python"]
     made_from = [SOURCE.read_text(), torch.__version__, sys.version, *command]
     CACHE.mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,7 @@ def repeats(likeness: Tensor, target: Tensor, source: Tensor, count: int) -> Ten
     hits = torch.fft.irfft2(spectra[0].conj() * spectra[1], s=size)  # target patches that an offset leads to sources
     score = torch.where(hits >= FIT * target.sum(), likeness, torch.inf)
     around = F.pad(score[None, None], (APART,) * 4, mode="circular")
-    lowest = -F.max_pool2d(-around, 2 * APART + 1, 1)[0, 0]
+    lowest = -F.max_pool2d(F.max_pool2d(-around, (1, 2 * APART + 1), 1), (2 * APART + 1, 1), 1)[0, 0]
     offset = ((score == lowest) & score.isfinite()).nonzero()
     offset = offset[score[offset[:, 0], offset[:, 1]].argsort(stable=True)[:count]]
     extent = torch.tensor(size, device=offset.device)

@@ -11,9 +11,13 @@ from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import inpaint_biharmonic
 
 from kit.tensors import rand
+from pentimento.model_patchers.fill import patchmatch as patchmatch_module
+from pentimento.model_patchers.fill import patchmatch_scales
 from pentimento.model_patchers.fill.harmonic import harmonic
-from pentimento.model_patchers.fill.patchmatch import VOTERS, Field, Scale, encode, patchmatch, texture
+from pentimento.model_patchers.fill.patchmatch import patchmatch
+from pentimento.model_patchers.fill.patchmatch_field import VOTERS, Field
 from pentimento.model_patchers.fill.patchmatch_offsets import likeness
+from pentimento.model_patchers.fill.patchmatch_scales import Scale, encode, texture
 from pentimento.model_patchers.fill.patchmatch_seams import heal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -160,8 +164,26 @@ def test_specks_cost_what_they_cover():
     scale = scale_of(picture, hole)
     assert sum(part.box.width * part.box.height for part in scale.parts) < 0.01 * hole.numel()
     assert torch.cat([part.targets for part in scale.parts]).sort()[0].equal(torch.arange(len(scale.target)))
-    whole = encode(scale.pixels, scale.filters)[scale.target]
-    assert torch.allclose(scale.encode_targets(scale.pixels), whole, rtol=1e-4, atol=1e-4)
+    pictures = torch.stack((scale.pixels, 1 - scale.pixels))
+    whole = encode(pictures, scale.filters)[:, scale.target]
+    assert torch.allclose(scale.encode_targets(pictures), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_the_starts_of_a_small_hole_are_one_batch_with_the_bits_of_one_after_another(monkeypatch):
+    picture = photograph("gravel")[:200, :220].expand(-1, -1, 3)
+    calls = []
+    monkeypatch.setattr(patchmatch_scales, "encode", lambda *args: calls.append(len(args[0])) or encode(*args))
+    for hole in (hole_in(picture, 90, 80, 2, 2), hole_in(picture, 60, 50, 40, 30)):
+        calls.clear()
+        together = patchmatch(picture, hole, 3)
+        batched, batch = len(calls), max(calls)
+        assert batch > 1
+        with monkeypatch.context() as context:
+            context.setattr(patchmatch_module, "TOGETHER", 1)
+            calls.clear()
+            assert torch.equal(patchmatch(picture, hole, 3), together)
+        assert max(calls) == 1
+        assert len(calls) > 0.7 * batch * batched
 
 
 def test_a_vote_is_the_weighted_mean_of_the_patches_over_each_pixel(rng):
@@ -172,10 +194,11 @@ def test_a_vote_is_the_weighted_mean_of_the_patches_over_each_pixel(rng):
     scale = scale_of(picture, hole)
     sources = scale.source.flatten().nonzero()[:, 0]
     match = sources[torch.randint(len(sources), (len(scale.target),), generator=rng)]
-    field = Field(scale, match, torch.Generator())
-    field.distance = torch.rand(len(match), generator=rng)
-    known, typical = scale.pixels.flatten(0, 1).double(), torch.quantile(field.distance, 0.75)
-    weight = scale.trust.double() * (torch.exp(-2.0 * field.distance / typical) + 1e-9)
+    field = Field(scale, torch.stack((match.flip(0), match)), torch.Generator())
+    field.distance = torch.rand(2, len(match), generator=rng)
+    match, distance = field.match[1], field.distance[1]
+    known, typical = scale.pixels.flatten(0, 1).double(), torch.quantile(distance, 0.75)
+    weight = scale.trust.double() * (torch.exp(-2.0 * distance / typical) + 1e-9)
     total, weights = torch.zeros_like(known), torch.zeros(len(known), dtype=torch.double)
     for dy in range(-3, 4):
         for dx in range(-3, 4):
@@ -183,7 +206,8 @@ def test_a_vote_is_the_weighted_mean_of_the_patches_over_each_pixel(rng):
             total.index_add_(0, scale.target + move, weight[:, None] * known[match + move])
             weights.index_add_(0, scale.target + move, weight)
     expected = (total / weights[:, None])[hole.flatten()]
-    voted = field.vote()
+    field.vote()
+    voted = field.pixels[1]
     assert (voted[hole] - expected).abs().max() < 1e-5
     assert torch.equal(voted[~hole], scale.pixels[~hole])
 

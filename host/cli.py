@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
     from .demo import demo
 
-    return demo(host, options.workflow)
+    return demo(host, options.workflow, host.home / "demo")
 
 
 def _serve(host: Host, options: argparse.Namespace, rest: list[str]) -> int:

@@ -66,12 +66,13 @@ class Run:
     error: str = ""
 
 
-def demo(host: Host, only: list[str]) -> int:
+def demo(host: Host, only: list[str], folder: Path) -> int:
     """Runs the bundled workflows (or those named in `only`) and writes the contact sheet; 0 when all succeeded.
 
-    The sheet of an earlier run stays until the server is up. The new sheet grows with each result.
+    Args:
+        folder: The sheet's own. The sheet of an earlier run stays in it until the server is up, and then all that it
+            holds makes way. The new sheet grows with each result.
     """
-    folder = host.home / "demo"
     runs = list(_runs(only))
     photographs.put(host.input)
     for run in runs:

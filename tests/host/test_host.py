@@ -302,21 +302,21 @@ def here(tmp_path, monkeypatch):
     return environment.Host(tmp_path, tmp_path / "ComfyUI", Path(sys.executable), own=True)
 
 
-def earlier_sheet(host):
-    sheet = host.home / "demo" / "index.html"
+def earlier_sheet(folder):
+    sheet = folder / "index.html"
     sheet.parent.mkdir()
     sheet.write_text("an earlier run")
     return sheet
 
 
 def test_a_wrong_name_leaves_the_sheet_and_names_the_nearest(here):
-    sheet = earlier_sheet(here)
+    sheet = earlier_sheet(here.home / "demo")
     with pytest.raises(
         environment.HostError, match=r"no workflow named lama_fil\. Is it lama_fill.*\? There are .*demofusion"
     ):
-        demo.demo(here, ["remove_without_models", "lama_fil"])
+        demo.demo(here, ["remove_without_models", "lama_fil"], here.home / "demo")
     with pytest.raises(environment.HostError, match=r"no workflow named xyzzy\. There are"):
-        demo.demo(here, ["xyzzy"])
+        demo.demo(here, ["xyzzy"], here.home / "demo")
     with pytest.raises(environment.HostError, match=r"no benchmark named sam_clik\. Is it sam_click"):
         bench.bench(here, ["sam_clik"])
     assert sheet.read_text() == "an earlier run"
@@ -329,15 +329,15 @@ def test_a_server_that_does_not_start_leaves_the_sheet(here, monkeypatch):
         yield
 
     monkeypatch.setattr(demo, "serve", no_server)
-    sheet = earlier_sheet(here)
+    sheet = earlier_sheet(here.home / "demo")
     with pytest.raises(environment.HostError, match="did not start"):
-        demo.demo(here, ["lama_fill"])
+        demo.demo(here, ["lama_fill"], here.home / "demo")
     assert sheet.read_text() == "an earlier run"
 
 
 def test_the_sheet_grows_with_each_result_and_outlives_the_demo(here, monkeypatch):
     names = ["differential_img2img", "fill_anything", "lama_fill"]
-    sheet, sheets = earlier_sheet(here), []
+    sheet, sheets = earlier_sheet(here.home / "demo"), []
 
     async def run(server, graph, on_progress):
         sheets.append(sheet.read_text())
@@ -347,7 +347,7 @@ def test_the_sheet_grows_with_each_result_and_outlives_the_demo(here, monkeypatc
 
     monkeypatch.setattr(client, "run", run)
     with pytest.raises(SystemExit):
-        demo.demo(here, names)
+        demo.demo(here, names, here.home / "demo")
     assert [[name.replace("_", " ") in page for name in names] for page in sheets] == [
         [False, False, False],
         [True, False, False],
@@ -359,7 +359,7 @@ def test_the_sheet_grows_with_each_result_and_outlives_the_demo(here, monkeypatc
 
 
 def test_a_server_that_is_gone_is_a_failed_run_and_not_the_end_of_the_sheet(here, capsys):
-    assert demo.demo(here, ["lama_fill", "fill_anything"]) == 1
+    assert demo.demo(here, ["lama_fill", "fill_anything"], here.home / "demo") == 1
     assert "0 of 2 runs succeeded" in capsys.readouterr().out
     assert (here.home / "demo" / "index.html").read_text().count("ComfyUI does not answer at http://127.0.0.1:1") == 2
 
@@ -449,10 +449,10 @@ def test_a_program_under_the_watch_sees_itself_as_without(tmp_path):
         assert json.loads(plain.stdout) == json.loads(watched.stdout)
 
 
-def test_a_killed_demo_leaves_no_server(host):
-    command = [str(host.python), str(PACK / "host"), *([] if host.own else ["--comfyui", str(host.comfyui)])]
-    environ = os.environ | {"PENTIMENTO_INSIDE_HOST": "1"}
-    with subprocess.Popen([*command, "demo", "remove_without_models"], env=environ, start_new_session=True) as tool:
+def test_a_killed_demo_leaves_no_server(host, tmp_path):
+    command = [str(host.python), str(PACK / "host"), "--comfyui", str(host.comfyui), "demo", "remove_without_models"]
+    environ = os.environ | {"PENTIMENTO_INSIDE_HOST": "1", "PENTIMENTO_HOST": str(tmp_path)}
+    with subprocess.Popen(command, env=environ, start_new_session=True) as tool:
         servers = []
         while not servers and tool.poll() is None:
             children = psutil.Process(tool.pid).children(recursive=True)
@@ -464,11 +464,11 @@ def test_a_killed_demo_leaves_no_server(host):
     assert servers and not alive
 
 
-def test_the_demo_shows_its_workflows_and_fails_when_one_does(host, monkeypatch):
+def test_the_demo_shows_its_workflows_and_fails_when_one_does(host, monkeypatch, tmp_path):
     """A few of them: .ci/run has the whole demo run before the tests."""
     played = {name: models.workflows()[name] for name in ("fill_anything", "lama_fill", "remove_without_models")}
-    assert demo.demo(host, list(played)) == 0
-    sheet = (host.home / "demo" / "index.html").read_text()
+    assert demo.demo(host, list(played), tmp_path) == 0
+    sheet = (tmp_path / "index.html").read_text()
     for name, graph in played.items():
         assert name.replace("_", " ") in sheet
         if list(models.wanted(graph)) and not all(models.find(host, model) for _, _, model in models.wanted(graph)):
@@ -476,13 +476,13 @@ def test_the_demo_shows_its_workflows_and_fails_when_one_does(host, monkeypatch)
     pictures = re.findall(r'<img src="([^"]+)"', sheet)
     assert len(pictures) >= 3 * len(played)
     for picture in pictures:
-        Image.open(host.home / "demo" / picture).verify()
+        Image.open(tmp_path / picture).verify()
     assert "Photograph: " in sheet
 
     broken = demo.replace(models.workflows()["remove_without_models"], {"Photograph.image": "nowhere.png"})
     monkeypatch.setattr(models, "workflows", lambda: {"broken": broken})
-    assert demo.demo(host, []) == 1
-    assert "nowhere.png" in (host.home / "demo" / "index.html").read_text()
+    assert demo.demo(host, [], tmp_path) == 1
+    assert "nowhere.png" in (tmp_path / "index.html").read_text()
 
 
 def test_a_painted_photograph_carries_its_hole_as_alpha(tmp_path):

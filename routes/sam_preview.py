@@ -1,11 +1,13 @@
 """The live mask of Pick Points: `POST /pentimento/sam/preview` of ComfyUI's server answers picks with SAM's mask.
 
 The request is JSON: {"image": {"filename", "subfolder", "type"}, "sam_name", "picks"} and, optional, the inputs
-"precision", "choice" and "refine_iterations" of the nodes and a name of the asker, "client". `image` names a picture as
-for /view, `picks` is the text of Pick Points. The answer is a PNG of 1 bit and of the size of the picture, whose black
-is transparent, with the score in the header X-Pentimento-Score. Or it is {"error": a sentence} with the status 400
-(malformed request), 403 (a path outside ComfyUI's folders), 404 (no such picture or model), 409 (the queue is not
-empty; ask again later), 413 (too long), 429 (the client asked again before the answer) or 503 (too many wait).
+"precision", "choice" and "refine_iterations" of the nodes, a name of the asker, "client", and "hover": true where the
+mask is wanted only if it costs no more than a pass of the decoder. `image` names a picture as for /view, `picks` is the
+text of Pick Points. The answer is a PNG of 1 bit and of the size of the picture, whose black is transparent, with the
+score in the header X-Pentimento-Score. Or it is {"error": a sentence} with the status 400 (malformed request), 403 (a
+path outside ComfyUI's folders), 404 (no such picture or model), 409 (the queue is not empty, or a hover came before the
+picture was encoded; ask again later), 413 (too long), 429 (the client asked again before the answer) or 503 (too many
+wait).
 
 Each picture takes one pass of the encoder, and each request one pass of the decoder. The graph's Load SAM shares the
 model and the embeddings. Requests run one at a time in a thread of their own. ComfyUI's queue goes first: while it
@@ -13,17 +15,13 @@ holds a prompt, no request starts, and a running one stops within a layer. A req
 client leaves or asks again.
 """
 
-import asyncio
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from time import monotonic, sleep
 from typing import Any
 
-import numpy as np
 import torch
 from comfy.model_management import (
     InterruptProcessingException,
@@ -32,25 +30,22 @@ from comfy.model_management import (
 )
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
-from PIL import Image
 
 from ..model_patchers.comfyui.folders import filenames, full_path
 from ..model_patchers.segment.pick_points import fit, parse_picks
 from ..model_patchers.segment.sam import PRECISIONS, SAM, identity, load
 from ..model_patchers.segment.sam_prompts import CHOICES
-from .picture import locate, read_picture
+from . import live
+from .live import LastPicture, Line, add_post, names, reading, text, to_png
+from .picture import locate
 from .refused import Refused
 
 ROUTE = "/pentimento/sam/preview"
-LIMIT = 64 * 1024  # bytes of a request
 PASSES = 20  # the most refine_iterations
-WAITING = 8  # requests, the running one included, at most
 UNLOAD_TIME = 10  # seconds that ComfyUI needs to unload a model, at most
 
-
 BUSY = "The live mask waits until the queue is empty."
-FULL = f"{WAITING} live masks are being made already. Change a point to ask again."
-OVER = "The live mask was given up: its client left or asked again."
+NOT_ENCODED = "The picture is not encoded yet."
 
 
 @dataclass(frozen=True)
@@ -62,6 +57,7 @@ class Request:
         model: The path of the model.
         picks: The text of Pick Points, not checked.
         client: A name of whoever asks, empty for none. Of requests with one name only the newest is answered.
+        hover: Whether the mask is wanted only where the picture is encoded already.
     """
 
     picture: str
@@ -71,6 +67,7 @@ class Request:
     choice: str
     refine_iterations: int
     client: str = ""
+    hover: bool = False
 
 
 def read_request(body: bytes) -> Request:
@@ -79,18 +76,14 @@ def read_request(body: bytes) -> Request:
     Raises:
         Refused: The body is malformed, or its picture or model does not exist or is not allowed.
     """
-    try:
+    with reading("image, sam_name and picks"):
         fields = json.loads(body)
-        image = fields["image"]
-        texts = [image["filename"], image.get("subfolder", ""), image.get("type", "output")]
-        texts += [fields["sam_name"], fields["picks"]]
-        texts += [fields.get("precision", "auto"), fields.get("choice", "auto"), fields.get("client", "")]
-        passes = fields.get("refine_iterations", 0)
-        if not all(isinstance(text, str) and "\0" not in text for text in texts) or type(passes) is not int:
+        image = names(fields["image"])
+        sam_name, picks, client = text(fields["sam_name"]), text(fields["picks"]), text(fields.get("client", ""))
+        precision, choice = text(fields.get("precision", "auto")), text(fields.get("choice", "auto"))
+        passes, hover = fields.get("refine_iterations", 0), fields.get("hover", False)
+        if type(passes) is not int or type(hover) is not bool:
             raise TypeError
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise Refused(400, "The request is not JSON with image, sam_name and picks.") from error
-    filename, subfolder, folder_type, sam_name, picks, precision, choice, client = texts
     if precision not in PRECISIONS or choice not in CHOICES or not 0 <= passes <= PASSES:
         raise Refused(
             400,
@@ -99,35 +92,22 @@ def read_request(body: bytes) -> Request:
         )
     if sam_name not in filenames("sams"):
         raise Refused(404, f"There is no file {sam_name!r} in models/sams.")
-    picture = locate(filename, subfolder, folder_type)
-    return Request(picture, full_path(sam_name, "sams"), precision, picks, choice, passes, client)
+    return Request(locate(*image), full_path(sam_name, "sams"), precision, picks, choice, passes, client, hover)
 
 
-class Turn:
-    """A request that waits or runs. Call it before each step of the work: it raises where the work is to end.
-
-    Args:
-        queue: ComfyUI's queue of prompts.
-        client: As in Request.
-        left: Whether the client has gone.
-    """
+class Turn(live.Turn):
+    """A request that waits or runs, and that gives way to ComfyUI's queue of prompts."""
 
     def __init__(self, queue: Any, client: str = "", left: Callable[[], bool] = lambda: False) -> None:
-        self.queue, self.client, self.left = queue, client, left
-        self.replaced = False  # by a newer request of the client
-
-    @property
-    def over(self) -> bool:
-        """Whether nobody waits for the answer."""
-        return self.replaced or self.left()
+        super().__init__(client, left)
+        self.queue = queue
 
     def __call__(self, steps: int = 1) -> None:
         """
         Raises:
             Refused: Nobody waits for the answer, or the queue holds a prompt, which goes first.
         """
-        if self.over:
-            raise Refused(429, OVER)
+        super().__call__(steps)
         if self.queue.get_tasks_remaining():
             raise Refused(409, BUSY)
 
@@ -140,14 +120,13 @@ class Preview:
 
     Attributes:
         loaded: The identity of the SAM, and the SAM.
-        turns: The requests that wait or run. Only the event loop's thread touches this list.
     """
 
     def __init__(self, queue: Any) -> None:
         self.queue = queue
         self.loaded: tuple[tuple, SAM] | None = None
-        self.turns: list[Turn] = []
-        self.worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pentimento-preview")
+        self.line = Line("pentimento-preview")
+        self.last = LastPicture()
 
     async def answer(self, body: bytes, left: Callable[[], bool] = lambda: False) -> tuple[bytes, float]:
         """The mask as PNG, and its score.
@@ -160,16 +139,7 @@ class Preview:
         """
         request = read_request(body)
         turn = Turn(self.queue, request.client, left)
-        turn()
-        for other in self.turns:
-            other.replaced |= bool(turn.client) and other.client == turn.client
-        if sum(not other.over for other in self.turns) >= WAITING:
-            raise Refused(503, FULL)
-        self.turns.append(turn)
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self.worker, self.mask, request, turn)
-        finally:
-            self.turns.remove(turn)
+        return await self.line.result(turn, partial(self.mask, request, turn))
 
     def mask(self, request: Request, turn: Turn) -> tuple[bytes, float]:
         """The mask of a request as PNG, and its score.
@@ -192,13 +162,17 @@ class Preview:
     def segment(self, request: Request, turn: Turn) -> tuple[bytes, float]:
         """`mask`, which an interrupt stops."""
         turn()
-        image = read_picture(request.picture)
+        if request.hover and (self.loaded is None or self.loaded[0] != identity(request.model, request.precision)):
+            raise Refused(409, NOT_ENCODED)
+        image = self.last.read(request.picture).image
         height, width = image.shape[1:3]
         try:
             picks = fit(parse_picks(request.picks), width, height)
             sam = self.model(request.model, request.precision)
         except ValueError as error:
             raise Refused(400, str(error)) from error
+        if request.hover and not sam.knows(image[0]):
+            raise Refused(409, NOT_ENCODED)
         prompts = sam.prompts(image, picks.positive, picks.negative, picks.boxes, None)
         if not prompts:
             raise Refused(400, "There is no positive point and no box.")
@@ -227,7 +201,7 @@ class Preview:
         at the end of the model it calls this too, with `unpatch_all` False.
         """
         if unpatch_all and self.loaded and self.loaded[1].patcher is patcher:
-            self.worker.submit(self.drop, patcher)
+            self.line.worker.submit(self.drop, patcher)
 
     def drop(self, patcher: ModelPatcher) -> None:
         """Drops the SAM as soon as ComfyUI has unloaded it."""
@@ -238,46 +212,6 @@ class Preview:
             self.loaded = None
 
 
-def to_png(mask: np.ndarray) -> bytes:
-    """A mask, bool (H, W), as PNG of 1 bit, whose black is transparent: a web page can use it as a mask too."""
-    file = BytesIO()
-    Image.fromarray(mask).save(file, "PNG", transparency=0)
-    return file.getvalue()
-
-
 def add_route() -> None:
     """Adds the route to ComfyUI's server, if it runs."""
-    from aiohttp import web
-    from server import PromptServer
-
-    server = getattr(PromptServer, "instance", None)
-    if server is None:  # ComfyUI's nodes are used without its server
-        return
-    preview = Preview(server.prompt_queue)
-
-    @server.routes.post(ROUTE)
-    async def answer(request: web.Request) -> web.Response:
-        try:
-            png, score = await preview.answer(await read_body(request), partial(has_left, request))
-        except Refused as refused:
-            return web.json_response({"error": str(refused)}, status=refused.status)
-        return web.Response(body=png, content_type="image/png", headers={"X-Pentimento-Score": f"{score:.4f}"})
-
-
-def has_left(request: Any) -> bool:
-    """Whether the client of an aiohttp request has closed the connection."""
-    return (transport := request.transport) is None or transport.is_closing()
-
-
-async def read_body(request: Any) -> bytes:
-    """The body of an aiohttp request.
-
-    Raises:
-        Refused: The body is longer than LIMIT, beyond which it is not read.
-    """
-    body = b""
-    while len(body) <= LIMIT and (chunk := await request.content.readany()):
-        body += chunk
-    if len(body) > LIMIT:
-        raise Refused(413, f"The request is longer than {LIMIT} bytes.")
-    return body
+    add_post(ROUTE, "X-Pentimento-Score", lambda server: Preview(server.prompt_queue).answer)

@@ -5,6 +5,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { t } from "./lib/i18n.js";
 
 const LIVE_MASK = "pentimento.LiveMask";
 const DRAG = 4; // screen pixels that a press must travel to be a drag
@@ -13,13 +14,6 @@ const PAUSE = 120; // ms without a change before the live mask is asked for
 const SUBGRAPH_INPUT = -10; // LiteGraph's id of the node that stands for a subgraph's inputs
 const BYPASSED = 4; // LiteGraph's mode of a node that passes its input through
 const KINDS = ["positive", "negative", "boxes"];
-const HINT =
-  "Click to select, Shift-click or right-click to leave out, drag to draw a box. " +
-  "Drag a mark to move it, right-click a mark to remove it.";
-const KEYS =
-  "The arrow keys move the cross or the chosen mark by one pixel, with Shift by a twentieth of the picture. Enter " +
-  "selects the pixel under the cross, Shift Enter leaves it out, B starts and ends a box. N chooses the next mark, " +
-  "Delete removes the chosen mark, Escape goes back to the cross, Control Z undoes.";
 
 const CSS = `
 .pentimento-picks { display: flex; flex-direction: column; gap: 6px; width: 100%; height: 100%; min-height: 240px;
@@ -67,10 +61,21 @@ const CSS = `
 @keyframes pentimento-turn { to { transform: rotate(1turn); } }
 `;
 
+const hint = () =>
+  t(
+    "Click to select, Shift-click or right-click to leave out, drag to draw a box. " +
+      "Drag a mark to move it, right-click a mark to remove it.",
+  );
+const keyHelp = () =>
+  t(
+    "The arrow keys move the cross or the chosen mark by one pixel, with Shift by a twentieth of the picture. Enter " +
+      "selects the pixel under the cross, Shift Enter leaves it out, B starts and ends a box. N chooses the next mark, " +
+      "Delete removes the chosen mark, Escape goes back to the cross, Control Z undoes.",
+  );
+
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const empty = () => ({ positive: [], negative: [], boxes: [] });
 const count = (picks) => KINDS.reduce((sum, kind) => sum + picks[kind].length, 0);
-const plural = (n, word) => (n ? [`${n} ${word}${n === 1 ? "" : word === "box" ? "es" : "s"}`] : []);
 
 function element(tag, className, properties = {}) {
   return Object.assign(document.createElement(tag), { className, ...properties });
@@ -142,6 +147,16 @@ function targets(node) {
     .flatMap((target) => (target?.type === "Reroute" ? targets(target) : target ? [target] : []));
 }
 
+/** "3 points", or nothing for none. */
+function pointCount(count) {
+  return count && (count === 1 ? t("1 point") : t("{count} points", { count }));
+}
+
+/** "2 boxes", or nothing for none. */
+function boxCount(count) {
+  return count && (count === 1 ? t("1 box") : t("{count} boxes", { count }));
+}
+
 const value = (node, name) => node?.widgets?.find((widget) => widget.name === name)?.value;
 
 class Picker {
@@ -165,8 +180,8 @@ class Picker {
     this.marks = element("div", "pentimento-marks");
     // An <input>, since the front end leaves the keys of an <input> alone: Delete, letters and its own Ctrl+Z.
     this.keys = element("input", "pentimento-keys", { type: "button", title: "" });
-    this.keys.setAttribute("aria-label", "Picture to pick points on");
-    this.keys.setAttribute("aria-description", KEYS);
+    this.keys.setAttribute("aria-label", t("Picture to pick points on"));
+    this.keys.setAttribute("aria-description", keyHelp());
     this.cross = element("div", "pentimento-cross");
     this.note = element("div", "pentimento-note");
     const bar = element("div", "pentimento-bar");
@@ -175,19 +190,19 @@ class Picker {
     this.place = element("output", "");
     this.place.setAttribute("aria-live", "off");
     const button = (name, act) => element("button", "", { type: "button", textContent: name, onclick: act });
-    this.undoButton = button("Undo", () => this.travel(-1));
-    this.redoButton = button("Redo", () => this.travel(1));
-    this.clearButton = button("Clear", () => this.commit(empty()));
+    this.undoButton = button(t("Undo"), () => this.travel(-1));
+    this.redoButton = button(t("Redo"), () => this.travel(1));
+    this.clearButton = button(t("Clear"), () => this.commit(empty()));
     this.frame.append(this.image, this.mask, this.marks, this.keys, this.cross);
     stage.append(this.frame, this.note);
     bar.append(this.status, this.place, this.undoButton, this.redoButton, this.clearButton);
-    this.root.append(stage, element("div", "pentimento-hint", { textContent: HINT }), bar);
+    this.root.append(stage, element("div", "pentimento-hint", { textContent: hint() }), bar);
   }
 
   listen() {
     const on = (target, type, act) => target.addEventListener(type, act.bind(this));
     on(this.image, "load", this.shown);
-    on(this.image, "error", () => this.blank("The picture could not be loaded."));
+    on(this.image, "error", () => this.blank(t("The picture could not be loaded.")));
     on(this.keys, "pointerdown", this.press);
     on(this.keys, "pointermove", this.move);
     on(this.keys, "pointerup", this.release);
@@ -228,7 +243,7 @@ class Picker {
       picture = filename && { filename, subfolder, type };
     }
     this.picture = source && picture;
-    const missing = source ? "Run this node once to see its picture." : "Connect a picture.";
+    const missing = source ? t("Run this node once to see its picture.") : t("Connect a picture.");
     const wanted = this.picture ? JSON.stringify(picture) : missing;
     if (wanted === this.wanted) return;
     this.wanted = wanted;
@@ -502,7 +517,8 @@ class Picker {
 
   describe({ kind, index }) {
     const { x, y } = this.here[kind][index];
-    return `${{ positive: "Point to select", negative: "Point to leave out", boxes: "Box" }[kind]} at ${x}, ${y}`;
+    if (kind === "positive") return t("Point to select at {x}, {y}", { x, y });
+    return kind === "negative" ? t("Point to leave out at {x}, {y}", { x, y }) : t("Box at {x}, {y}", { x, y });
   }
 
   draw() {
@@ -511,9 +527,10 @@ class Picker {
     this.redoButton.disabled = this.step === this.history.length - 1;
     this.clearButton.disabled = !total && !this.unreadable;
     const points = this.picks.positive.length + this.picks.negative.length;
-    const summary = [...plural(points, "point"), ...plural(this.picks.boxes.length, "box")].join(", ");
-    const broken = "The text of picks could not be read; the next pick replaces it.";
-    this.status.textContent = this.unreadable ? broken : [summary, this.live].filter(Boolean).join(" \u00b7 ");
+    const summary = [pointCount(points), boxCount(this.picks.boxes.length)].filter(Boolean).join(", ");
+    this.status.textContent = this.unreadable
+      ? t("The text of picks could not be read; the next pick replaces it.")
+      : [summary, this.live].filter(Boolean).join(" \u00b7 ");
     this.status.title = this.status.textContent;
     this.status.classList.toggle("pentimento-busy", Boolean(this.busy));
     if (!this.ready) return this.marks.replaceChildren();
@@ -567,7 +584,7 @@ class Picker {
     const pointless = !this.picks.positive.length && !this.picks.boxes.length;
     if (!model || !this.picture || pointless) return this.showMask(null);
     const encoded = this.wanted + model.sam_name + model.precision;
-    if (this.encoded !== encoded) this.tell("Encoding the picture", true);
+    if (this.encoded !== encoded) this.tell(t("Encoding the picture"), true);
     this.timer = setTimeout(() => this.fetchMask(model, encoded), PAUSE);
   }
 
@@ -588,16 +605,17 @@ class Picker {
       if (!response.ok) {
         this.waiting = response.status === 409;
         this.showMask(null);
-        const { error } = await response.json().catch(() => ({ error: `No live mask: ${response.statusText}.` }));
-        return this.tell(error);
+        const { error } = await response.json().catch(() => ({ error: t("No live mask: {reason}.", { reason: response.statusText }) }));
+        return this.tell(t(error));
       }
       const mask = await response.blob();
       if (request.signal.aborted) return;
       this.encoded = encoded;
       this.showMask(mask);
-      this.tell(`Mask score ${Number(response.headers.get("X-Pentimento-Score")).toFixed(2)}`);
+      const score = Number(response.headers.get("X-Pentimento-Score")).toFixed(2);
+      this.tell(t("Mask score {score}", { score }));
     } catch (error) {
-      if (!request.signal.aborted) this.tell(`No live mask: ${error.message}.`);
+      if (!request.signal.aborted) this.tell(t("No live mask: {reason}.", { reason: error.message }));
     }
   }
 

@@ -51,6 +51,7 @@ def select(
     tolerance: float,
     contiguous: bool,
     progress: Callable[[], None] = ignore,
+    region: Callable[[Tensor, Point, float, bool], Tensor] = region,
 ) -> Tensor:
     """The regions of all positive points, without the regions of the negative points.
 
@@ -59,6 +60,7 @@ def select(
         positive, negative: Points inside the picture.
         tolerance, contiguous: As for `region`.
         progress: Called after each point of each picture.
+        region: `region`, or a function that equals it and remembers what it returned.
 
     Returns:
         The mask, float32 (B, H, W) of 0 and 1, on the image's device.

@@ -203,6 +203,10 @@ class SAM(Managed):
             self.cache.put(key, embedding)
             return embedding
 
+    def knows(self, picture: Tensor) -> bool:
+        """Whether the embedding of a picture (H, W, C) is in the cache."""
+        return content_key(to_levels(picture)) in self.cache.embeddings
+
     def _encode(self, levels: np.ndarray, progress: Callable[[int], None]) -> Embedding:
         x = preprocess(levels, self.frame).to(self.device, self.dtype)
         features, early = self.network.image_encoder(x, progress)

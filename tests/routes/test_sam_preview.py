@@ -23,8 +23,10 @@ from safetensors.torch import load_file, save_file
 from kit import sam as small_sam
 from pentimento.model_patchers.segment import sam as sam_model
 from pentimento.model_patchers.segment.sam import load
-from pentimento.routes import sam_preview
-from pentimento.routes.sam_preview import LIMIT, WAITING, Preview, Refused, Request, Turn, has_left, to_png
+from pentimento.routes import live, sam_preview
+from pentimento.routes.live import LIMIT, WAITING, has_left, to_png
+from pentimento.routes.refused import Refused
+from pentimento.routes.sam_preview import NOT_ENCODED, Preview, Request, Turn
 
 MODEL = "pentimento-test.safetensors"
 BOXES = [{"x": 20, "y": 10, "width": 200, "height": 150}]
@@ -158,6 +160,7 @@ def test_malformed_bodies_are_refused(ask, body):
         ({"choice": "4"}, "choice"),
         ({"refine_iterations": 10_000}, "refine_iterations"),
         ({"client": 7}, "not JSON with image"),
+        ({"hover": 1}, "not JSON with image"),
     ],
 )
 def test_bad_prompts_are_refused(ask, changes, part):
@@ -180,7 +183,7 @@ def test_long_bodies_are_read_no_further_than_the_limit(ask, server):
         content = Endless()
 
     with pytest.raises(Refused) as refused:
-        asyncio.run(sam_preview.read_body(Body()))
+        asyncio.run(live.read_body(Body()))
     assert refused.value.status == 413
     assert Endless.chunks == LIMIT // 4096 + 1
 
@@ -240,6 +243,20 @@ def test_one_encoder_pass_serves_every_request_on_a_picture(request_of, passes):
     sam = preview.loaded[1]
     mask(preview, request_of(precision="bf16"))
     assert preview.loaded[1] is not sam  # one model, never two
+
+
+def test_a_hover_costs_no_pass_of_the_encoder(request_of, passes):
+    preview = Preview(Queue())
+    for before in ("no model is loaded", "another picture was encoded"):
+        with pytest.raises(Refused) as refused:
+            mask(preview, request_of(hover=True))
+        assert (refused.value.status, str(refused.value)) == (409, NOT_ENCODED), before
+        mask(preview, request_of(picture="pentimento_astronaut.png [input]", picks='{"positive": [{"x": 9, "y": 9}]}'))
+    once = len(passes)
+    clicked = mask(preview, request_of())
+    assert len(passes) == 2 * once
+    assert mask(preview, request_of(hover=True)) == clicked
+    assert len(passes) == 2 * once
 
 
 def test_it_stops_when_a_prompt_comes(request_of, passes):
@@ -357,14 +374,14 @@ def test_requests_whose_clients_left_take_no_place(monkeypatch):
     (here,), gone = asyncio.run(leave_and_ask())
     assert here == "here"
     assert {refused.status for refused in gone} == {429}
-    assert several.preview.turns == []
+    assert several.preview.line.turns == []
 
 
 def test_a_closed_connection_is_noticed_while_its_request_runs():
     entered, noticed = asyncio.Event(), asyncio.Event()
 
     async def handler(request):
-        await sam_preview.read_body(request)
+        await live.read_body(request)
         assert not has_left(request)
         entered.set()
         while not has_left(request):
@@ -436,7 +453,7 @@ def test_the_model_is_shared_after_the_host_unloaded_it(graph, request_of):
     preview, sam = Preview(Queue()), graph()
     mask(preview, request_of())
     model_management.unload_all_models()
-    preview.worker.submit(lambda: None).result()
+    preview.line.worker.submit(lambda: None).result()
     assert preview.loaded is None
     mask(preview, request_of())
     assert preview.loaded[1] is sam
@@ -469,7 +486,7 @@ def test_it_lets_the_model_go_when_the_host_unloads_it(request_of):
     mask(preview, request_of())
     assert preview.loaded
     model_management.unload_all_models()
-    preview.worker.shutdown()
+    preview.line.worker.shutdown()
     assert preview.loaded is None
 
 

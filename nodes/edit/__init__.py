@@ -1,3 +1,9 @@
-from . import change_map, crop_to_mask, differential_img2img, outpaint_canvas
+from . import change_map, compare, crop_to_mask, differential_img2img, outpaint_canvas
 
-NODES = [*crop_to_mask.NODES, *change_map.NODES, *differential_img2img.NODES, *outpaint_canvas.NODES]
+NODES = [
+    *crop_to_mask.NODES,
+    *change_map.NODES,
+    *differential_img2img.NODES,
+    *outpaint_canvas.NODES,
+    *compare.NODES,
+]

@@ -58,6 +58,9 @@ class NodeInputs:
     def ChangeMap(self):
         return {"source": rand(2, 9, 12, 3), "blur": 1, "invert": True}
 
+    def Compare(self):
+        return {"image_a": rand(2, 8, 9, 3), "image_b": rand(1, 16, 18, 4)}
+
     def CropToMask(self):
         return self.picture_and_mask() | {"width": 64, "height": 64}
 

@@ -30,9 +30,9 @@ def node_classes():
 
 
 def run_node(cls, **inputs):
-    """The node's results. Inputs that are left out have their defaults."""
+    """The node's results; none of a node that only shows something. Inputs that are left out have their defaults."""
     before = {name: frozen(value) for name, value in inputs.items()}
-    results = cls.execute(**with_defaults(cls, inputs)).result
+    results = cls.execute(**with_defaults(cls, inputs)).result or ()
     written = [name for name, value in inputs.items() if frozen(value) != before[name]]
     assert not written, f"{cls.GET_SCHEMA().display_name} wrote to {', '.join(written)}"
     return results

@@ -29,3 +29,39 @@ def test_model_files_of_a_workflow_are_in_the_catalogue(name, form):
     workflow = json.loads((PACK / "workflows" / f"{form}{name}.json").read_text(encoding="utf-8"))
     unknown = set(named_files(workflow)) - models.catalogue().keys()
     assert not unknown, "put the real file's name in place of a stand-in's, or add the file to host/models.json"
+
+
+WITHOUT_COMPARE = {  # their result is no change of one picture
+    "demofusion",
+    "ella",
+    "ella_clip_controlnet",
+    "segment_everything",
+    "unclip_variations",
+}
+
+
+@pytest.mark.parametrize("name", sorted(models.workflows().keys() - WITHOUT_COMPARE))
+def test_a_workflow_that_changes_a_picture_compares_it_with_the_result(name):
+    graph = models.workflows()[name]
+    (compare,) = (node["inputs"] for node in graph.values() if node["class_type"] == "PentimentoCompare")
+    (result,) = (node["inputs"]["images"] for node in graph.values() if node["_meta"]["title"] == "Result")
+    assert compare["image_b"] == result
+    assert compare["image_a"] != result
+
+
+def corners(node):
+    (x, y), (width, height) = node["pos"], node["size"]
+    return x, y - 30, x + width, y + height  # the title stands above
+
+
+@pytest.mark.parametrize("name", models.workflows())
+def test_nodes_of_a_workflow_do_not_overlap(name):
+    graph = json.loads((PACK / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    boxes = {node["id"]: corners(node) for node in graph["nodes"]}
+    overlaps = [
+        (first, second)
+        for first, a in boxes.items()
+        for second, b in boxes.items()
+        if first < second and a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+    ]
+    assert not overlaps

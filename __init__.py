@@ -1,5 +1,7 @@
 """Pentimento: the Stable Diffusion era's editing techniques as ComfyUI nodes, each equal to its reference."""
 
+from pathlib import Path
+
 from comfy_api.latest import ComfyExtension, io
 
 WEB_DIRECTORY = "./web"
@@ -7,10 +9,13 @@ WEB_DIRECTORY = "./web"
 
 class Pentimento(ComfyExtension):
     async def on_load(self) -> None:
-        from .model_patchers.comfyui import folders
+        import folder_paths
+
+        from .model_patchers.comfyui import folders, photographs
         from .routes import picture, sam_preview, wand_preview
 
         folders.register()
+        photographs.put(Path(folder_paths.get_input_directory()))
         picture.add_route()
         sam_preview.add_route()
         wand_preview.add_route()

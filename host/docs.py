@@ -23,7 +23,12 @@ Written from the workflows and host/models.json by `{WRITE}`; do not edit it by 
 
 Nothing downloads by itself. `python3 host models` lists these files and says which are here; `--download NAME` fetches
 one and verifies it. The folders of your `extra_model_paths.yaml` are searched too, and Load LaMa searches both
-`models/inpaint` and `models/lama`. The workflow `remove_without_models` needs no model."""
+`models/inpaint` and `models/lama`. The workflow `remove_without_models` needs no model.
+
+ComfyUI lists the files that an open workflow misses under *Errors*, with a button that downloads each (not
+ViT-L-14_stats.th, whose form ComfyUI does not list: take it from the table). Move what your browser saved to the folder
+that the list names, give it the name in the list, and press the list's refresh button. A mirror is the same file at
+Hugging Face."""
 
 CHECKSUMS = "`sha256sum --check --ignore-missing` verifies files by these lines:"
 
@@ -107,7 +112,7 @@ def model_files() -> str:
     catalogue = models.catalogue().values()
     rows = [
         (
-            f"[{model.name}]({model.url})",
+            f"[{model.name}]({model.url})" + (f" ([mirror]({model.mirror}))" if model.mirror else ""),
             size(model.size),
             f"`models/{model.folder}`",
             model.licence,

@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
@@ -39,6 +39,7 @@ class Model:
         folder: The folder of ComfyUI's models/ that it goes to.
         standin: The function of `standins` that writes its stand-in.
         size: In bytes.
+        mirror: The same file at Hugging Face, where `url` leads to a place that ComfyUI does not offer downloads from.
         instead: Other files that the workflows take, as a phrase.
     """
 
@@ -49,6 +50,7 @@ class Model:
     sha256: str
     licence: str
     url: str
+    mirror: str = ""
     instead: str = ""
 
 
@@ -70,6 +72,38 @@ def wanted(graph: Graph) -> Iterator[tuple[dict, str, Model]]:
         for name, value in node["inputs"].items():
             if isinstance(value, str) and value in models:
                 yield node["inputs"], name, models[value]
+
+
+def embed(workflow: Any) -> None:
+    """Has a saved workflow say where its models come from: ComfyUI's list of missing models reads `properties.models`.
+
+    Args:
+        workflow: In the front end's form, or a part of it. Its nodes, those of subgraphs too, are changed.
+    """
+    if isinstance(workflow, list):
+        for part in workflow:
+            embed(part)
+    elif isinstance(workflow, dict):
+        embed(list(workflow.values()))
+        if isinstance(workflow.get("widgets_values"), list):
+            _embed_in(workflow)
+
+
+def _embed_in(node: dict) -> None:
+    models = catalogue()
+    wanted = [models[value] for value in node["widgets_values"] if isinstance(value, str) and value in models]
+    node.get("properties", {}).pop("models", None)
+    if wanted:
+        node["properties"]["models"] = [
+            {
+                "name": model.name,
+                "url": model.mirror or model.url,
+                "hash": model.sha256,
+                "hash_type": "SHA256",
+                "directory": model.folder,
+            }
+            for model in wanted
+        ]
 
 
 def users(model: Model) -> list[str]:
@@ -120,6 +154,7 @@ def listing(host: Host) -> str:
             f"    sha256   {model.sha256}",
             f"    licence  {model.licence}",
             f"    from     {model.url}",
+            *([f"    or from  {model.mirror}"] if model.mirror else []),
             *([f"    instead  {model.instead}"] if model.instead else []),
         ]
     return "\n".join([*rows, "", "Nothing is downloaded unasked. `python3 host models --download NAME` fetches one."])

@@ -1,5 +1,6 @@
 """The photographs of the demo, and the holes that a person would paint on them."""
 
+import runpy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,45 +8,47 @@ from PIL import Image, ImageDraw
 
 from .environment import PACK, whole
 
-FOLDER = PACK / "host" / "photographs"
+_pack = runpy.run_path(str(PACK / "model_patchers" / "comfyui" / "photographs.py"))
+WORKFLOWS, DEMO = _pack["FOLDER"], PACK / "host" / "photographs"
+SQUARE = ((180, 180), (330, 180), (330, 330), (180, 330))
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A picture of host/photographs.
+    """A picture of workflows/input or host/photographs.
 
     Attributes:
-        file: Its name there.
+        file: Its path.
         credit: Who made it and why it may be used.
         hole: Polygons in pixels; they become the transparent part that Load Image gives out as a mask, in a file of
             its own.
     """
 
-    file: str
+    file: Path
     credit: str
     hole: tuple[tuple[tuple[int, int], ...], ...] = ()
 
 
 PHOTOGRAPHS = (
-    Photograph("astronaut.png", "Eileen Collins, NASA, public domain"),
+    Photograph(WORKFLOWS / "pentimento_astronaut.png", "Eileen Collins, NASA, public domain"),
     Photograph(
-        "rocket.jpg",
+        DEMO / "rocket.jpg",
         "Falcon 9 with DSCOVR, SpaceX, public domain",
         hole=(((300, 120), (345, 120), (362, 372), (352, 410), (262, 427), (275, 390), (290, 360)),),
     ),
     Photograph(
-        "camera.png",
+        WORKFLOWS / "pentimento_camera.png",
         "Man with a camera, Lav Varshney, CC0",
         hole=(
             ((404, 108), (441, 108), (441, 193), (404, 193)),
             ((272, 302), (342, 296), (342, 316), (312, 326), (412, 511), (222, 511), (262, 395)),
         ),
     ),
-    Photograph("gravel.png", "Gravel, CC0Textures, CC0", hole=(((180, 180), (330, 180), (330, 330), (180, 330)),)),
-    Photograph("grass.png", "Grass, linolafett, CC0", hole=(((180, 180), (330, 180), (330, 330), (180, 330)),)),
-    Photograph("brick.png", "Brick wall, CC0Textures, CC0", hole=(((180, 180), (330, 180), (330, 330), (180, 330)),)),
+    Photograph(DEMO / "gravel.png", "Gravel, CC0Textures, CC0", hole=(SQUARE,)),
+    Photograph(DEMO / "grass.png", "Grass, linolafett, CC0", hole=(SQUARE,)),
+    Photograph(DEMO / "brick.png", "Brick wall, CC0Textures, CC0", hole=(SQUARE,)),
     Photograph(
-        "coffee.png",
+        WORKFLOWS / "pentimento_coffee.png",
         "Coffee cup, Rachel Michetti, CC0",
         hole=(
             (
@@ -75,12 +78,15 @@ VARIATIONS: dict[str, dict[str, dict[str, object]]] = {
 
 
 def put(folder: Path) -> None:
-    """Writes pentimento_<name>.png, and where there is a hole pentimento_<name>_painted.png, into the input folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Has pentimento_<name>.png, and where there is a hole pentimento_<name>_painted.png, in the input folder.
+
+    The pack's own function copies those that the workflows need; the others are written here.
+    """
+    _pack["put"](folder)
     for photograph in PHOTOGRAPHS:
         for painted, name in enumerate(_names(photograph)):
             if not (folder / name).exists():
-                picture = Image.open(FOLDER / photograph.file).convert("RGB")
+                picture = Image.open(photograph.file).convert("RGB")
                 with whole(folder / name) as part:
                     (_with_hole(picture, photograph) if painted else picture).save(part, "PNG")
 
@@ -91,7 +97,7 @@ def credit(name: str) -> list[str]:
 
 
 def _names(photograph: Photograph) -> list[str]:
-    stem = f"pentimento_{Path(photograph.file).stem}"
+    stem = f"pentimento_{photograph.file.stem.removeprefix('pentimento_')}"
     return [f"{stem}.png"] + ([f"{stem}_painted.png"] if photograph.hole else [])
 
 

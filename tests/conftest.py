@@ -55,7 +55,9 @@ def pytest_addoption(parser):
     )
     parser.addoption("--update-schemas", action="store_true", help="add new nodes and inputs to tests/schemas.json")
     parser.addoption("--update-docs", action="store_true", help="write docs/nodes.md and docs/models.md anew")
-    parser.addoption("--update-workflows", action="store_true", help="write workflows/api/ from workflows/ anew")
+    parser.addoption(
+        "--update-workflows", action="store_true", help="write workflows/api/ and the workflows' properties.models anew"
+    )
 
 
 def pytest_configure(config):

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from kit.paths import HOST, PACK
-from pentimento_host import client, environment, models, photographs, server
+from pentimento_host import client, environment, models, server
 
 HIDE = """
 import sys
@@ -91,7 +91,7 @@ def fresh(tmp_path_factory):
 def address(archive, fresh):
     """A ComfyUI with the archive and nothing else."""
     base = archive.parents[1]
-    photographs.put(base / "input")
+    (base / "input").mkdir()
     host = environment.Host(base, HOST, Path(sys.executable), own=False)
     with server.running(host, ["--base-directory", str(base)], base / "server.log", fresh) as address:
         yield address
@@ -146,3 +146,33 @@ def test_a_workflow_runs_to_its_end(address, archive):
     photograph = Image.open(base / "input" / "pentimento_astronaut.png")
     assert Image.open(picture).size == photograph.size
     assert Image.open(picture).tobytes() != photograph.tobytes()
+
+
+OPEN = """async (name) => {
+    const response = await fetch(`/api/workflow_templates/pentimento/${name}.json`);
+    await window.app.loadGraphData(await response.json(), true, true, name, { openSource: "template" });
+}"""
+PHOTOGRAPHS_SHOW = """() => window.app.graph.nodes.filter((node) => node.type === "LoadImage")
+    .every((node) => node.imgs?.[0]?.naturalWidth > 0)"""
+ERRORS = """() => [...document.querySelectorAll('[data-testid^="error-group-"]')].map((group) => group.dataset.testid)
+    .filter((id) => id !== "error-group-display-message")"""
+OFFERED = """() => [...document.querySelectorAll('[data-testid="missing-model-download"]')]
+    .map((button) => button.getAttribute("aria-label").replace("Download ", "")).sort()"""
+
+
+def test_every_template_opens_with_its_photographs_and_misses_nothing_but_models(address, browser):
+    """This test is the file's last: asyncio.run is refused while the browser runs."""
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.goto(f"{address}/?template=lama_fill&source=pentimento")
+    page.get_by_test_id("error-overlay").wait_for()  # the template is open
+    for name, graph in models.workflows().items():
+        page.evaluate(OPEN, name)
+        missing = {model.name for _, _, model in models.wanted(graph)} - {"ViT-L-14_stats.th"}  # see docs/models.md
+        page.wait_for_function(PHOTOGRAPHS_SHOW)
+        if missing:
+            page.get_by_test_id("error-overlay-see-errors").click()
+            page.wait_for_function(f"(names) => String(({OFFERED})()) === names", arg=",".join(sorted(missing)))
+            assert page.evaluate(ERRORS) == ["error-group-missing-model"], name
+        else:
+            assert not page.get_by_test_id("panel-tab-errors").count(), name
+    page.close()

@@ -492,7 +492,7 @@ def test_a_painted_photograph_carries_its_hole_as_alpha(tmp_path):
     for path in painted.values():
         assert Image.open(path).getchannel("A").getextrema() == (0, 255)
     for photograph in photographs.PHOTOGRAPHS:
-        original = Image.open(photographs.FOLDER / photograph.file).convert("RGB")
+        original = Image.open(photograph.file).convert("RGB")
         names = [
             path for path in tmp_path.iterdir() if photographs.credit(path.name) == [f"Photograph: {photograph.credit}"]
         ]

@@ -1,10 +1,11 @@
-"""The bundled workflows name model files that people can get."""
+"""The bundled workflows name model files and photographs that people can get."""
 
 import json
 
 import pytest
 
 from kit.paths import PACK
+from pentimento.model_patchers.comfyui import photographs
 from pentimento_host import models
 
 FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".th", ".bin")
@@ -65,3 +66,28 @@ def test_nodes_of_a_workflow_do_not_overlap(name):
         if first < second and a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
     ]
     assert not overlaps
+
+
+@pytest.mark.parametrize("name", models.workflows())
+def test_nodes_say_where_comfyui_finds_their_missing_models(name, request):
+    path = PACK / "workflows" / f"{name}.json"
+    embedded = json.loads(path.read_text(encoding="utf-8"))
+    models.embed(embedded)
+    if request.config.getoption("--update-workflows"):
+        path.write_text(json.dumps(embedded, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert embedded == json.loads(path.read_text(encoding="utf-8")), "run this test with --update-workflows"
+
+
+def test_models_of_subgraphs_and_of_several_widgets_are_embedded_and_old_ones_go():
+    inner = {"type": "A", "widgets_values": ["big-lama.pt", 1, "ViT-L-14_stats.th"], "properties": {"x": 1}}
+    outer = {"type": "B", "widgets_values": ["mine.pt"], "properties": {"models": [{"name": "big-lama.pt"}]}}
+    models.embed({"nodes": [outer], "definitions": {"subgraphs": [{"nodes": [inner]}]}})
+    assert outer["properties"] == {}
+    assert [entry["directory"] for entry in inner["properties"]["models"]] == ["inpaint", "unclip"]
+    assert inner["properties"]["x"] == 1
+
+
+def test_the_photographs_that_the_workflows_load_are_shipped_and_no_others():
+    nodes = (node for graph in models.workflows().values() for node in graph.values())
+    loaded = {node["inputs"]["image"] for node in nodes if node["class_type"] == "LoadImage"}
+    assert loaded == {file.name for file in photographs.FOLDER.glob("*.png")}

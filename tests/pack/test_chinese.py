@@ -132,6 +132,20 @@ def test_every_folder_of_the_menu_has_chinese():
     assert folders == MAIN["nodeCategories"].keys()
 
 
+def test_the_chinese_readme_has_what_the_english_one_has():
+    pages = {name: (PACK / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh.md")}
+    chinese_page, english_page = pages["README.zh.md"], pages["README.md"]
+    assert outline(chinese_page) == outline(english_page)
+    for pattern in (r"```.*?```", r"\]\(([^)\s]+)\)", CODE):
+        parts = [
+            [part for part in re.findall(pattern, text, re.DOTALL) if part not in pages]
+            for text in (chinese_page, english_page)
+        ]
+        assert sorted(parts[0]) == sorted(parts[1])
+    assert {figure for figure in figures(english_page) if figure not in chinese_page} == set()
+    assert SENTENCE.findall(prose(chinese_page)) == []
+
+
 @every_workflow
 def test_every_title_of_a_workflow_has_chinese(name):
     graph = GRAPHS[name]

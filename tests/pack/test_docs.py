@@ -7,7 +7,7 @@ import pytest
 from pentimento_host import bench, docs
 from pentimento_host.environment import PACK
 
-PAGES = [PACK / "README.md", PACK / "CONTRIBUTING.md", *sorted((PACK / "docs").glob("*.md"))]
+PAGES = [PACK / "README.md", PACK / "README.zh.md", PACK / "CONTRIBUTING.md", *sorted((PACK / "docs").glob("*.md"))]
 STALE = f"Write it anew with `{docs.WRITE}` and commit it."
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(PACK).as_posix())

@@ -1,0 +1,22 @@
+// The notes and titles of the bundled workflows in the language that the front end speaks: `pentimentoGraphs` of
+// locales/<language>/main.json, which ComfyUI serves. The front end itself translates only the name of a node without a
+// title. A graph whose note was edited, or that was saved in another language, stays as it is.
+
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+
+app.registerExtension({
+  name: "Pentimento.GraphTexts",
+  async beforeConfigureGraph(graph) {
+    const written = graph.nodes.filter((node) => node.type === "MarkdownNote");
+    if (written.length === 0) return;
+    const locales = await api.getCustomNodesI18n();
+    const texts = locales[app.extensionManager.setting.get("Comfy.Locale")]?.pentimentoGraphs;
+    const note = texts && written.find((node) => Object.hasOwn(texts.notes, node.widgets_values?.[0]));
+    if (!note) return;
+    note.widgets_values = [texts.notes[note.widgets_values[0]]];
+    for (const node of graph.nodes) {
+      if (Object.hasOwn(texts.titles, node.title)) node.title = texts.titles[node.title];
+    }
+  },
+});

@@ -203,6 +203,7 @@ def test_help_page(node_id):
     assert re.search(rf"^!\[.+\]\({node_id}\.jpg\)$", page, re.MULTILINE), "no picture below the title"
     for entry in schema.inputs:
         assert re.search(rf"(\*\*|`){entry.id}(\*\*|`)", page), f"input {entry.id} is not described"
+    assert re.findall(r"\]\((?!https?://|\w+\.jpg\))[^)]*\)", page) == [], "the help panel cannot follow this link"
 
 
 @every_node

@@ -1,0 +1,97 @@
+// Ways through the graph: what feeds an input, where an output leads, and which widget sets an input, through reroutes,
+// bypassed nodes and the borders of subgraphs.
+//
+// A place is a node and the subgraph nodes around it, the innermost last: {node, around}.
+
+import { app } from "../../../scripts/app.js";
+
+const SUBGRAPH_INPUT = -10; // LiteGraph's ids of the nodes that stand for a subgraph's inputs and outputs
+const SUBGRAPH_OUTPUT = -20;
+const MUTED = 2; // LiteGraph's modes
+const BYPASSED = 4;
+const PRIMITIVES = /^Primitive(Node|Int|Float|Boolean|String|StringMultiline)$/; // their first widget is their value
+
+/** The place of a node. Of several subgraph nodes of one subgraph the first counts. */
+export function place(node) {
+  return { node, around: holders(app.rootGraph ?? app.graph, node.graph) ?? [] };
+}
+
+/** The subgraph nodes that lead from a graph to a graph inside it; null where there is no way. */
+function holders(from, to) {
+  if (from === to) return [];
+  for (const node of from.nodes) {
+    const inner = node.subgraph && holders(node.subgraph, to);
+    if (inner) return [node, ...inner];
+  }
+  return null;
+}
+
+const outside = ({ around }) => ({ node: around.at(-1), around: around.slice(0, -1) });
+
+/** The name of a node's outputs in `app.nodeOutputs`. */
+export function outputName({ node, around }) {
+  return around.length ? `${node.graph.id}:${node.id}` : String(node.id);
+}
+
+export function inputIndex(node, name) {
+  return node.inputs.findIndex((input) => input.name === name);
+}
+
+/** The place and the output slot that feed an input; null for none. */
+export function source({ node, around }, index) {
+  const link = node.graph.getLink(node.inputs[index]?.link);
+  return link ? start(node.graph, around, link) : null;
+}
+
+/** Where a link of a graph starts. */
+function start(graph, around, link) {
+  if (Number(link.origin_id) === SUBGRAPH_INPUT) {
+    return around.length ? source(outside({ around }), link.origin_slot) : null;
+  }
+  const node = graph.getNodeById(link.origin_id);
+  if (!node || node.mode === MUTED) return null;
+  if (node.type === "Reroute") return source({ node, around }, 0);
+  if (node.mode === BYPASSED) {
+    return source({ node, around }, node.inputs.findIndex((input) => input.type === link.type));
+  }
+  if (!node.subgraph) return { node, around, slot: link.origin_slot };
+  const inner = node.subgraph.getLink(node.subgraph.outputs[link.origin_slot]?.linkIds[0]);
+  return inner ? start(node.subgraph, [...around, node], inner) : null;
+}
+
+/** The places that an output leads to, each with the index of its input. */
+export function targets({ node, around }, slot) {
+  return (node.outputs[slot]?.links ?? []).flatMap((id) => ends(node.graph, around, node.graph.getLink(id)));
+}
+
+/** Where a link of a graph ends. */
+function ends(graph, around, link) {
+  if (!link) return [];
+  if (Number(link.target_id) === SUBGRAPH_OUTPUT) {
+    return around.length ? targets(outside({ around }), link.target_slot) : [];
+  }
+  const node = graph.getNodeById(link.target_id);
+  if (!node || node.mode === MUTED) return [];
+  if (node.type === "Reroute") return targets({ node, around }, 0);
+  if (node.mode === BYPASSED) {
+    const slots = node.outputs.flatMap((output, slot) => (output.type === link.type ? [slot] : []));
+    return slots.flatMap((slot) => targets({ node, around }, slot));
+  }
+  if (!node.subgraph) return [{ node, around, index: link.target_slot }];
+  const inner = node.subgraph.inputs[link.target_slot]?.linkIds ?? [];
+  return inner.flatMap((id) => ends(node.subgraph, [...around, node], node.subgraph.getLink(id)));
+}
+
+/** The widget whose value an input has: the node's own, one on a subgraph node around it, or a primitive node's. */
+export function control(at, name) {
+  const { node, around } = at;
+  const input = node.inputs[inputIndex(node, name)];
+  const link = node.graph.getLink(input?.link);
+  if (!link) return node.widgets?.find((widget) => widget.name === (input?.widget?.name ?? name)) ?? null;
+  if (Number(link.origin_id) === SUBGRAPH_INPUT && around.length) {
+    const outer = outside(at);
+    return control(outer, outer.node.inputs[link.origin_slot].name);
+  }
+  const from = source(at, inputIndex(node, name));
+  return PRIMITIVES.test(from?.node.type) ? from.node.widgets[0] : null;
+}

@@ -12,13 +12,14 @@ class Pentimento(ComfyExtension):
         import folder_paths
 
         from .model_patchers.comfyui import folders, photographs
-        from .routes import picture, sam_preview, wand_preview
+        from .routes import picture, sam_preview, standins, wand_preview
 
         folders.register()
         photographs.put(Path(folder_paths.get_input_directory()))
         picture.add_route()
         sam_preview.add_route()
         wand_preview.add_route()
+        standins.add_route()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from .nodes import NODES

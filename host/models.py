@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import runpy
 import subprocess
 import urllib.error
 import urllib.request
@@ -19,6 +20,7 @@ from .environment import PACK, Host, HostError, locked, sha256, whole
 
 API_WORKFLOWS = PACK / "workflows" / "api"
 CHUNK = 1 << 20
+_standins = runpy.run_path(str(PACK / "model_patchers" / "comfyui" / "standins.py"))
 
 FOLDERS_SCRIPT = """
 import json, os, sys
@@ -132,8 +134,8 @@ def fill_in(host: Host, graph: Graph) -> list[str]:
     """
     missing = [(inputs, name, model) for inputs, name, model in wanted(graph) if not find(host, model)]
     for inputs, name, model in missing:
-        path = host.models / model.folder / f"standin-{model.name}"
-        if not path.exists():
+        path = host.models / model.folder / f"{_standins['PREFIX']}{model.name}"
+        if not _standins["is_standin"](path):  # missing, or of an earlier version of this tool
             path.parent.mkdir(parents=True, exist_ok=True)
             with whole(path) as part:
                 getattr(standins, model.standin)(part)

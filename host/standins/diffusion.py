@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .layers import Shapes, layer
-from .weights import drawn, overlapped, repeated, save_drawn
+from .weights import drawn, overlapped, repeated, save, save_drawn, save_pickle
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ SD2_TEXT = "cond_stage_model.model"
 
 def sd15(path: Path) -> None:
     """v1-5-pruned-emaonly-fp16.safetensors: SD 1.5, its text encoder and a VAE in TAESD's form."""
-    save_file(_checkpoint("sd15", clip_l(SD15_TEXT)), path)
+    save(_checkpoint("sd15", clip_l(SD15_TEXT)), path)
 
 
 def inpaint(path: Path) -> None:
@@ -91,7 +90,7 @@ def unclip_statistics(path: Path) -> None:
     """ViT-L-14_stats.th: a pickle of mean and deviation, each (1, 768)."""
     generator = torch.Generator().manual_seed(0)
     mean = 0.2 * torch.randn(1, 768, generator=generator)
-    torch.save((mean, 0.3 + 0.4 * torch.rand(1, 768, generator=generator)), path)
+    save_pickle((mean, 0.3 + 0.4 * torch.rand(1, 768, generator=generator)), path)
 
 
 def x4(path: Path) -> None:
@@ -100,20 +99,20 @@ def x4(path: Path) -> None:
     weights = {f"model.diffusion_model.{name}": tensor.half() for name, tensor in unet(UNETS["x4"]).items()}
     for name, size in decoder_x4():
         weights[f"first_stage_model.{name}"] = drawn(name, size, generator).half()
-    save_file(weights | {name: repeated(name, size, generator) for name, size in open_clip(SD2_TEXT, 1024, 24)}, path)
+    save(weights | {name: repeated(name, size, generator) for name, size in open_clip(SD2_TEXT, 1024, 24)}, path)
 
 
 def depth_unet(path: Path) -> None:
     """SD2 depth's UNet in diffusers' form."""
     shape = UNETS["depth"]
-    save_file({in_diffusers(name): tensor.half() for name, tensor in unet(shape).items()}, path)
+    save({in_diffusers(name): tensor.half() for name, tensor in unet(shape).items()}, path)
 
 
 def sd2_text_encoder(path: Path) -> None:
     """SD2's text encoder in transformers' form, which leaves the last layer out."""
     generator = torch.Generator().manual_seed(0)
     shapes = text_encoder("text_model", 1024, 23)
-    save_file({name: repeated(name, size, generator) for name, size in shapes}, path)
+    save({name: repeated(name, size, generator) for name, size in shapes}, path)
 
 
 def sd2_vae(path: Path) -> None:
@@ -125,7 +124,7 @@ def ic_light(path: Path) -> None:
     """iclight_sd15_fc.safetensors: offsets to the stand-in of SD 1.5 in diffusers' names, with eight channels in."""
     generator = torch.Generator().manual_seed(0)
     shapes = ((in_diffusers(name), size) for name, size in unet_shapes(UNETS["ip2p"]))
-    save_file({name: (0.02 * torch.randn(size, generator=generator)).half() for name, size in shapes}, path)
+    save({name: (0.02 * torch.randn(size, generator=generator)).half() for name, size in shapes}, path)
 
 
 def controlnet(path: Path) -> None:
@@ -136,7 +135,7 @@ def controlnet(path: Path) -> None:
 def sdxl(path: Path) -> None:
     """sd_xl_base_1.0.safetensors: SDXL, both text encoders and a VAE in TAESD's form."""
     texts = (*clip_l("conditioner.embedders.0.transformer.text_model"), *open_clip("conditioner.embedders.1.model"))
-    save_file(_checkpoint("sdxl", texts), path)
+    save(_checkpoint("sdxl", texts), path)
 
 
 def unet(shape: UNet, seed: int = 0) -> dict[str, Tensor]:
@@ -372,4 +371,4 @@ def _checkpoint(kind: str, encoders: Shapes, draw: Callable[..., Tensor] = repea
 
 
 def _pickle(weights: dict[str, Tensor], path: Path) -> None:
-    torch.save({"state_dict": weights, "global_step": 0}, path)
+    save_pickle({"state_dict": weights, "global_step": 0}, path)

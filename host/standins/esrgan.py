@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from .layers import Shapes, layer
-from .weights import random
+from .weights import random, save_pickle
 
 WIDTH, GROWTH = 16, 32  # Real-ESRGAN is 64 wide and 23 blocks deep
 
@@ -14,7 +14,7 @@ def esrgan(path: Path) -> None:
     """RealESRGAN_x4plus.pth: a pickle with the keys of an RRDBNet of factor 4, one block deep."""
     generator = torch.Generator().manual_seed(0)
     weights = {name: random(name, shape, generator) for name, shape in _shapes()}
-    torch.save({"params_ema": weights}, path)
+    save_pickle({"params_ema": weights}, path)
 
 
 def _shapes() -> Shapes:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers import Shapes, layer
-from .weights import random
+from .weights import mark, random
 
 
 def lama(path: Path) -> None:
@@ -17,6 +17,7 @@ def lama(path: Path) -> None:
         model.put(f"generator.model.{name}", random(name, shape, generator))
     example = torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)
     torch.jit.trace(model, example, check_trace=False).save(str(path))
+    mark(path)
 
 
 class Tree(nn.Module):

@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 
 from .layers import Shapes, layer
-from .weights import random
+from .weights import random, save_pickle
 
 
 def sam(path: Path) -> None:
     """sam_vit_b_01ec64.pth: a flat state dict with the keys of SAM's ViT-B and its frame of 1024 pixels, thinner."""
     generator = torch.Generator().manual_seed(0)
-    torch.save({name: random(name, shape, generator) for name, shape in _sam_shapes(width=32, channels=32)}, path)
+    save_pickle({name: random(name, shape, generator) for name, shape in _sam_shapes(width=32, channels=32)}, path)
 
 
 def _sam_shapes(width: int, channels: int) -> Shapes:

@@ -1,12 +1,18 @@
-"""Seeded random weights that keep the size of what passes through them."""
+"""Seeded random weights that keep the size of what passes through them, and files of them."""
 
+import runpy
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..environment import PACK
 from .layers import Shapes
+
+MARK = runpy.run_path(str(PACK / "model_patchers" / "comfyui" / "standins.py"))["MARK"]
 
 
 def random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -52,4 +58,21 @@ def overlapped(name: str, shape: tuple[int, ...], generator: torch.Generator) ->
 def save_drawn(shapes: Shapes, path: Path) -> None:
     """Writes weights of these names and shapes, `drawn` from seed 0, in float16."""
     generator = torch.Generator().manual_seed(0)
-    save_file({name: drawn(name, shape, generator).half() for name, shape in shapes}, path)
+    save({name: drawn(name, shape, generator).half() for name, shape in shapes}, path)
+
+
+def save(weights: dict[str, Tensor], path: Path) -> None:
+    """Writes a safetensors file that says that it is a stand-in."""
+    save_file(weights, path, {MARK: "true"})
+
+
+def save_pickle(value: Any, path: Path) -> None:
+    """Writes PyTorch's zipped pickle, which says that it is a stand-in."""
+    torch.save(value, path)
+    mark(path)
+
+
+def mark(path: Path) -> None:
+    """Has a zip archive say that it is a stand-in."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = MARK.encode()

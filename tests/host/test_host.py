@@ -250,6 +250,20 @@ def test_a_stand_in_that_is_interrupted_is_made_again(here, monkeypatch):
     assert [path for path in here.models.rglob("standin-*") if path.stat().st_size > 4]
 
 
+def test_a_stand_in_without_the_mark_of_stand_ins_is_made_again(tmp_path, monkeypatch):
+    here = environment.Host(tmp_path, tmp_path / "ComfyUI", Path(sys.executable), own=True)
+    monkeypatch.setattr(models, "find", lambda host, model: None)
+    path = here.models / "inpaint" / "standin-big-lama.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"an earlier version's")
+    for _ in range(2):
+        models.fill_in(here, demo.replace(models.workflows()["lama_fill"], {}))
+        made = path.stat()
+        assert made.st_size > 1000
+    models.fill_in(here, demo.replace(models.workflows()["lama_fill"], {}))
+    assert path.stat() == made
+
+
 def test_every_wanted_model_is_in_the_catalogue_and_says_where_it_goes(host):
     listing = models.listing(host)
     for model in models.catalogue().values():

@@ -1,0 +1,27 @@
+// A badge on nodes that hold a stand-in: a model file with random weights, made by the tool `host` where the real one is
+// missing.
+
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+
+const BADGE = new window.LGraphBadge({ text: "stand-in: random weights", fgColor: "#1c1400", bgColor: "#ffb02e" });
+const NONE = new window.LGraphBadge({ text: "" });
+let standins = await read();
+
+async function read() {
+  const response = await api.fetchApi("/pentimento/standins");
+  return new Set(response.ok ? await response.json() : []);
+}
+
+app.registerExtension({
+  name: "pentimento.Standins",
+  async refreshComboInNodes() {
+    standins = await read();
+  },
+  nodeCreated(node) {
+    const files = node.widgets?.filter((widget) => widget.type === "combo") ?? [];
+    if (!files.length) return;
+    // Nodes 2.0 asks again for the badge when a value that the function reads changes.
+    node.badges.push(() => (files.some(({ value }) => standins.has(value)) ? BADGE : NONE));
+  },
+});

@@ -3,7 +3,6 @@
 .ci/run names this file; pytest does not collect it by itself. `python3 host test tests/host/soak.py` runs it.
 """
 
-import asyncio
 import io
 import json
 import socket
@@ -61,7 +60,7 @@ class Soak:
         text = changes.get(TEXT[id(graph)], text) + " " * number
         graph = demo.replace(graph, changes | {TEXT[id(graph)]: text, "Result.filename_prefix": "pentimento/soak"})
         models.fill_in(self.host, graph)
-        shown = asyncio.run(client.run(self.server, graph, on_progress))
+        shown = client.run(self.server, graph, on_progress)
         files = [file for node in shown.values() for file in node.get("images", []) if file["type"] == "output"]
         return [Image.open(io.BytesIO(client.get(self.server, "view", **file))).tobytes() for file in files]
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .environment import PACK, Host, HostError, known, whole
+from .environment import PACK, Host, HostError, whole
 
 BENCHMARKS = PACK / "benchmarks"
 PAGE = PACK / "docs" / "speed.md"
@@ -20,8 +20,7 @@ def bench(host: Host, only: list[str]) -> int:
 
     It goes to bench.md in the host's folder, where it grows by each benchmark. A run of all also writes docs/speed.md.
     """
-    names = [path.stem for path in sorted(BENCHMARKS.glob("[a-z]*.py"))]
-    known("benchmark", only, names)
+    names = benchmarks()
     rows = [HEADER]
     print(HEADER, flush=True)
     for name in only or names:
@@ -31,6 +30,11 @@ def bench(host: Host, only: list[str]) -> int:
     if not only:
         _write(PAGE, page(PAGE.read_text(), "\n".join(rows) + "\n", machine()))
     return 0
+
+
+def benchmarks() -> list[str]:
+    """The names of all benchmarks."""
+    return sorted(path.stem for path in BENCHMARKS.glob("[a-z]*.py"))
 
 
 def _write(path: Path, text: str) -> None:

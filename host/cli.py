@@ -1,11 +1,13 @@
 """The verbs of `python3 host`."""
 
 import argparse
+import json
 import os
+import socket
 import subprocess
 import sys
 
-from . import child
+from . import bench, child, client
 from .environment import PACK, Host, HostError, in_use, known, locate, prepare
 
 ON_SECOND = ("--device", "second", "--loaded", "0.5")
@@ -18,6 +20,7 @@ def main() -> int:
     if rest and options.verb != "test":
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
     try:
+        _check_names(options)
         host = locate(options.comfyui)
         if INSIDE in os.environ:
             return VERBS[options.verb](host, options, rest)
@@ -34,6 +37,20 @@ def main() -> int:
         return 130
 
 
+def _check_names(options: argparse.Namespace) -> None:
+    """Checks the names that the user wrote, before anything is made or deleted.
+
+    Raises:
+        HostError: One does not exist.
+    """
+    if options.verb == "demo":
+        known("workflow", options.workflow, client.names())
+    elif options.verb == "bench":
+        known("benchmark", options.name, bench.benchmarks())
+    elif options.verb == "models" and options.download is not None:
+        known("model", [options.download], json.loads((PACK / "host" / "models.json").read_text()))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python3 host", description="A ComfyUI to run the pack in.")
     parser.add_argument(
@@ -44,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = verbs.add_parser("demo", help="run every bundled workflow on photographs and write a contact sheet")
     demo.add_argument("workflow", nargs="*", help="only these workflows")
     serve = verbs.add_parser("serve", help="run ComfyUI with the pack in it")
-    serve.add_argument("--port", type=int, default=8188, help="where it listens (8188)")
+    serve.add_argument("--port", type=int, default=8188, help="of its address http://127.0.0.1:PORT (8188)")
     verbs.add_parser("test", help="run the tests; further arguments go to pytest", add_help=False)
     bench = verbs.add_parser("bench", help="compare with peers side by side; a run of all writes docs/speed.md")
     bench.add_argument("name", nargs="*", help="only these benchmarks, into bench.md beside the virtual environment")
@@ -63,6 +80,12 @@ def _serve(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
     from . import photographs
     from .server import command
 
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", options.port)) == 0:
+            raise HostError(
+                f"Port {options.port} is taken, perhaps by another ComfyUI. Name another: "
+                f"python3 host serve --port {options.port + 1}."
+            )
     photographs.put(host.input)
     with in_use(host):
         return subprocess.call(command(host, options.port, host.home / "serve"), cwd=host.comfyui)
@@ -86,9 +109,7 @@ def _side_by_side(arguments: list[str]) -> list[str]:
 
 
 def _bench(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
-    from .bench import bench
-
-    return bench(host, options.name)
+    return bench.bench(host, options.name)
 
 
 def _models(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
@@ -97,7 +118,6 @@ def _models(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
     if options.download is None:
         print(models.listing(host))
         return 0
-    known("model", [options.download], models.catalogue())
     model = models.catalogue()[options.download]
     print(f"{models.download(model, host.comfyui / 'models' / model.folder)} is in place.")
     return 0

@@ -1,19 +1,18 @@
 """Runs every bundled workflow on photographs through ComfyUI's API and lays the pictures out on one page."""
 
-import asyncio
-import copy
 import html
 import shutil
-import urllib.error
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
 from tqdm import tqdm
 
 from . import client, models, photographs
-from .client import Graph
-from .environment import Host, known, whole
+from .client import Graph, replace
+from .environment import Host, whole
 from .server import serve
 
 STANDIN_LIMITS = {"steps": 2, "megapixels": 0.1}
@@ -35,22 +34,57 @@ STANDIN_CHANGES = {
 SHEET_ORDER = ("LoadImage", "MaskPreview", "PreviewImage", "SaveImage")
 
 PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Pentimento demo</title>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Pentimento demo</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem; background: #f7f7f5; color: #222 }}
-section {{ margin-bottom: 3rem }}
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem clamp(1rem, 3vw, 3rem); background: #f7f7f5; color: #222 }}
+header {{ max-width: 50rem }}
+section {{ margin: 2.5rem 0 }}
+h2 {{ margin-bottom: .3rem; font-size: 1.3rem }}
+.mark {{ font: bold .8rem/1 system-ui, sans-serif; padding: .25rem .5rem; border-radius: 1rem; vertical-align: middle }}
+.real {{ background: #d1f0d9; color: #0b4a1e }}
+.stand-in {{ background: #fff0c2; color: #5c4300 }}
+.failed {{ background: #f8d7da; color: #6b0f1a }}
+.note {{ margin: .3rem 0 .6rem; color: #555; overflow-wrap: anywhere }}
 .row {{ display: flex; flex-wrap: wrap; gap: 1rem }}
-figure {{ margin: 0; max-width: 31rem; flex: 1 1 18rem }}
+figure {{ margin: 0; max-width: 31rem; flex: 1 1 17rem }}
 img {{ width: 100%; display: block }}
 figcaption {{ font-size: .9rem; color: #555 }}
-.standin {{ background: #fff3cd; padding: .5rem .8rem; display: inline-block }}
-.failed {{ background: #f8d7da; padding: .5rem .8rem; display: inline-block }}
+.compare {{ position: relative; --at: 50% }}
+.compare:focus-within {{ outline: 3px solid #2962d9 }}
+.compare .before {{ position: absolute; inset: 0; height: 100%; clip-path: inset(0 calc(100% - var(--at)) 0 0) }}
+.compare::after {{ content: ""; position: absolute; inset: 0 auto 0 var(--at); width: 2px; margin-left: -1px;
+  background: #fff; box-shadow: 0 0 3px #000 }}
+.compare input {{ position: absolute; z-index: 1; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0;
+  cursor: ew-resize }}
 </style>
+<header>
 <h1>Pentimento demo</h1>
+<p>Each row is a workflow of Pentimento that ComfyUI ran on this machine: what went in, the mask where there is one, and
+what came out. Move the mouse over <em>Before and after</em>, or use the arrow keys there, to compare.</p>
+{counts}
 <p>{progress}</p>
+</header>
 {sections}
+<script>
+for (const input of document.querySelectorAll(".compare input")) {{
+  const show = () => input.parentNode.style.setProperty("--at", input.value + "%");
+  input.addEventListener("input", show);
+  input.addEventListener("pointermove", (event) => {{
+    input.value = (100 * event.offsetX) / input.offsetWidth;
+    show();
+  }});
+}}
+</script>
 </html>
 """
+
+MARKS = {
+    "real": "what the workflow does.",
+    "stand-in": "made with random weights in place of model files that are not here. It shows that the workflow runs, "
+    "and its pictures mean nothing. <code>python3 host models</code> says where the files come from.",
+    "failed": "an error, and the row says which.",
+}
+SAME_SHAPE = 0.03  # of the ratio of the sides: two pictures that differ more are not laid over each other
 
 
 @dataclass
@@ -64,6 +98,12 @@ class Run:
     pictures: list[tuple[str, str]] = field(default_factory=list)  # caption, file name
     credits: list[str] = field(default_factory=list)
     error: str = ""
+    compared: tuple[str, str] | None = None  # file names of the first picture that went in and the last that came out
+
+    @property
+    def mark(self) -> str:
+        """What the result is: a key of MARKS."""
+        return "failed" if self.error else "stand-in" if self.standins else "real"
 
 
 def demo(host: Host, only: list[str], folder: Path) -> int:
@@ -75,11 +115,13 @@ def demo(host: Host, only: list[str], folder: Path) -> int:
     """
     runs = list(_runs(only))
     photographs.put(host.input)
+    models.make_standins(host, [run.graph for run in runs])
     for run in runs:
         run.standins = models.fill_in(host, run.graph)
         if run.standins:
             run.graph = _shortened(run)
     runs.sort(key=lambda run: bool(run.standins))
+    print("Starting ComfyUI ...", flush=True)
     with serve(host) as server:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -99,9 +141,7 @@ def demo(host: Host, only: list[str], folder: Path) -> int:
 
 
 def _runs(only: list[str]) -> Iterator[Run]:
-    graphs = models.workflows()
-    known("workflow", only, graphs)
-    for name, graph in graphs.items():
+    for name, graph in models.workflows().items():
         if only and name not in only:
             continue
         yield Run(name, name.replace("_", " "), graph)
@@ -119,16 +159,6 @@ def _shortened(run: Run) -> Graph:
     return graph
 
 
-def replace(graph: Graph, changes: dict[str, object]) -> Graph:
-    """A copy of a workflow with some inputs replaced: {"<node title>.<input id>": value}."""
-    graph = copy.deepcopy(graph)
-    by_title = {node["_meta"]["title"]: node for node in graph.values()}
-    for place, value in changes.items():
-        title, name = place.rsplit(".", 1)
-        by_title[title]["inputs"][name] = value
-    return graph
-
-
 def _play(server: str, run: Run, folder: Path, number: str) -> None:
     with tqdm(total=100, desc=f"{run.title:44}", bar_format="{desc}{bar:30} {percentage:3.0f} %  {elapsed}") as bar:
 
@@ -136,13 +166,14 @@ def _play(server: str, run: Run, folder: Path, number: str) -> None:
             bar.update(round(100 * fraction) - bar.n)
 
         try:
-            outputs = asyncio.run(client.run(server, run.graph, show))
+            outputs = client.run(server, run.graph, show)
             for node, picture in _pictures(run.graph, outputs):
                 name = f"{number}_{run.workflow}_{len(run.pictures)}.png"
                 (folder / name).write_bytes(client.get(server, "view", channel="rgb", **picture))
                 run.pictures.append((node["_meta"]["title"], name))
                 run.credits += photographs.credit(picture["filename"])
-        except (client.RunError, urllib.error.URLError) as error:
+            run.compared = _compared(run, folder)
+        except client.RunError as error:
             run.error = str(error)
             bar.write(f"{run.title} failed: {error}")
 
@@ -159,26 +190,50 @@ def _pictures(graph: Graph, outputs: dict) -> Iterator[tuple[dict, dict]]:
                 yield node, picture
 
 
+def _compared(run: Run, folder: Path) -> tuple[str, str] | None:
+    """The pictures to lay over each other: the first that went in and the last that came out, where shapes agree."""
+    kinds = {node["_meta"]["title"]: node["class_type"] for node in run.graph.values()}
+    before = [name for caption, name in run.pictures if kinds[caption] == "LoadImage"]
+    after = [name for caption, name in run.pictures if kinds[caption] == "SaveImage"]
+    if not before or not after:
+        return None
+    ratios = [width / height for width, height in (Image.open(folder / n).size for n in (before[0], after[-1]))]
+    return (before[0], after[-1]) if abs(ratios[0] / ratios[1] - 1) < SAME_SHAPE else None
+
+
 def _write_sheet(folder: Path, runs: list[Run], planned: int) -> None:
     """Writes the contact sheet of the runs so far."""
     progress = f"{len(runs)} of {planned} runs are on this page." if len(runs) < planned else ""
-    page = PAGE.format(progress=progress, sections="\n".join(map(_section, runs)))
+    counts = Counter(run.mark for run in runs)
+    lines = [
+        f'<p><b class="mark {mark}">{mark}</b> {counts[mark]} row{"s" * (counts[mark] != 1)}: {meaning}</p>'
+        for mark, meaning in MARKS.items()
+        if counts[mark]
+    ]
+    page = PAGE.format(progress=progress, counts="\n".join(lines), sections="\n".join(map(_section, runs)))
     with whole(folder / "index.html") as part:
         part.write_text(page, encoding="utf-8")
 
 
 def _section(run: Run) -> str:
-    notes = ""
+    title = html.escape(run.title)
+    note = ""
     if run.error:
-        notes += f'<p class="failed">Failed: {html.escape(run.error)}</p>'
-    if run.standins:
-        names = html.escape(", ".join(run.standins))
-        notes += (
-            f'<p class="standin">Stand-in with random weights for {names}: the result means nothing as a picture.</p>'
-        )
+        note = f'<p class="note">It failed: {html.escape(run.error)}</p>'
+    elif run.standins:
+        note = f'<p class="note">Random weights for {html.escape(", ".join(run.standins))}.</p>'
     figures = "".join(
-        f'<figure><img src="{name}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+        f'<figure><img src="{name}" alt="{caption}" loading="lazy"><figcaption>{caption}</figcaption></figure>'
         for caption, name in ((html.escape(caption), name) for caption, name in run.pictures)
     )
-    credits = "".join(f"<p><small>{html.escape(credit)}</small></p>" for credit in run.credits)
-    return f'<section><h2>{html.escape(run.title)}</h2>{notes}<div class="row">{figures}</div>{credits}</section>'
+    if run.compared:
+        before, after = run.compared
+        figures += (
+            f'<figure><div class="compare"><img src="{after}" alt="After" loading="lazy">'
+            f'<img src="{before}" alt="Before" class="before" loading="lazy">'
+            f'<input type="range" aria-label="{title}: before and after"></div>'
+            "<figcaption>Before and after</figcaption></figure>"
+        )
+    credits = "".join(f'<p class="note"><small>{html.escape(credit)}</small></p>' for credit in run.credits)
+    heading = f'<h2>{title} <span class="mark {run.mark}">{run.mark}</span></h2>'
+    return f'<section>{heading}{note}<div class="row">{figures}</div>{credits}</section>'

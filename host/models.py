@@ -7,7 +7,7 @@ import runpy
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -126,6 +126,17 @@ def _folders(host: Host) -> dict[str, list[str]]:
     return json.loads(subprocess.run(command, cwd=host.comfyui, check=True, stdout=subprocess.PIPE).stdout)
 
 
+def make_standins(host: Host, graphs: Iterable[Graph]) -> None:
+    """Makes the stand-ins that these workflows lack, with a line of progress."""
+    missing = {model for graph in graphs for _, _, model in wanted(graph) if not find(host, model)}
+    todo = sorted((model for model in missing if not _is_made(host, model)), key=lambda model: model.name)
+    if todo:
+        with tqdm(todo, bar_format="{desc}{bar:30} {n} of {total}  {elapsed}") as bar:
+            for model in bar:
+                bar.set_description_str(f"{f'Stand-in for {model.name}':44.44}")
+                _make(host, model)
+
+
 def fill_in(host: Host, graph: Graph) -> list[str]:
     """Makes stand-ins for the model files that a workflow wants and the host lacks, and names them in the graph.
 
@@ -134,13 +145,26 @@ def fill_in(host: Host, graph: Graph) -> list[str]:
     """
     missing = [(inputs, name, model) for inputs, name, model in wanted(graph) if not find(host, model)]
     for inputs, name, model in missing:
-        path = host.models / model.folder / f"{_standins['PREFIX']}{model.name}"
-        if not _standins["is_standin"](path):  # missing, or of an earlier version of this tool
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with whole(path) as part:
-                getattr(standins, model.standin)(part)
-        inputs[name] = path.name
+        _make(host, model)
+        inputs[name] = _standin(host, model).name
     return [model.name for _, _, model in missing]
+
+
+def _standin(host: Host, model: Model) -> Path:
+    return host.models / model.folder / f"{_standins['PREFIX']}{model.name}"
+
+
+def _is_made(host: Host, model: Model) -> bool:
+    """No where it is missing, or of an earlier version of this tool."""
+    return _standins["is_standin"](_standin(host, model))
+
+
+def _make(host: Host, model: Model) -> None:
+    path = _standin(host, model)
+    if not _is_made(host, model):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as part:
+            getattr(standins, model.standin)(part)
 
 
 def listing(host: Host) -> str:

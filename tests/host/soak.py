@@ -6,7 +6,6 @@ adds in every part, while a thread that the server starts late costs its heap on
 .ci/run names this file; pytest does not collect it by itself. `python3 host test tests/host/soak.py` runs it.
 """
 
-import asyncio
 import io
 import json
 import socket
@@ -40,7 +39,7 @@ LONG = [
     (WAND, {"Fill Without a Model.seed": 77}),
     (CLICK, {"Pick Points.picks": PICKS[0], "Load SAM.sam_name": MODEL, "LaMa Fill.refine_steps": 500}),
 ]
-TEXT = {id(WAND): "Magic Wand.positive_coords", id(CLICK): "Pick Points.picks"}
+TEXT = "Pick Points.picks"
 
 
 class Soak:
@@ -60,12 +59,12 @@ class Soak:
 
     def run(self, number, graph, changes, on_progress=lambda fraction: None):
         """The pixels that a run saved. `number` blanks in a text have ComfyUI compute anew what is in its cache."""
-        title, name = TEXT[id(graph)].split(".")
+        title, name = TEXT.split(".")
         (text,) = (node["inputs"][name] for node in graph.values() if node["_meta"]["title"] == title)
-        text = changes.get(TEXT[id(graph)], text) + " " * number
-        graph = demo.replace(graph, changes | {TEXT[id(graph)]: text, "Result.filename_prefix": "pentimento/soak"})
+        text = changes.get(TEXT, text) + " " * number
+        graph = demo.replace(graph, changes | {TEXT: text, "Result.filename_prefix": "pentimento/soak"})
         models.fill_in(self.host, graph)
-        shown = asyncio.run(client.run(self.server, graph, on_progress))
+        shown = client.run(self.server, graph, on_progress)
         files = [file for node in shown.values() for file in node.get("images", []) if file["type"] == "output"]
         return [Image.open(io.BytesIO(client.get(self.server, "view", **file))).tobytes() for file in files]
 

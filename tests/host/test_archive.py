@@ -1,6 +1,5 @@
 """The archive that users install: what is in it, and that a fresh ComfyUI runs it on its own requirements."""
 
-import asyncio
 import json
 import os
 import shutil
@@ -100,6 +99,7 @@ def address(archive, fresh):
 def test_it_holds_what_users_need_and_nothing_else(archive):
     top = {path.name for path in archive.iterdir()}
     assert {"__init__.py", "nodes", "model_patchers", "routes", "web", "locales", "workflows"} <= top
+    assert (archive / "workflows" / "api" / "run.py").is_file()
     assert {"pyproject.toml", "README.md", "LICENSE"} <= top
     assert not {"tests", "host", "benchmarks", "docs", "CONTRIBUTING.md", ".ci", ".github", ".gitignore"} & top
 
@@ -141,7 +141,7 @@ def test_the_workflow_templates_are_served(address):
 
 def test_a_workflow_runs_to_its_end(address, archive):
     base = archive.parents[1]
-    asyncio.run(client.run(address, models.workflows()["remove_without_models"]))
+    client.run(address, models.workflows()["remove_without_models"])
     (picture,) = (base / "output" / "pentimento").iterdir()
     photograph = Image.open(base / "input" / "pentimento_astronaut.png")
     assert Image.open(picture).size == photograph.size

@@ -1,6 +1,6 @@
 """The host tool: setup that survives interruption, sharing, a user's checkout, downloads, queueing, the demo."""
 
-import asyncio
+import argparse
 import contextlib
 import dataclasses
 import hashlib
@@ -22,7 +22,8 @@ import pytest
 from PIL import Image
 
 from kit.paths import PACK
-from pentimento_host import bench, child, client, demo, environment, models, photographs, standins
+from pentimento.model_patchers.comfyui.standins import MARK
+from pentimento_host import child, cli, client, demo, environment, models, photographs, standins
 from pentimento_host import server as host_server
 
 SMALL_SETUP = """
@@ -233,7 +234,6 @@ def test_a_file_that_is_written_whole_never_stands_half_written(tmp_path):
 
 
 def test_a_stand_in_that_is_interrupted_is_made_again(here, monkeypatch):
-    monkeypatch.undo()  # of what `here` replaces
     monkeypatch.setattr(models, "find", lambda host, model: None)
     graph = demo.replace(models.workflows()["lama_fill"], {})
 
@@ -264,6 +264,51 @@ def test_a_stand_in_without_the_mark_of_stand_ins_is_made_again(tmp_path, monkey
     assert path.stat() == made
 
 
+def test_each_missing_stand_in_is_made_once_with_a_line_of_progress(here, monkeypatch, capsys):
+    monkeypatch.setattr(models, "find", lambda host, model: None if model.folder in ("sams", "inpaint") else Path())
+    made = []
+    for name in ("sam", "lama"):
+        monkeypatch.setattr(standins, name, lambda path: (made.append(path.name), path.write_text(MARK)))
+    graphs = [models.workflows()[name] for name in ("lama_fill", "remove_anything", "segment_everything")]
+    models.make_standins(here, graphs)
+    assert len(made) == 2
+    complaints = capsys.readouterr().err
+    assert "Stand-in for big-lama.pt" in complaints
+    assert "2 of 2" in complaints
+    models.make_standins(here, graphs)
+    assert len(made) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_the_sheet_says_what_it_shows_and_marks_each_row(tmp_path):
+    """Pictures of another shape are not laid over each other."""
+    for name, size in {"a.png": (64, 48), "b.png": (129, 96), "c.png": (96, 48)}.items():
+        Image.new("RGB", size).save(tmp_path / name)
+    graph = models.workflows()["lama_fill"]
+
+    def row(title, result, **fields):
+        run = demo.Run("lama_fill", title, graph, pictures=[("Photograph", "a.png"), ("Result", result)], **fields)
+        run.compared = demo._compared(run, tmp_path)
+        return run
+
+    runs = [row("twice as large", "b.png"), row("wider", "c.png"), row("noise", "b.png", standins=["x.pt"])]
+    demo._write_sheet(tmp_path, [*runs, demo.Run("ella", "ella", {}, error="No <file>.")], 4)
+    page = (tmp_path / "index.html").read_text()
+    assert page.index("Each row is a workflow of Pentimento") < page.index("<section>")
+    head, *rows = page.split("<section>")
+    assert [re.search('<span class="mark .*?">(.*?)</span>', each)[1] for each in rows] == [
+        "real",
+        "real",
+        "stand-in",
+        "failed",
+    ]
+    for line in ("real</b> 2 rows: what", "stand-in</b> 1 row: made with random weights", "failed</b> 1 row: an error"):
+        assert line in head
+    assert ["Before and after" in each for each in rows] == [True, False, True, False]
+    assert "Random weights for x.pt." in rows[2]
+    assert "It failed: No &lt;file&gt;." in rows[3]
+
+
 def test_every_wanted_model_is_in_the_catalogue_and_says_where_it_goes(host):
     listing = models.listing(host)
     for model in models.catalogue().values():
@@ -276,7 +321,7 @@ def test_every_wanted_model_is_in_the_catalogue_and_says_where_it_goes(host):
 
 
 def run(server, graph, changes=None, **keywords):
-    return asyncio.run(client.run(server, demo.replace(graph, changes or {}), **keywords))
+    return client.run(server, demo.replace(graph, changes or {}), **keywords)
 
 
 def test_a_workflow_runs_through_the_api_with_progress(server):
@@ -288,20 +333,7 @@ def test_a_workflow_runs_through_the_api_with_progress(server):
     assert any(picture["type"] == "output" for node in outputs.values() for picture in node.get("images", []))
 
 
-def test_the_host_says_what_is_wrong_before_it_runs(server):
-    graph = models.workflows()["remove_without_models"]
-    with pytest.raises(client.RunError, match="PentimentoMagicWand.*positive_coords"):
-        run(server, graph, {"Magic Wand.positive_coords": "[{"})
-    with pytest.raises(client.RunError, match="LoadImage.*nowhere.png"):
-        run(server, graph, {"Photograph.image": "nowhere.png"})
-
-
-def test_a_node_that_fails_is_named(server):
-    graph = models.workflows()["remove_without_models"]
-    with pytest.raises(client.RunError, match="PentimentoMagicWand: .*outside"):
-        run(server, graph, {"Magic Wand.positive_coords": '[{"x": 99999, "y": 1}]'})
-
-
+PNG = (PACK / "host" / "photographs" / "grass.png").read_bytes()
 PICTURE = {"filename": "result.png", "subfolder": "", "type": "output"}
 
 
@@ -310,9 +342,9 @@ def here(tmp_path, monkeypatch):
     """A host in an empty folder, whose server is not started: the demo finds all models and no picture but one."""
     (tmp_path / "ComfyUI").mkdir()
     monkeypatch.setattr(demo, "serve", lambda host: contextlib.nullcontext("http://127.0.0.1:1"))
-    monkeypatch.setattr(models, "fill_in", lambda host, graph: [])
+    monkeypatch.setattr(models, "find", lambda host, model: host.comfyui / model.name)
     monkeypatch.setattr(photographs, "put", lambda folder: None)
-    monkeypatch.setattr(client, "get", lambda server, path, **query: b"a picture")
+    monkeypatch.setattr(client, "get", lambda server, path, **query: PNG)
     return environment.Host(tmp_path, tmp_path / "ComfyUI", Path(sys.executable), own=True)
 
 
@@ -323,17 +355,30 @@ def earlier_sheet(folder):
     return sheet
 
 
-def test_a_wrong_name_leaves_the_sheet_and_names_the_nearest(here):
-    sheet = earlier_sheet(here.home / "demo")
-    with pytest.raises(
-        environment.HostError, match=r"no workflow named lama_fil\. Is it lama_fill.*\? There are .*demofusion"
-    ):
-        demo.demo(here, ["remove_without_models", "lama_fil"], here.home / "demo")
-    with pytest.raises(environment.HostError, match=r"no workflow named xyzzy\. There are"):
-        demo.demo(here, ["xyzzy"], here.home / "demo")
-    with pytest.raises(environment.HostError, match=r"no benchmark named sam_clik\. Is it sam_click"):
-        bench.bench(here, ["sam_clik"])
-    assert sheet.read_text() == "an earlier run"
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["demo", "ella", "lama_fil"], "There is no workflow named lama_fil. Is it lama_fill? There are demofusion, "),
+        (["demo", "xyzzy"], "There is no workflow named xyzzy. There are demofusion, "),
+        (["bench", "sam_clik"], "There is no benchmark named sam_clik. Is it sam_click"),
+        (["models", "--download", "big_lama.pt"], "There is no model named big_lama.pt. Is it big-lama.pt"),
+    ],
+)
+def test_a_wrong_name_is_refused_before_anything_is_made(tmp_path, arguments, sentence):
+    """In a plain Python, and before the gigabytes of a first setup."""
+    environ = os.environ | {"PENTIMENTO_HOST": str(tmp_path / "home")}
+    command = [sys._base_executable, "-S", str(PACK / "host"), *arguments]
+    tool = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert (tool.returncode, tool.stdout) == (1, "")
+    assert tool.stderr.startswith(sentence)
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_port_that_is_taken_is_a_sentence(here):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(environment.HostError, match=rf"Port {port} is taken.*serve --port {port + 1}\."):
+            cli._serve(here, argparse.Namespace(port=port), [])
 
 
 def test_a_server_that_does_not_start_leaves_the_sheet(here, monkeypatch):
@@ -353,7 +398,7 @@ def test_the_sheet_grows_with_each_result_and_outlives_the_demo(here, monkeypatc
     names = ["differential_img2img", "fill_anything", "lama_fill"]
     sheet, sheets = earlier_sheet(here.home / "demo"), []
 
-    async def run(server, graph, on_progress):
+    def run(server, graph, on_progress):
         sheets.append(sheet.read_text())
         if len(sheets) == 3:
             raise SystemExit("killed")
@@ -368,8 +413,9 @@ def test_the_sheet_grows_with_each_result_and_outlives_the_demo(here, monkeypatc
         [True, True, False],
     ]
     assert "2 of 3 runs are on this page." in sheet.read_text() == sheets[-1]
+    assert sheet.read_text().count('aria-label="') == 2  # before and after
     for picture in re.findall(r'<img src="([^"]+)"', sheet.read_text()):
-        assert (sheet.parent / picture).read_bytes() == b"a picture"
+        assert (sheet.parent / picture).read_bytes() == PNG
 
 
 def test_a_server_that_is_gone_is_a_failed_run_and_not_the_end_of_the_sheet(here, capsys):
@@ -486,7 +532,7 @@ def test_the_demo_shows_its_workflows_and_fails_when_one_does(host, monkeypatch,
     for name, graph in played.items():
         assert name.replace("_", " ") in sheet
         if list(models.wanted(graph)) and not all(models.find(host, model) for _, _, model in models.wanted(graph)):
-            assert "Stand-in with random weights" in sheet
+            assert "Random weights for " in sheet
     pictures = re.findall(r'<img src="([^"]+)"', sheet)
     assert len(pictures) >= 3 * len(played)
     for picture in pictures:

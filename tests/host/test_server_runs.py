@@ -1,6 +1,5 @@
 """What a user does to a running server: queues twice, interrupts, queues for hours, frees memory."""
 
-import asyncio
 import io
 import json
 import urllib.request
@@ -26,7 +25,7 @@ def lama_graph(host):
 
 
 def run(server, graph, changes=None, on_progress=lambda fraction: None):
-    return asyncio.run(client.run(server, demo.replace(graph, changes or {}), on_progress))
+    return client.run(server, demo.replace(graph, changes or {}), on_progress)
 
 
 def result(server, graph, changes=None):

@@ -5,6 +5,7 @@ import copy
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -177,12 +178,30 @@ def test_wrong_names_get_the_nearest(server, folder):
     for setting, sentence in {
         "Magc Wand.tolerance=1": "No node is titled Magc Wand. Is it Magic Wand? There are Photograph, Magic Wand,",
         "Magic Wand.tolerence=1": "Magic Wand has no input tolerence. Is it tolerance? It has image, ",
+        "Tune Mask.invert=off": 'Tune Mask: invert is "off", and true or false is needed.',
         "tolerance=1": "tolerance names no input: write the node's title, a dot and the input, as in KSampler.steps.",
         "Magic Wand.tolerance": "Magic Wand.tolerance has no value: write TITLE.INPUT=VALUE, as in KSampler.steps=30.",
     }.items():
         status, output, complaints = call("remove_without_models", "--set", setting, "--server", server, cwd=folder)
         assert (status, output) == (1, "")
         assert complaints.startswith(sentence)
+    for option, argument, sentence in (
+        ("--mask", "Tune Mask.maks=mask.png", "Tune Mask has no input maks. Is it mask? It has mask, grow, "),
+        ("--mask", "Tun Mask.mask=mask.png", "No node is titled Tun Mask. Is it Tune Mask or "),
+        ("--mask", "masc.png", "There is no file masc.png."),
+        ("--image", "Photo=my.png", "No node is titled Photo. Is it Photograph? "),
+        ("--image", "in", "in is a folder: --images runs the workflow for each picture in it."),
+    ):
+        status, output, complaints = call("remove_without_models", option, argument, "--server", server, cwd=folder)
+        assert (status, output) == (1, "")
+        assert complaints.startswith(sentence)
+
+
+def test_a_file_that_cannot_be_written_is_a_sentence(server, folder):
+    (folder / "out").write_text("a file")
+    status, output, complaints = call("remove_without_models", *QUICK, "--server", server, cwd=folder)
+    assert (status, output) == (1, "")
+    assert re.match("out.*: (File exists|Not a directory).", complaints)
 
 
 def test_several_results_lie_in_a_folder_and_none_is_a_failure(server, folder):
@@ -212,21 +231,29 @@ def wait_for(server, lengths):
         time.sleep(0.05)
 
 
-def test_ctrl_c_stops_the_run_in_comfyui_or_takes_it_out_of_the_queue(server, folder):
-    Image.effect_noise((1600, 1200), 60).convert("RGB").save(folder / "large.png")
-    arguments = ["remove_without_models", "--image", "large.png", "--mask", "Tune Mask.mask=mask.png"]
+@pytest.fixture
+def heard():
+    """Processes that a test starts hear Ctrl-C, also where this one ignores it, as a job in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends Ctrl-C to all processes of a console")
+def test_ctrl_c_stops_the_run_in_comfyui_or_takes_it_out_of_the_queue(server, folder, heard):
+    Image.effect_noise((800, 600), 60).convert("RGB").save(folder / "large.png")
+    arguments = ["remove_without_models", "--image", "large.png", *MASK, "--server", server]
+
+    def start(seed):
+        started = command(*arguments, "--set", f"Fill Without a Model.seed={seed}")
+        process = stack.enter_context(subprocess.Popen(started, cwd=folder, stderr=subprocess.PIPE, text=True))
+        stack.callback(process.kill)
+        return process
+
     with contextlib.ExitStack() as stack:
-        running, waiting = (
-            stack.enter_context(
-                subprocess.Popen(
-                    command(*arguments, "--set", f"Fill Without a Model.seed={seed}", "--server", server),
-                    cwd=folder,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-            for seed in (11, 12)
-        )
+        running = start(11)
+        wait_for(server, (1, 0))
+        waiting = start(12)
         wait_for(server, (1, 1))
         waiting.send_signal(signal.SIGINT)
         assert waiting.communicate()[1] == "Interrupted: ComfyUI stops the run, too.\n"
@@ -255,6 +282,9 @@ def planned(*arguments):
 INFOS = json.dumps(
     {
         "PentimentoMagicWand": {"input": {"required": {"positive_coords": ["STRING", {}]}}},
+        "PentimentoTuneMask": {
+            "input": {"required": {"mask": ["MASK"], "grow": ["INT", {}], "invert": ["BOOLEAN", {}]}}
+        },
         "PentimentoPickPoints": {"input": {"required": {"picks": ["STRING", {}]}}},
         "SaveImage": {"input": {"required": {"filename_prefix": ["STRING", {}]}}},
     }
@@ -296,11 +326,16 @@ def test_the_places_in_another_picture_are_refused(places):
 
 def test_a_link_is_set_as_json_and_text_stays_text(places):
     graph = runner.load("remove.json")
-    inputs = {"Tune Mask.mask": '["1", 1]', "Tune Mask.grow": "3", "Result.filename_prefix": "a.b=c"}
+    inputs = {
+        "Tune Mask.mask": '["1", 1]',
+        "Tune Mask.grow": "3",
+        "Result.filename_prefix": "a.b=c",
+        "Tune Mask.invert": "True",
+    }
     inputs["Magic Wand.positive_coords"] = '[{"x": 1, "y": 2}, {"x": 3, "y": 4}]'
     settings = [runner.setting(graph, f"{place}={text}") for place, text in inputs.items()]
     values = [runner._value("", graph, *setting) for setting in settings]
-    assert values == [["1", 1], 3, "a.b=c", inputs["Magic Wand.positive_coords"]]
+    assert values == [["1", 1], 3, "a.b=c", True, inputs["Magic Wand.positive_coords"]]
 
 
 def test_nodes_with_one_title_are_told_apart_by_number():

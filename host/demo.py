@@ -60,7 +60,8 @@ figcaption {{ font-size: .9rem; color: #555 }}
 <header>
 <h1>Pentimento demo</h1>
 <p>Each row is a workflow of Pentimento that ComfyUI ran on this machine: what went in, the mask where there is one, and
-what came out. Move the mouse over <em>Before and after</em>, or use the arrow keys there, to compare.</p>
+what came out. Move the mouse or a finger over <em>Before and after</em>, or use the arrow keys there, to
+compare.</p>
 {counts}
 <p>{progress}</p>
 </header>

@@ -131,9 +131,9 @@ def make_standins(host: Host, graphs: Iterable[Graph]) -> None:
     missing = {model for graph in graphs for _, _, model in wanted(graph) if not find(host, model)}
     todo = sorted((model for model in missing if not _is_made(host, model)), key=lambda model: model.name)
     if todo:
-        with tqdm(todo, bar_format="{desc}{bar:30} {n} of {total}  {elapsed}") as bar:
+        with tqdm(todo, bar_format="{desc} {bar:30} {n} of {total}  {elapsed}") as bar:
             for model in bar:
-                bar.set_description_str(f"{f'Stand-in for {model.name}':44.44}")
+                bar.set_description_str(f"{f'Stand-in for {model.name}':43.43}")
                 _make(host, model)
 
 

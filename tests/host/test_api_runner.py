@@ -5,6 +5,7 @@ import copy
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -25,7 +26,6 @@ runner = sys.modules["pentimento_run"]
 RUN = PACK / "workflows" / "api" / "run.py"
 REMOVE = models.workflows()["remove_without_models"]
 QUICK = ("--set", "Fill Without a Model.method=harmonic", "--set", "Tune Mask.remove_specks=0")
-POINT = ("--set", 'Magic Wand.positive_coords=[{"x": 20, "y": 10}]')
 MASK = ("--mask", "Tune Mask.mask=mask.png")
 
 
@@ -64,9 +64,40 @@ def redness(path):
     return (picture[..., 0] - picture[..., 1]).max()
 
 
-def test_a_picture_goes_in_and_the_result_comes_back(server, folder):
+PICKED = {
+    "class_type": "PentimentoPickPoints",
+    "inputs": {"picks": '{"positive": [{"x": 1, "y": 2}]}', "image": ["1", 0]},
+    "_meta": {"title": "Pick Points"},
+}
+
+
+@pytest.fixture(params=["Magic Wand.positive_coords", "Pick Points.picks"])
+def places(request, folder):
+    """The input that holds the places in remove.json: points as text, or picks that feed the wand."""
+    graph = {key: node for key, node in copy.deepcopy(REMOVE).items() if node["class_type"] != PICKED["class_type"]}
+    points = {"positive_coords": '[{"x": 1, "y": 2}]', "negative_coords": ""}
+    if request.param == "Pick Points.picks":
+        graph["99"] = PICKED
+        points = {"positive_coords": ["99", 0], "negative_coords": ["99", 1]}
+    graph[runner.node_id(graph, "Magic Wand")]["inputs"] |= points
+    (folder / "remove.json").write_text(json.dumps(graph))
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("places", "setting"),
+    [
+        ("Magic Wand.positive_coords", "Magic Wand.positive_coords"),
+        ("Pick Points.picks", "Magic Wand.positive_coords"),
+        ("Pick Points.picks", "Pick Points.picks"),
+    ],
+    indirect=["places"],
+)
+def test_a_picture_goes_in_and_the_result_comes_back(server, folder, places, setting):
+    point = [{"x": 20, "y": 10}]
+    value = json.dumps({"positive": point} if setting == "Pick Points.picks" else point)
     status, output, complaints = call(
-        "remove_without_models", "--image", "my.png", *POINT, *QUICK, "--server", server, cwd=folder
+        *("remove.json", "--image", "my.png", "--set", f"{setting}={value}", *QUICK, "--server", server), cwd=folder
     )
     assert (status, complaints) == (0, "")
     assert output.startswith("my.png -> out/my.png  (0:0")
@@ -159,10 +190,8 @@ def test_refusals_are_sentences_and_nothing_runs(server, folder):
 
 def test_a_refused_part_is_a_refusal(server, folder):
     """ComfyUI would run the rest: show the mask and save nothing."""
-    graph = copy.deepcopy(REMOVE)
-    graph["5"]["inputs"]["method"] = "patch"
     with pytest.raises(client.RunError, match="Fill Without a Model: method is"):
-        client.run(server, graph)
+        client.run(server, client.replace(REMOVE, {"Fill Without a Model.method": "patch"}))
     while any(json.loads(client.get(server, "queue")).values()):
         time.sleep(0.1)
 
@@ -173,29 +202,48 @@ def test_a_node_that_fails_is_named_by_its_title(server):
         client.run(server, client.replace(REMOVE, {"Magic Wand.positive_coords": points}))
 
 
-def test_wrong_names_get_the_nearest(server, folder):
+def test_wrong_names_get_the_nearest(server, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+
     for setting, sentence in {
         "Magc Wand.tolerance=1": "No node is titled Magc Wand. Is it Magic Wand? There are Photograph, Magic Wand,",
         "Magic Wand.tolerence=1": "Magic Wand has no input tolerence. Is it tolerance? It has image, ",
+        "Tune Mask.invert=off": 'Tune Mask: invert is "off", and true or false is needed.',
         "tolerance=1": "tolerance names no input: write the node's title, a dot and the input, as in KSampler.steps.",
         "Magic Wand.tolerance": "Magic Wand.tolerance has no value: write TITLE.INPUT=VALUE, as in KSampler.steps=30.",
     }.items():
-        status, output, complaints = call("remove_without_models", "--set", setting, "--server", server, cwd=folder)
-        assert (status, output) == (1, "")
-        assert complaints.startswith(sentence)
+        assert runner.main(["remove_without_models", "--set", setting, "--server", server]) == 1
+        assert capsys.readouterr().err.startswith(sentence)
+    for option, argument, sentence in (
+        ("--mask", "Tune Mask.maks=mask.png", "Tune Mask has no input maks. Is it mask? It has mask, grow, "),
+        ("--mask", "Tun Mask.mask=mask.png", "No node is titled Tun Mask. Is it Tune Mask or "),
+        ("--mask", "masc.png", "There is no file masc.png."),
+        ("--image", "Photo=my.png", "No node is titled Photo. Is it Photograph? "),
+        ("--image", "in", "in is a folder: --images runs the workflow for each picture in it."),
+    ):
+        assert runner.main(["remove_without_models", option, argument, "--server", server]) == 1
+        assert capsys.readouterr().err.startswith(sentence)
+
+
+def test_a_file_that_cannot_be_written_is_a_sentence(server, folder):
+    (folder / "out").write_text("a file")
+    status, output, complaints = call("remove_without_models", *QUICK, "--server", server, cwd=folder)
+    assert (status, output) == (1, "")
+    assert re.match("out.*: (File exists|Not a directory).", complaints)
 
 
 def test_several_results_lie_in_a_folder_and_none_is_a_failure(server, folder):
     graph = copy.deepcopy(REMOVE)
-    graph["7"] = copy.deepcopy(graph["6"]) | {"_meta": {"title": "The photograph"}}
-    graph["7"]["inputs"] = {"filename_prefix": "pentimento/photograph", "images": ["1", 0]}
+    result, photograph = (runner.node_id(graph, name) for name in ("Result", "Photograph"))
+    inputs = {"filename_prefix": "pentimento/photograph", "images": [photograph, 0]}
+    graph["99"] = {"class_type": "SaveImage", "inputs": inputs, "_meta": {"title": "The photograph"}}
     (folder / "two.json").write_text(json.dumps(graph))
     arguments = ["--image", "my.png", *MASK, *QUICK, "--server", server]
     status, output, complaints = call("two.json", *arguments, cwd=folder)
     assert (status, complaints) == (0, "")
     assert sorted(path.name for path in (folder / "out" / "my").iterdir()) == ["Result 1.png", "The photograph 1.png"]
     assert redness(folder / "out" / "my" / "The photograph 1.png") == 200
-    del graph["6"], graph["7"]
+    del graph[result], graph["99"]
     (folder / "none.json").write_text(json.dumps(graph))
     status, output, complaints = call("none.json", *arguments, cwd=folder)
     assert (status, output) == (1, "")
@@ -212,21 +260,29 @@ def wait_for(server, lengths):
         time.sleep(0.05)
 
 
-def test_ctrl_c_stops_the_run_in_comfyui_or_takes_it_out_of_the_queue(server, folder):
-    Image.effect_noise((1600, 1200), 60).convert("RGB").save(folder / "large.png")
-    arguments = ["remove_without_models", "--image", "large.png", "--mask", "Tune Mask.mask=mask.png"]
+@pytest.fixture
+def heard():
+    """Processes that a test starts hear Ctrl-C, also where this one ignores it, as a job in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends Ctrl-C to all processes of a console")
+def test_ctrl_c_stops_the_run_in_comfyui_or_takes_it_out_of_the_queue(server, folder, heard):
+    Image.effect_noise((800, 600), 60).convert("RGB").save(folder / "large.png")
+    arguments = ["remove_without_models", "--image", "large.png", *MASK, "--server", server]
+
+    def start(seed):
+        started = command(*arguments, "--set", f"Fill Without a Model.seed={seed}")
+        process = stack.enter_context(subprocess.Popen(started, cwd=folder, stderr=subprocess.PIPE, text=True))
+        stack.callback(process.kill)
+        return process
+
     with contextlib.ExitStack() as stack:
-        running, waiting = (
-            stack.enter_context(
-                subprocess.Popen(
-                    command(*arguments, "--set", f"Fill Without a Model.seed={seed}", "--server", server),
-                    cwd=folder,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-            for seed in (11, 12)
-        )
+        running = start(11)
+        wait_for(server, (1, 0))
+        waiting = start(12)
         wait_for(server, (1, 1))
         waiting.send_signal(signal.SIGINT)
         assert waiting.communicate()[1] == "Interrupted: ComfyUI stops the run, too.\n"
@@ -255,32 +311,22 @@ def planned(*arguments):
 INFOS = json.dumps(
     {
         "PentimentoMagicWand": {"input": {"required": {"positive_coords": ["STRING", {}]}}},
+        "PentimentoTuneMask": {
+            "input": {"required": {"mask": ["MASK"], "grow": ["INT", {}], "invert": ["BOOLEAN", {}]}}
+        },
         "PentimentoPickPoints": {"input": {"required": {"picks": ["STRING", {}]}}},
         "SaveImage": {"input": {"required": {"filename_prefix": ["STRING", {}]}}},
     }
 )
-PICKED = {
-    "class_type": "PentimentoPickPoints",
-    "inputs": {"picks": '{"positive": [{"x": 1, "y": 2}]}', "image": ["1", 0]},
-    "_meta": {"title": "Pick Points"},
-}
 
 
-@pytest.fixture(params=["Magic Wand.positive_coords", "Pick Points.picks"])
-def places(request, folder, monkeypatch):
-    """The input that holds the places: the workflow remove_without_models with points as text, and as picks."""
-    graph = copy.deepcopy(REMOVE)
-    graph["2"]["inputs"] |= {"positive_coords": '[{"x": 1, "y": 2}]', "negative_coords": ""}
-    if request.param == "Pick Points.picks":
-        graph["99"] = PICKED
-        graph["2"]["inputs"] |= {"positive_coords": ["99", 0], "negative_coords": ["99", 1]}
-    (folder / "remove.json").write_text(json.dumps(graph))
+@pytest.fixture
+def offline(places, folder, monkeypatch):
     monkeypatch.setattr(runner, "get", lambda server, path: INFOS)
     monkeypatch.chdir(folder)
-    return request.param
 
 
-def test_the_places_in_another_picture_are_refused(places):
+def test_the_places_in_another_picture_are_refused(places, offline):
     with pytest.raises(client.RunError) as refusal:
         planned("remove.json", "--image", "my.png")
     assert str(refusal.value).startswith(f"{places} of remove.json hold places in another picture. Give those in yours")
@@ -294,13 +340,18 @@ def test_the_places_in_another_picture_are_refused(places):
     planned("remove.json")
 
 
-def test_a_link_is_set_as_json_and_text_stays_text(places):
+def test_a_link_is_set_as_json_and_text_stays_text(offline):
     graph = runner.load("remove.json")
-    inputs = {"Tune Mask.mask": '["1", 1]', "Tune Mask.grow": "3", "Result.filename_prefix": "a.b=c"}
+    inputs = {
+        "Tune Mask.mask": '["1", 1]',
+        "Tune Mask.grow": "3",
+        "Result.filename_prefix": "a.b=c",
+        "Tune Mask.invert": "True",
+    }
     inputs["Magic Wand.positive_coords"] = '[{"x": 1, "y": 2}, {"x": 3, "y": 4}]'
     settings = [runner.setting(graph, f"{place}={text}") for place, text in inputs.items()]
     values = [runner._value("", graph, *setting) for setting in settings]
-    assert values == [["1", 1], 3, "a.b=c", inputs["Magic Wand.positive_coords"]]
+    assert values == [["1", 1], 3, "a.b=c", True, inputs["Magic Wand.positive_coords"]]
 
 
 def test_nodes_with_one_title_are_told_apart_by_number():

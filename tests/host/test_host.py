@@ -280,6 +280,27 @@ def test_each_missing_stand_in_is_made_once_with_a_line_of_progress(here, monkey
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("width", [440, 1600])
+def test_before_and_after_follow_the_mouse_and_the_keys(browser, tmp_path, width):
+    shutil.copy(PACK / "host" / "photographs" / "grass.png", tmp_path / "a.png")
+    run = demo.Run("lama_fill", "grass", {}, pictures=[("Photograph", "a.png")], compared=("a.png", "a.png"))
+    demo._write_sheet(tmp_path, [run], 1)
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto((tmp_path / "index.html").as_uri())
+
+    def shown():
+        return page.locator(".compare").evaluate("compare => compare.style.getPropertyValue('--at')")
+
+    slider = page.get_by_role("slider", name="grass: before and after")
+    box = slider.bounding_box()
+    slider.hover(position={"x": box["width"] / 4, "y": 10})
+    assert shown() == "25%"
+    slider.press("ArrowRight")
+    assert shown() == "26%"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+
+
 def test_the_sheet_says_what_it_shows_and_marks_each_row(tmp_path):
     """Pictures of another shape are not laid over each other."""
     for name, size in {"a.png": (64, 48), "b.png": (129, 96), "c.png": (96, 48)}.items():

@@ -536,11 +536,11 @@ def setting(graph: Graph, text: str) -> tuple[str, str, str]:
     return (*place(graph, f"{head}.{name}" if head else name), value)
 
 
-def _value(server: str, graph: Graph, key: str, name: str, text: str) -> object:
-    """What a setting gives to an input: a link, text where the input takes text, else JSON where the text is JSON.
+def _declaration(server: str, graph: Graph, key: str, name: str) -> tuple[object, dict]:
+    """(type, options) of a node's input; (None, {}) where ComfyUI does not know the node, and will say so.
 
     Raises:
-        RunError: The node has no such input.
+        RunError: The node has no such input. ComfyUI would ignore it silently.
     """
     node = graph[key]
     info = json.loads(get(server, f"object_info/{node['class_type']}")).get(node["class_type"], {"input": {}})
@@ -548,14 +548,26 @@ def _value(server: str, graph: Graph, key: str, name: str, text: str) -> object:
     if declared and name not in declared.keys() | node["inputs"].keys():
         there = ", ".join(declared)
         raise RunError(f"{title(graph, key)} has no input {name}.{_nearest(name, declared)} It has {there}.")
+    kind, *options = declared.get(name, [None])
+    return kind, options[0] if options else {}
+
+
+def _value(server: str, graph: Graph, key: str, name: str, text: str) -> object:
+    """What a setting gives to an input: a link, text where the input takes text, else JSON where the text is JSON.
+
+    Raises:
+        RunError: The node has no such input, or it takes true or false.
+    """
+    kind, options = _declaration(server, graph, key, name)
     try:
-        value = json.loads(text)
+        value = json.loads(text.lower() if kind == "BOOLEAN" else text)
     except ValueError:
-        return text
+        value = text
     if isinstance(value, list) and len(value) == 2 and isinstance(value[1], int) and str(value[0]) in graph:
         return value
-    kind, *options = declared.get(name, [None])
-    choices = kind if isinstance(kind, list) else options[0].get("options", ()) if options else ()
+    if kind == "BOOLEAN" and not isinstance(value, bool):  # ComfyUI would take any text for true
+        raise RunError(f"{title(graph, key)}: {name} is {_short(text)}, and {KINDS[kind]} is needed.")
+    choices = kind if isinstance(kind, list) else options.get("options", ())
     return text if kind == "STRING" or text in choices or isinstance(value, list) else value  # other lists are text
 
 
@@ -654,6 +666,8 @@ def plan(options: argparse.Namespace) -> Plan:
     files = {}
     for text in options.image:
         head, file = _titled(graph, text, "=")
+        if not head and "=" in text and not Path(text).exists():
+            head, _, file = text.partition("=")
         files[node_id(graph, head) if head else loader(graph)] = path = _path(file)
         if path.is_dir() and not options.images:
             raise RunError(f"{path} is a folder: --images runs the workflow for each picture in it.")
@@ -661,12 +675,14 @@ def plan(options: argparse.Namespace) -> Plan:
     settings = [setting(graph, text) for text in options.set]
     masks = []
     for text in options.mask:
-        *at, file = setting(graph, text) if _titled(graph, text, ".")[0] else (text,)
+        *at, file = setting(graph, text) if "=" in text and not Path(text).exists() else (text,)
         masks.append((tuple(at), _path(file)))
     for key, name, text in settings:
         graph[key]["inputs"][name] = _value(options.server, graph, key, name, text)
     pictures = [key for key in [main, *files] if key] or [k for k, n in graph.items() if n["class_type"] == "LoadImage"]
     for at, path in masks:
+        if at:
+            _declaration(options.server, graph, *at)
         files[connect_mask(graph, at or None, pictures)] = path
     places = points(graph, results) if main else []
     if places and not any(name in POINTS for _, name, _ in settings):
@@ -713,6 +729,8 @@ def _play(server: str, plan: Plan, job: Job) -> None:
     try:
         graph = plan.of(server, job)
         paths = save(server, graph, run(server, graph, bar), job.target)
+    except OSError as error:  # of a file here: those of the server are RunErrors
+        raise RunError(f"{error.filename}: {error.strerror}.") from error
     finally:
         bar.clear()
     print(f"{job.name} -> {', '.join(map(str, paths))}  ({bar.elapsed})", flush=True)

@@ -4,6 +4,7 @@ import os
 import runpy
 import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,9 @@ import folder_paths  # noqa: E402
 load_package("pentimento", PACK)
 load_package("pentimento_host", PACK / "host")
 
+from kit import second_device  # noqa: E402
 from kit.nodes import node_classes as all_nodes  # noqa: E402
+from kit.precision import HALVES, PRECISIONS, Precision  # noqa: E402
 
 ON_HOST = ("browser", "host", "routes")  # folders of tests that use ComfyUI's files or a server
 
@@ -65,14 +68,27 @@ def pytest_configure(config):
     if workers := getattr(config, "workerinput", {}).get("workercount"):
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     config.addinivalue_line("markers", "both_devices: the test also runs with --device second")
+    config.addinivalue_line("markers", "in_half(*precisions): it also runs there in fp16 and bf16, or in those named")
     if config.getoption("--device") == "second":
-        from kit import second_device
-
         if second_device.missing():
             return
         computing = second_device.computing(share=config.getoption("--loaded"), float64=False)
         computing.__enter__()
         config.add_cleanup(lambda: computing.__exit__(None, None, None))
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Modules without a test for the second device need not be imported there."""
+    if config.getoption("--device") == "second" and collection_path.suffix == ".py":
+        return True if "pytest.mark.both_devices" not in collection_path.read_text() else None
+    return None
+
+
+def pytest_generate_tests(metafunc):
+    """On the second device a test runs in float32, and one that is marked in_half in half precision too."""
+    if metafunc.config.getoption("--device") == "second":
+        chosen = PRECISIONS if metafunc.definition.get_closest_marker("in_half") else ["fp32"]
+        metafunc.parametrize("precision", chosen, indirect=True, scope="module")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -100,14 +116,26 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _choose_for_second_device(config, items):
-    """Leaves only the tests marked both_devices, which are skipped by name where there is no device."""
-    from kit import second_device
-
-    config.hook.pytest_deselected(items=[item for item in items if not item.get_closest_marker("both_devices")])
-    items[:] = [item for item in items if item.get_closest_marker("both_devices")]
+    """Leaves only the tests for the second device, which are skipped by name where there is none."""
+    by_function = {}
+    for item in items:
+        by_function.setdefault((item.function, item.callspec.params["precision"]), []).append(item)
+    chosen = {id(item) for (_, name), cases in by_function.items() for item in _on_second_device(name, cases)}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in chosen])
+    items[:] = [item for item in items if id(item) in chosen]
     if missing := second_device.missing():
         for item in items:
             item.add_marker(pytest.mark.skip(reason=missing))
+
+
+def _on_second_device(precision, cases):
+    """Those of a test's cases that run there in this precision: of a test in float32, one is enough in half."""
+    both = [item for item in cases if item.get_closest_marker("both_devices")]
+    if precision == "fp32":
+        return both
+    if both:
+        cases = [min(both, key=lambda item: [*item.callspec.indices.values()])]
+    return [item for item in cases if all(precision in (mark.args or HALVES) for mark in item.iter_markers("in_half"))]
 
 
 @pytest.fixture(scope="session")
@@ -171,6 +199,17 @@ def inference_mode():
     """Nodes run in inference mode, as under ComfyUI's executor."""
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def precision(request):
+    """What networks compute in: float32, and on the second device half precision too. Models are made for it."""
+    name = getattr(request, "param", "fp32")
+    with ExitStack() as stack:
+        if name != "fp32":
+            share = request.config.getoption("--loaded")
+            stack.enter_context(second_device.computing(half=PRECISIONS[name], share=share, float64=False))
+        yield Precision(PRECISIONS[name])
 
 
 @pytest.fixture

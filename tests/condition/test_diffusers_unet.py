@@ -13,6 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from diffusers import UNet2DConditionModel
 
 from kit import thin
+from kit.assertions import relative_error
 from pentimento.model_patchers.comfyui.kinds import identify
 from pentimento.model_patchers.condition import diffusers_unet
 from pentimento.model_patchers.condition.diffusers_unet import load, to_stability, unet_weights
@@ -68,8 +69,9 @@ def unet(arguments):
 
 
 @pytest.mark.both_devices
+@pytest.mark.in_half
 @pytest.mark.parametrize("kind", THIN)
-def test_the_loaded_unet_computes_what_diffusers_does(kind, tmp_path, rng, caplog):
+def test_the_loaded_unet_computes_what_diffusers_does(kind, precision, tmp_path, rng, caplog):
     arguments, name, prediction = THIN[kind]
     theirs = unet(arguments)
     theirs.save_pretrained(tmp_path)
@@ -84,7 +86,9 @@ def test_the_loaded_unet_computes_what_diffusers_does(kind, tmp_path, rng, caplo
     text = torch.randn(2, 77, theirs.config.cross_attention_dim, generator=rng)
     t, y = torch.tensor([3.0, 700.0]), torch.tensor([20, 350]) if kind == "x4" else None
     expected = theirs(x, t, text, class_labels=y).sample
-    assert (model.model.diffusion_model(x, t, text, y=y) - expected).abs().max() < 1e-5
+    near = precision.tolerance(1e-5, expected, lambda: precision.lowered(theirs)(x, t, text, class_labels=y).sample)
+    x, text = x.to(precision.dtype), text.to(precision.dtype)
+    assert relative_error(model.model.diffusion_model(x, t, text, y=y), expected) < near
     (tmp_path / FILE).unlink()
 
 

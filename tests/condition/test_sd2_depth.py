@@ -27,7 +27,7 @@ class Pipeline(StableDiffusionDepth2ImgPipeline):
 
 
 @pytest.fixture(scope="module")
-def model():
+def model(precision):
     return thin.host_model("depth")
 
 
@@ -68,12 +68,14 @@ def reference(unet, depth, noise, start=None, strength=1.0, steps=run.STEPS):
 
 
 @pytest.mark.both_devices
+@pytest.mark.in_half
 @pytest.mark.parametrize("batch, maps", [(1, 1), (2, 2), (2, 1)])
-def test_equal_to_diffusers(model, unet, batch, maps):
+def test_equal_to_diffusers(model, unet, precision, batch, maps):
     depth, noise = picture(maps), randn(batch, 4, *SIZE, seed=5)
     theirs, sigmas = reference(unet, depth[..., 0], noise)
     ours = run.sample(model, *condition(depth, torch.zeros_like(noise)), noise, sigmas, CFG)
-    assert relative_error(ours, theirs) < 1e-4
+    near = precision.tolerance(1e-4, theirs, lambda: reference(precision.lowered(unet), depth[..., 0], noise)[0])
+    assert relative_error(ours, theirs) < near
 
 
 @pytest.mark.both_devices
@@ -93,9 +95,13 @@ def test_distances_are_inverted(model, unet):
     assert relative_error(ours, theirs) < 1e-4
 
 
-def test_wrong_variants_are_far_off(model, unet):
+@pytest.mark.in_half
+def test_wrong_variants_are_far_off(model, unet, precision):
     depth, noise = picture(2), randn(2, 4, *SIZE, seed=5)
     theirs, sigmas = reference(unet, depth[..., 0], noise, steps=2)
+    far = precision.tolerance(
+        1e-2, theirs, lambda: reference(precision.lowered(unet), depth[..., 0], noise, steps=2)[0]
+    )
     d = depth[..., :1].movedim(-1, 1)
     low, high = d.amin((1, 2, 3), keepdim=True), d.amax((1, 2, 3), keepdim=True)
     small = F.interpolate(d, SIZE, mode="bicubic")
@@ -108,9 +114,11 @@ def test_wrong_variants_are_far_off(model, unet):
         "upside down": -ours,
         "another filter": depth_channel(F.interpolate(d, SIZE, mode="area").movedim(1, -1), *SIZE),
     }
+    if precision.dtype == torch.bfloat16:
+        del variants["stretched before it is resized"]  # 0.04 off, where rounding is 0.07
     for name, channel in variants.items():
         prompts = [[[text, values | {"noise_concat": channel}]] for [[text, values]] in condition(depth, noise)]
-        assert relative_error(run.sample(model, *prompts, noise, sigmas, CFG), theirs) > 1e-2, name
+        assert relative_error(run.sample(model, *prompts, noise, sigmas, CFG), theirs) > far, name
 
 
 def test_the_host_alone_cannot_run_the_model(model):

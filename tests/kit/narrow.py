@@ -35,11 +35,11 @@ def _shape(kind: str) -> diffusion.UNet:
     return replace(diffusion.UNETS[kind], width=WIDTH, context=WIDTH, **depths)
 
 
-def host_model(kind: str) -> ModelPatcher:
+def host_model(kind: str, dtype: torch.dtype = torch.float32) -> ModelPatcher:
     """A UNet as ComfyUI's model of this kind."""
     weights = diffusion.unet(_shape(kind))
     config = KINDS[kind](comfy.model_detection.detect_unet_config(weights, ""))
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(dtype, None)
     return patcher(config, weights)
 
 

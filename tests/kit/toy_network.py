@@ -37,8 +37,10 @@ class Neighbours(torch.nn.Module):
         return torch.tanh(x + 0.3 * x.roll(1, -1)) - 0.2 * x.roll(1, -2)
 
 
-def patcher(network, kind="eps"):
-    """A model of this kind with `network` for its UNet."""
+def patcher(network, kind="eps", dtype=torch.float32):
+    """A model of this kind with `network`, which computes in `dtype`, for its UNet."""
+    network = network.to(dtype)
+    network.dtype = dtype
     config, model_type, _ = KINDS[kind]
     base = comfy.model_base.BaseModel(config({"disable_unet_model_creation": True}), model_type)
     base.diffusion_model = network

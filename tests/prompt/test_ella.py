@@ -1,6 +1,7 @@
 """ELLA's connector against tensors made by the paper's own code; its timesteps against those that the denoiser gets."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 from zlib import crc32
 
@@ -23,9 +24,9 @@ from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 
 import nodes
 from kit import thin as thin_models
-from kit.assertions import frozen
+from kit.assertions import frozen, relative_error
 from kit.golden import GOLDEN, maker
-from kit.tensors import moved, randn
+from kit.tensors import randn
 from pentimento.model_patchers.arch import ella as arch
 from pentimento.model_patchers.arch.ella import Config, Connector
 from pentimento.model_patchers.prompt import ella, ella_text
@@ -137,8 +138,14 @@ class Recorder(torch.nn.Module):
 
 
 @pytest.fixture(scope="module")
-def thin():
+def thin(precision):
     return thin_models.host_model("sd15")
+
+
+@pytest.fixture(scope="module")
+def unet():
+    """The same by diffusers."""
+    return thin_models.diffusers_unet("sd15")
 
 
 @pytest.fixture
@@ -177,15 +184,9 @@ def plain(text, tokens=77):
 # The connector
 
 
-def built(weights, heads=8):
-    network = Connector(Config.of(weights, heads), comfy.ops.manual_cast)
-    network.load_state_dict(arch.split_projections(weights))
-    return network.eval()
-
-
 @pytest.fixture(scope="module", params=list(make_ella.SIZES))
 def golden(request):
-    """The connector at a size, and what the paper's code says: [(features, timesteps, tokens)]."""
+    """The connector at a size, and what the paper's code says: [(features, timesteps, cells kept, tokens)]."""
     arguments, steps = make_ella.SIZES[request.param]
     tensors = np.load(GOLDEN / "ella.npz")
     weights = make_ella.weights(json.loads(str(tensors[f"{request.param} shapes"])))
@@ -195,15 +196,18 @@ def golden(request):
         (make_ella.text(b, n, text_width), torch.tensor(t), kept, torch.from_numpy(tensors[f"{request.param} {name}"]))
         for name, (b, n, t) in make_ella.cases(request.param).items()
     ]
-    return SimpleNamespace(weights=weights, network=built(weights, arguments.get("heads", 8)), cases=cases)
+    return SimpleNamespace(connector=ella.ELLA(weights, "golden", arguments.get("heads", 8)), cases=cases)
 
 
-def worst(golden, cases=slice(None)):
-    return max((golden.network(x, t)[kept] - y).abs().max() for x, t, kept, y in golden.cases[cases])
+def worst(golden):
+    golden.connector.load()
+    return max((golden.connector(x, t).cpu()[kept] - y).abs().max() for x, t, kept, y in golden.cases)
 
 
 @pytest.mark.both_devices
+@pytest.mark.in_half
 def test_connector_equals_the_papers(golden):
+    """In float32 where a device is good at half precision, too."""
     assert worst(golden) <= 1e-5
 
 
@@ -279,6 +283,7 @@ def test_every_tensor_follows_the_text(small):
     assert tokens.shape == (1, 64, 768)
 
 
+@pytest.mark.both_devices
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_types_are_computed_in_float32(dtype):
     half = {key: value.to(dtype) for key, value in small_weights().items()}
@@ -370,15 +375,15 @@ def karras(steps, denoise):
     return comfy.samplers.calculate_sigmas(sampling, "karras", int(steps / denoise))[-steps - 1 :].tolist()
 
 
-def by_hand(base, connector, texts, cfg, sigmas, timestep=discretised):
-    """Euler's method with the UNet itself, from noise on black; `timestep` is what the connector is told."""
+def by_hand(unet, connector, texts, cfg, sigmas, timestep=discretised):
+    """Euler's method with diffusers' UNet, from noise on black; `timestep` is what the connector is told."""
     noise = randn(1, 4, 4, 4, seed=0)
     whole = sigmas[0] > 14
     x = noise * ((1 + sigmas[0] ** 2) ** 0.5 if whole else sigmas[0])
     for sigma, after in zip(sigmas[:-1], sigmas[1:], strict=True):
-        t, told = torch.tensor([float(discretised(sigma))]), torch.tensor([float(timestep(sigma))])
-        scaled, t = moved((x / (1 + sigma**2) ** 0.5, t), model_management.get_torch_device())
-        positive, negative = (base.model.diffusion_model(scaled, t, connector(text, told)).cpu() for text in texts)
+        t, told = discretised(sigma), torch.tensor([float(timestep(sigma))])
+        tokens = (connector(text, told).cpu() for text in texts)
+        positive, negative = (unet(x / (1 + sigma**2) ** 0.5, t, each).sample for each in tokens)
         x = x + (after - sigma) * (negative + cfg * (positive - negative))
     return x / 0.18215
 
@@ -394,23 +399,25 @@ def by_percent(sigmas):
 
 
 @pytest.mark.both_devices
-@pytest.mark.parametrize("denoise", [1.0, 0.5])
-def test_a_run_equals_the_loop_by_hand(base, denoise):
+@pytest.mark.in_half
+@pytest.mark.parametrize("denoise", [0.5, 1.0])
+def test_a_run_equals_the_loop_by_hand(base, unet, precision, denoise):
     loud = {key: value * (6 if key.endswith("proj.weight") else 1) for key, value in small_weights().items()}
     connector = ella.ELLA(loud, "loud")
     texts = [encode(connector, "a red cube on a blue sphere"), encode(connector, "")]
     run = sample(ella.apply(base, connector), *texts, cfg=12.0, denoise=denoise)
 
     features = [conditioning[0][1]["model_conds"][ella.KEY].features for conditioning in texts]
-    model_management.load_models_gpu([base, connector.patcher])
-    sigmas = karras(4, denoise)
-    expected = by_hand(base, connector, features, 12.0, sigmas)
-    scale = expected.abs().max()
-    assert (run - expected).abs().max() < 1e-4 * scale
-    wrong = [lambda sigma: 999] + ([by_percent(sigmas)] if denoise < 1 else [])
+    connector.load()
+    loop = partial(by_hand, connector=connector, texts=features, cfg=12.0, sigmas=karras(4, denoise))
+    expected = loop(unet)
+    near, far = (
+        precision.tolerance(float32, expected, lambda: loop(precision.lowered(unet))) for float32 in (1e-4, 1e-2)
+    )
+    assert relative_error(run, expected) < near
+    wrong = [lambda sigma: 999] + ([by_percent(karras(4, denoise))] if denoise < 1 else [])
     for timestep in wrong:
-        found = by_hand(base, connector, features, 12.0, sigmas, timestep)
-        assert (found - expected).abs().max() > 1e-2 * scale
+        assert relative_error(loop(unet, timestep=timestep), expected) > far
 
 
 def test_lcm_timesteps_are_the_denoisers(base):

@@ -1,6 +1,7 @@
 """ELLA's T5 against transformers' T5EncoderModel and T5 tokenizer, from files as people have them."""
 
 import copy
+import functools
 import logging
 
 import comfy.ops
@@ -84,8 +85,9 @@ def overflowing(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def clip(gated):
-    return ella_t5.load(gated[1], FP32)
+def clip(gated, precision):
+    chosen = {torch.float32: FP32, torch.float16: FP16, torch.bfloat16: BF16}[precision.dtype]
+    return ella_t5.load(gated[1], chosen)
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +110,14 @@ def reference(network, tokenizer, text, length):
 
 
 @pytest.mark.both_devices
+@pytest.mark.in_half
 @pytest.mark.parametrize("length", [128, None])
 @pytest.mark.parametrize("text", [PROMPTS[3], "", PROMPTS[7], *SPECIAL])
-def test_fp32_features_are_those_of_transformers(gated, clip, tokenizer, text, length):
+def test_features_are_those_of_transformers(gated, clip, tokenizer, precision, text, length):
     found, expected = encode(clip, text, length), reference(gated[0], tokenizer, text, length)
     assert found.dtype == torch.float32 and found.shape == expected.shape
-    assert (found - expected).abs().max() <= 1e-5  # the rows of the padding too
+    lowered = functools.partial(reference, copy.deepcopy(gated[0]).to(precision.dtype), tokenizer, text, length)
+    assert relative_error(found, expected) <= precision.tolerance(1e-5, expected, lowered)  # the padding's rows too
 
 
 def test_a_t5_without_gates_as_t5_large(tmp_path, tokenizer):

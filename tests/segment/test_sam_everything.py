@@ -109,9 +109,16 @@ def same(ours, theirs, wrong_pixels=0.0):
 # Against the generator, the whole network
 
 
-@pytest.mark.both_devices
-@pytest.mark.parametrize("layers", [0, 1])
-@pytest.mark.parametrize("size", [(300, 417), (90, 120), (85, 700), (500, 200), (180, 101)])
+@pytest.mark.parametrize(
+    "size, layers",
+    [
+        pytest.param((90, 120), 0, marks=pytest.mark.both_devices),
+        pytest.param((180, 101), 1, marks=pytest.mark.both_devices),
+        ((85, 700), 1),
+        ((300, 417), 0),
+        ((500, 200), 0),
+    ],
+)
 def test_equals_the_published_generator(thin, sam, size, layers):
     picture, given = levels(*size), Settings(8, 0.5, 0.5, layers)
     theirs = generator(thin, given).generate(picture)

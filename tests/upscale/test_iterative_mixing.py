@@ -121,17 +121,22 @@ def demofusion(scheduler, network, latent, noise, exponent, by_step=False, late=
 
 
 @pytest.mark.both_devices
+@pytest.mark.in_half
 @pytest.mark.parametrize("exponent", [1.0, 3.0])
-def test_euler_is_demofusions_loop(exponent):
+def test_euler_is_demofusions_loop(exponent, precision):
     noise, latent = pair(size=16)
     settings = {"timestep_spacing": "leading", "steps_offset": 1}
-    ours = run(stub(), held(exponent=exponent), noise, latent, sampled.scheduler(10, **settings).sigmas)
-    loop = [sampled.scheduler(10, **settings), Pointwise(), latent, noise, exponent]
-    assert relative_error(ours, demofusion(*loop)) < 1e-5
-    loop[0] = sampled.scheduler(10, **settings)
-    assert relative_error(ours, demofusion(*loop, by_step=True)) > 1e-3
-    loop[0] = sampled.scheduler(10, **settings)
-    assert relative_error(ours, demofusion(*loop, late=1)) > 1e-2
+    model = patcher(Pointwise(), dtype=precision.dtype)
+    ours = run(model, held(exponent=exponent), noise, latent, sampled.scheduler(10, **settings).sigmas)
+
+    def loop(network, **wrong):
+        return demofusion(sampled.scheduler(10, **settings), network, latent, noise, exponent, **wrong)
+
+    expected = loop(Pointwise())
+    near = precision.tolerance(1e-5, expected, lambda: loop(precision.lowered(Pointwise())))
+    assert relative_error(ours, expected) < near
+    assert relative_error(ours, loop(Pointwise(), by_step=True)) > max(near, 1e-3)
+    assert relative_error(ours, loop(Pointwise(), late=1)) > max(near, 1e-2)
 
 
 @settings(max_examples=40, deadline=None)

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from kit.assertions import relative_error
 from kit.nodes import run_node
 from kit.tensors import rand, randn
 from pentimento.model_patchers.upscale import tiled_layers, tiled_vae
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 WORST, SHIFT = 1 / 255, 1e-4  # what is promised
 ROUNDING = 1e-3  # what float32 leaves. ComfyUI's own: its group norm loses digits where a picture is big
 CONFIG = {"in_channels": 3, "out_ch": 3, "num_res_blocks": 2, "resolution": 256, "attn_resolutions": [], "ch": 32}
+ON_BOTH = pytest.param(264, 136, 128, 1, marks=pytest.mark.both_devices)
 KINDS = {  # channels of the decoder's input, levels
     "sd": (4, (1, 2, 4, 4)),
     "flux": (16, (1, 2, 4, 4)),
@@ -46,7 +48,7 @@ def fill(module, seed=0):
     return module
 
 
-def thin(kind, **config):
+def thin(kind, dtype=torch.float32, **config):
     """ComfyUI's VAE with thin networks. It is told by a decoder; ComfyUI's encoders have one width, ours another."""
     channels, levels = KINDS[kind]
     config = CONFIG | {"z_channels": channels, "ch_mult": levels} | config
@@ -58,22 +60,38 @@ def thin(kind, **config):
     if kind == "flux2":
         rng = torch.Generator().manual_seed(2)
         weights |= {f"bn.running_{name}": torch.rand(4 * channels, generator=rng) for name in ("mean", "var")}
-    vae = comfy.sd.VAE(sd=weights, dtype=torch.float32)
+    vae = comfy.sd.VAE(sd=weights, dtype=dtype)
     model = vae.first_stage_model
-    model.encoder, model.decoder = encoder, decoder
+    model.encoder, model.decoder = encoder.to(dtype), decoder.to(dtype)
     if kind != "flux":
         fill(model.quant_conv)
     return vae
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def any_vae(request):
-    return thin(request.param)
+def kind(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def vae():
-    return thin("sd")
+def any_vae(kind, precision):
+    return thin(kind, precision.dtype)
+
+
+@pytest.fixture(scope="module")
+def any_exact(kind, any_vae, precision):
+    """The same in float32."""
+    return thin(kind) if precision.is_half else any_vae
+
+
+@pytest.fixture(scope="module")
+def vae(precision):
+    return thin("sd", precision.dtype)
+
+
+@pytest.fixture(scope="module")
+def exact(vae, precision):
+    return thin("sd") if precision.is_half else vae
 
 
 @pytest.fixture(scope="module")
@@ -114,36 +132,54 @@ def latent_errors(ours, whole):
     return [error / whole.std().item() for error in errors(ours.movedim(1, -1), whole.movedim(1, -1))]
 
 
-@pytest.mark.both_devices
-@pytest.mark.parametrize("height, width, tile", [(320, 192, 128), (208, 272, 192)])
-def test_decoding_equals_the_whole_pictures(any_vae, height, width, tile):
-    z = latent(any_vae, height, width, batch=2 if tile == 192 else 1)
-    whole = any_vae.decode(z)
+@pytest.mark.in_half
+@pytest.mark.parametrize("height, width, tile, batch", [ON_BOTH, (136, 208, 192, 2)])
+def test_decoding_equals_the_whole_pictures(any_vae, any_exact, precision, height, width, tile, batch):
+    z = latent(any_vae, height, width, batch)
+    whole, ours = any_vae.decode(z), decode(z, any_vae, tile)
     assert whole.std() > 0.1, "a flat picture proves nothing"
-    worst, shift = errors(decode(z, any_vae, tile), whole)
-    assert worst < ROUNDING / 20 < WORST and shift < SHIFT / 20
+    if precision.is_half:
+        assert as_near_as(whole, ours, any_exact.decode(z), precision)
+    else:
+        worst, shift = errors(ours, whole)
+        assert worst < ROUNDING / 20 < WORST and shift < SHIFT / 20
 
 
-@pytest.mark.both_devices
-@pytest.mark.parametrize("height, width, tile", [(320, 192, 128), (213, 278, 192)])
-def test_encoding_equals_the_whole_pictures(any_vae, height, width, tile):
-    image = picture(height, width, batch=2 if tile == 192 else 1)
-    whole = any_vae.encode(image)
-    worst, shift = latent_errors(encode(image, any_vae, tile), whole)
-    assert worst < ROUNDING < WORST and shift < SHIFT / 2
+@pytest.mark.in_half
+@pytest.mark.parametrize("height, width, tile, batch", [ON_BOTH, (141, 214, 192, 2)])
+def test_encoding_equals_the_whole_pictures(any_vae, any_exact, precision, height, width, tile, batch):
+    image = picture(height, width, batch)
+    whole, ours = any_vae.encode(image), encode(image, any_vae, tile)
+    if precision.is_half:
+        assert as_near_as(whole, ours, any_exact.encode(image), precision)
+    else:
+        worst, shift = latent_errors(ours, whole)
+        assert worst < ROUNDING < WORST and shift < SHIFT / 2
 
 
-def test_statistics_of_tiles_and_the_hosts_tiles_fail_both(vae, monkeypatch):
+def as_near_as(whole, ours, exact, precision):
+    """Whether tiles are as near to the result in float32 as the whole picture in the same precision is."""
+    return relative_error(ours, exact) < precision.tolerance(0, exact, lambda: whole)
+
+
+@pytest.mark.in_half
+def test_statistics_of_tiles_and_the_hosts_tiles_fail_both(vae, exact, precision, monkeypatch):
     """The known wrong forms miss what is promised by far."""
     z, image = latent(vae, 256, 136), picture(256, 136)
     whole, encoded = vae.decode(z), vae.encode(image)
-    hosts = errors(vae.decode_tiled(z, tile_x=16, tile_y=16, overlap=4), whole)
-    hosts_latent = latent_errors(vae.encode_tiled(image, tile_x=128, tile_y=128, overlap=32), encoded)
+    pictures, latents = (
+        [vae.decode_tiled(z, tile_x=16, tile_y=16, overlap=4)],
+        [vae.encode_tiled(image, tile_x=128, tile_y=128, overlap=32)],
+    )
     monkeypatch.setattr(tiled_layers, "group_norm", lambda x, norm, moments: norm(x))
-    wrong = errors(decode(z, vae, 128), whole)
-    wrong_latent = latent_errors(encode(image, vae, 128), encoded)
-    for worst, shift in (hosts, hosts_latent, wrong, wrong_latent):
-        assert worst > 10 * WORST and shift > 2 * SHIFT
+    pictures.append(decode(z, vae, 128))
+    latents.append(encode(image, vae, 128))
+    if precision.is_half:
+        assert not any(as_near_as(whole, wrong, exact.decode(z), precision) for wrong in pictures)
+        assert not any(as_near_as(encoded, wrong, exact.encode(image), precision) for wrong in latents)
+    else:
+        for worst, shift in (*(errors(x, whole) for x in pictures), *(latent_errors(x, encoded) for x in latents)):
+            assert worst > 10 * WORST and shift > 2 * SHIFT
 
 
 def test_the_network_in_float64_gives_the_same(vae):
@@ -319,7 +355,7 @@ def test_a_picture_within_one_tile_is_the_hosts(vae, taesd, kind):
 
 def test_taesds_tiles_are_the_whole_pictures(taesd, monkeypatch):
     """And not without the latent pixels around them."""
-    z, image = latent(taesd, 64, 456, batch=2), picture(66, 456, batch=2)
+    z, image = latent(taesd, 64, 264, batch=2), picture(66, 264, batch=2)
     whole, encoded = taesd.decode(z), taesd.encode(image)
     assert errors(decode(z, taesd, 128), whole)[0] < 1e-5
     assert latent_errors(encode(image, taesd, 128), encoded)[0] < 1e-5
@@ -387,7 +423,7 @@ def padded(vae, mode, *parts):
     return changed
 
 
-@pytest.mark.parametrize("kind, height, width", [("kl", 320, 192), ("kl", 136, 128), ("taesd", 136, 64)])
+@pytest.mark.parametrize("kind, height, width", [("kl", 264, 136), ("kl", 136, 64), ("taesd", 136, 64)])
 def test_a_vae_that_wraps_around_equals_the_whole_pictures(vae, taesd, kind, height, width):
     """In several rows and columns, and with one side within a tile."""
     plain = vae if kind == "kl" else taesd

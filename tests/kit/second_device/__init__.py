@@ -14,7 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import types
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
@@ -25,6 +25,8 @@ import torch
 from comfy import model_management
 from comfy.cli_args import args
 from comfy.model_patcher import ModelPatcher
+
+from .half import SummedInFloat32
 
 NAME = "second"
 SOURCE = Path(__file__).with_name("device.cpp")
@@ -105,7 +107,8 @@ def computing(half=None, share=1.0, float64=True, stay=False):
             _load_in_part(patch, share)
         torch.second.set_float64(float64)
         try:
-            yield there
+            with SummedInFloat32() if half else nullcontext():
+                yield there
         finally:
             torch.second.set_float64(True)
             _unload()

@@ -4,8 +4,8 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
-const BADGE = new window.LGraphBadge({ text: "stand-in: random weights", fgColor: "#1c1400", bgColor: "#ffb02e" });
 const NONE = new window.LGraphBadge({ text: "" });
+let badge = NONE;
 let standins = await read();
 
 async function read() {
@@ -15,13 +15,16 @@ async function read() {
 
 app.registerExtension({
   name: "pentimento.Standins",
+  setup() {
+    badge = new window.LGraphBadge({ text: "stand-in: random weights", fgColor: "#1c1400", bgColor: "#ffb02e" });
+  },
   async refreshComboInNodes() {
     standins = await read();
   },
   nodeCreated(node) {
     const files = node.widgets?.filter((widget) => widget.type === "combo") ?? [];
     if (!files.length) return;
-    // Nodes 2.0 asks again for the badge when a value that the function reads changes.
-    node.badges.push(() => (files.some(({ value }) => standins.has(value)) ? BADGE : NONE));
+    // Nodes 2.0 calls the function again when a value changes that the function reads.
+    node.badges.push(() => (files.some(({ value }) => standins.has(value)) ? badge : NONE));
   },
 });

@@ -31,6 +31,7 @@ STANDIN_CHANGES = {
     "sd_x4_any_size": {"A megapixel.megapixels": 0.01} | SMALL_WINDOWS,
     "sd_upscale": {"Half of that.scale_by": 0.2} | SMALL_WINDOWS,
     "hires_fix": {"Size.width": 256, "Size.height": 192} | SMALL_WINDOWS,
+    "Upscale Any Size": {"A megapixel.megapixels": 0.01} | SMALL_WINDOWS,
 }
 SHEET_ORDER = ("LoadImage", "MaskPreview", "PreviewImage", "SaveImage")
 
@@ -98,7 +99,7 @@ def demo(host: Host, only: list[str]) -> int:
 
 
 def _runs(only: list[str]) -> Iterator[Run]:
-    graphs = models.workflows()
+    graphs = models.workflows() | models.blueprints()
     known("workflow", only, graphs)
     for name, graph in graphs.items():
         if only and name not in only:

@@ -44,7 +44,8 @@ def _check_names(options: argparse.Namespace) -> None:
         HostError: One does not exist.
     """
     if options.verb == "demo":
-        known("workflow", options.workflow, client.names())
+        blueprints = [path.stem for path in (PACK / "subgraphs" / "api").glob("*.json")]
+        known("workflow", options.workflow, client.names() + blueprints)
     elif options.verb == "bench":
         known("benchmark", options.name, bench.benchmarks())
     elif options.verb == "models" and options.download is not None:

@@ -30,6 +30,7 @@ STANDIN_CHANGES = {
     "sd_x4_any_size": {"A megapixel.megapixels": 0.01} | SMALL_WINDOWS,
     "sd_upscale": {"Half of that.scale_by": 0.2} | SMALL_WINDOWS,
     "hires_fix": {"Size.width": 256, "Size.height": 192} | SMALL_WINDOWS,
+    "Upscale Any Size": {"A megapixel.megapixels": 0.01} | SMALL_WINDOWS,
 }
 SHEET_ORDER = ("LoadImage", "MaskPreview", "PreviewImage", "SaveImage")
 
@@ -142,7 +143,7 @@ def demo(host: Host, only: list[str], folder: Path) -> int:
 
 
 def _runs(only: list[str]) -> Iterator[Run]:
-    for name, graph in models.workflows().items():
+    for name, graph in (models.workflows() | models.blueprints()).items():
         if only and name not in only:
             continue
         yield Run(name, name.replace("_", " "), graph)

@@ -1,5 +1,6 @@
-"""docs/nodes.md and docs/models.md, written from the nodes' schemas, the workflows and models.json."""
+"""docs/nodes.md and docs/models.md, written from the nodes' schemas, the workflows, the blueprints and models.json."""
 
+import json
 import re
 from typing import Any
 
@@ -15,6 +16,14 @@ Written from the nodes' schemas by `{WRITE}`; do not edit it by hand.
 
 The nodes are in ComfyUI's node library under *Pentimento*. Each has a help page in ComfyUI (select the node, press *i*)
 and a Chinese translation."""
+
+BLUEPRINTS = """\
+## Blueprints
+
+Whole tasks as one node: in the node library under *Subgraph Blueprints*, *Pentimento*, or by double-click on the
+canvas. Connect the picture, set what the node shows, and run. Objects are clicked on the node itself. *Enter subgraph*
+opens the node: its nodes can be changed as in any workflow. `subgraphs/api/` holds each with a photograph, in the form
+of the API."""
 
 MODELS = f"""\
 # Models
@@ -44,11 +53,29 @@ def nodes(schemas: list[Any]) -> str:
         (f"[{schema.display_name}](#{anchor(schema.display_name)})", schema.description, users(schema, graphs))
         for schema in schemas
     ]
-    parts = [NODES, table(("node", "what it does", "workflows"), rows)]
+    parts = [NODES, table(("node", "what it does", "workflows"), rows), BLUEPRINTS, blueprints()]
     for category in dict.fromkeys(schema.category for schema in schemas):
         parts.append(f"## {category}")
         parts += [section(schema, graphs) for schema in schemas if schema.category == category]
     return "\n\n".join(parts) + "\n"
+
+
+def blueprints() -> str:
+    """The table of the blueprints: what each does, and what stands on its node."""
+    rows = []
+    for path in sorted(models.BLUEPRINTS.glob("*.json")):
+        (subgraph,) = json.loads(path.read_text(encoding="utf-8"))["definitions"]["subgraphs"]
+        does, *_ = subgraph["description"].splitlines()
+        slots = [
+            ", ".join(slot.get("label", slot["name"]) for slot in subgraph[name]) for name in ("inputs", "outputs")
+        ]
+        rows.append((subgraph["name"], does, *slots))
+    return table(("blueprint", "what it does", "inputs", "outputs"), rows)
+
+
+def slots(entries: list[dict]) -> str:
+    """The names of a blueprint's inputs or outputs, as the node shows them."""
+    return ", ".join(entry.get("label", entry["name"]) for entry in entries)
 
 
 def section(schema: Any, graphs: dict[str, Graph]) -> str:

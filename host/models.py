@@ -19,6 +19,7 @@ from .client import Graph
 from .environment import PACK, Host, HostError, locked, sha256, whole
 
 API_WORKFLOWS = PACK / "workflows" / "api"
+BLUEPRINTS = PACK / "subgraphs"
 CHUNK = 1 << 20
 _standins = runpy.run_path(str(PACK / "model_patchers" / "comfyui" / "standins.py"))
 
@@ -65,6 +66,13 @@ def catalogue() -> dict[str, Model]:
 def workflows() -> dict[str, Graph]:
     """The bundled workflows in the API's form, by name."""
     return {path.stem: json.loads(path.read_text()) for path in sorted(API_WORKFLOWS.glob("*.json"))}
+
+
+def blueprints() -> dict[str, Graph]:
+    """The bundled blueprints, each with a photograph and a result, in the API's form, by name."""
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((BLUEPRINTS / "api").glob("*.json"))
+    }
 
 
 def wanted(graph: Graph) -> Iterator[tuple[dict, str, Model]]:

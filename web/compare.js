@@ -5,6 +5,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { chain, element } from "./lib/dom.js";
 import { t } from "./lib/i18n.js";
 
 const MODES = ["slider", "side", "blink", "difference"];
@@ -67,10 +68,6 @@ const CSS = `
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const after = (values, value, by) => values[clamp(values.indexOf(value) + by, 0, values.length - 1)];
-
-function element(tag, className, properties = {}) {
-  return Object.assign(document.createElement(tag), { className, ...properties });
-}
 
 class Comparison {
   constructor(node) {
@@ -152,10 +149,9 @@ class Comparison {
     on(this.root, "keydown", this.type);
     on(this.root, "pointerenter", this.refresh);
     on(this.root, "wheel", (event) => app.canvas.processMouseWheel(event));
-    const { onExecuted, onAdded, onConfigure } = this.node;
-    this.node.onExecuted = (...args) => (onExecuted?.apply(this.node, args), this.show(args[0]));
-    this.node.onAdded = (...args) => (onAdded?.apply(this.node, args), this.refresh());
-    this.node.onConfigure = (...args) => (onConfigure?.apply(this.node, args), this.refresh());
+    for (const name of ["onAdded", "onConfigure", "onExecuted"]) {
+      this.node[name] = chain(this.node[name], () => this.refresh());
+    }
   }
 
   // ---- the pictures

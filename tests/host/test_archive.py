@@ -98,7 +98,7 @@ def address(archive, fresh):
 
 def test_it_holds_what_users_need_and_nothing_else(archive):
     top = {path.name for path in archive.iterdir()}
-    assert {"__init__.py", "nodes", "model_patchers", "routes", "web", "locales", "workflows"} <= top
+    assert {"__init__.py", "nodes", "model_patchers", "routes", "web", "locales", "workflows", "subgraphs"} <= top
     assert (archive / "workflows" / "api" / "run.py").is_file()
     assert {"pyproject.toml", "README.md", "LICENSE"} <= top
     assert not {"tests", "host", "benchmarks", "docs", "CONTRIBUTING.md", ".ci", ".github", ".gitignore"} & top
@@ -137,6 +137,17 @@ def test_the_workflow_templates_are_served(address):
         for suffix in ("json", "jpg"):
             file = PACK / "workflows" / f"{name}.{suffix}"
             assert client.get(address, f"api/workflow_templates/pentimento/{name}.{suffix}") == file.read_bytes()
+
+
+def test_the_blueprints_are_served(address):
+    served = json.loads(client.get(address, "global_subgraphs"))
+    ours = {
+        entry["name"]: key for key, entry in served.items() if entry["info"]["node_pack"] == "custom_nodes.pentimento"
+    }
+    assert ours.keys() == models.blueprints().keys()
+    for name, key in ours.items():
+        file = PACK / "subgraphs" / f"{name}.json"
+        assert json.loads(client.get(address, f"global_subgraphs/{key}"))["data"] == file.read_text(encoding="utf-8")
 
 
 def test_a_workflow_runs_to_its_end(address, archive):

@@ -1,6 +1,7 @@
-"""The bundled workflows name model files and photographs that people can get."""
+"""The bundled workflows and blueprints: model files and photographs that people can get, comparisons, the layout."""
 
 import json
+import re
 
 import pytest
 
@@ -8,6 +9,7 @@ from kit.paths import PACK
 from pentimento.model_patchers.comfyui import photographs
 from pentimento_host import models
 
+UNKNOWN = "put the real file's name in place of a stand-in's, or add the file to host/models.json"
 FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".th", ".bin")
 
 
@@ -29,7 +31,35 @@ def test_model_files_are_found_at_any_depth():
 def test_model_files_of_a_workflow_are_in_the_catalogue(name, form):
     workflow = json.loads((PACK / "workflows" / f"{form}{name}.json").read_text(encoding="utf-8"))
     unknown = set(named_files(workflow)) - models.catalogue().keys()
-    assert not unknown, "put the real file's name in place of a stand-in's, or add the file to host/models.json"
+    assert not unknown, UNKNOWN
+
+
+@pytest.mark.parametrize("form", ["", "api/"])
+@pytest.mark.parametrize("name", models.blueprints())
+def test_model_files_of_a_blueprint_are_in_the_catalogue(name, form):
+    blueprint = json.loads((PACK / "subgraphs" / f"{form}{name}.json").read_text(encoding="utf-8"))
+    unknown = set(named_files(blueprint)) - models.catalogue().keys()
+    assert not unknown, UNKNOWN
+
+
+@pytest.mark.parametrize("name", models.blueprints())
+def test_a_blueprint_is_one_node_with_a_help_text_in_both_languages(name):
+    blueprint = json.loads((PACK / "subgraphs" / f"{name}.json").read_text(encoding="utf-8"))
+    (host,) = blueprint["nodes"]
+    (subgraph,) = blueprint["definitions"]["subgraphs"]
+    assert host["type"] == subgraph["id"]
+    assert host["title"] == subgraph["name"] == name  # the front end shows the file's name
+    english, chinese = subgraph["description"].splitlines()
+    assert blueprint["extra"]["BlueprintDescription"] == subgraph["description"]
+    assert english.endswith(".")
+    assert re.search(r"[\u4e00-\u9fff].*\u3002$", chinese)
+    assert any(re.search(r"[\u4e00-\u9fff]", alias) for alias in blueprint["extra"]["BlueprintSearchAliases"])
+    (note,) = (node["widgets_values"][0] for node in subgraph["nodes"] if node["type"] == "MarkdownNote")
+    assert english in note
+    linked = {link["id"] for link in subgraph["links"]}
+    assert linked == {link for slot in subgraph["inputs"] + subgraph["outputs"] for link in slot["linkIds"]} | {
+        link["id"] for link in subgraph["links"] if link["origin_id"] != -10 and link["target_id"] != -20
+    }
 
 
 WITHOUT_COMPARE = {  # their result is no change of one picture

@@ -26,6 +26,7 @@ def page(browser, server):
     page.goto(server)
     page.wait_for_function("window.app?.graph && window.app.extensionManager?.command")
     page.wait_for_function("'PentimentoPickPoints' in LiteGraph.registered_node_types")
+    page.wait_for_timeout(1000)  # the canvas takes clicks once the default workflow is there
     page.mouse.dblclick(800, 900)
     page.locator("input[role=combobox]").wait_for()
     yield page

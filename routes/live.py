@@ -187,7 +187,7 @@ def add_post(route: str, header: str, answer_of: Callable[[Any], Answer]) -> Non
             png, number = await answer(await read_body(request), partial(has_left, request))
         except Refused as refused:
             return web.json_response({"error": str(refused)}, status=refused.status)
-        return web.Response(body=png, content_type="image/png", headers={header: f"{number:.4f}"})
+        return web.Response(body=png, content_type="image/png", headers={header: f"{number:.6f}"})
 
 
 def has_left(request: Any) -> bool:

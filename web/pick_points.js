@@ -15,6 +15,7 @@ import { KINDS, between, clamp, count, describe, empty, fit, markAt, moved, read
 
 const DRAG = 4; // screen pixels that a press must travel to be a drag
 const REACH = 8; // CSS pixels around a mark in which a press takes hold of it
+const GLANCE = 300; // ms between looks at what other nodes show and set: Nodes 2.0 tells nobody
 const LOADERS = ["LoadImage", "LoadImageOutput"]; // whose pictures are shown without a run
 
 /** The picture that a Load Image shows, as /view takes it; null for none. */
@@ -64,9 +65,11 @@ class Picker {
     this.node.onRemoved = chain(this.node.onRemoved, () => this.close());
     this.events = { graphChanged: () => this.refresh(), status: (event) => this.mask.idle(event.detail) };
     for (const [name, act] of Object.entries(this.events)) api.addEventListener(name, act);
+    this.clock = setInterval(() => this.refresh(), GLANCE);
   }
 
   close() {
+    clearInterval(this.clock);
     for (const [name, act] of Object.entries(this.events)) api.removeEventListener(name, act);
     this.mask.stop();
     this.mask.clear();

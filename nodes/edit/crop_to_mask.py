@@ -21,7 +21,14 @@ class CropToMask(io.ComfyNode):
             category="Pentimento/edit",
             description="Cuts out the masked part with its surroundings, resized to the size that the model works at. "
             "Edit the crops, then connect the edited crops to Paste Back.",
-            search_aliases=["inpaint only masked", "crop and stitch", "padding_mask_crop", "mask crop", "detailer"],
+            search_aliases=[
+                "inpaint only masked",
+                "crop and stitch",
+                "padding_mask_crop",
+                "mask crop",
+                "detailer",
+                "inpaint crop",
+            ],
             inputs=[
                 io.Image.Input(
                     "image", tooltip="The pictures to crop, of any size. Grey and transparent pictures work too."
@@ -80,7 +87,15 @@ class PasteBack(io.ComfyNode):
             category="Pentimento/edit",
             description="Pastes edited crops back into the pictures that Crop to Mask took them from. Pixels outside "
             "the mask keep every bit.",
-            search_aliases=["stitch", "uncrop", "inpaint only masked", "crop and stitch", "paste", "composite"],
+            search_aliases=[
+                "stitch",
+                "uncrop",
+                "inpaint only masked",
+                "crop and stitch",
+                "paste",
+                "composite",
+                "inpaint stitch",
+            ],
             inputs=[
                 sockets.Crops.Input("crops", tooltip="The crops output of Crop to Mask."),
                 io.Image.Input(

@@ -18,7 +18,17 @@ class FillWithoutModel(io.ComfyNode):
             category="Pentimento/fill",
             description="Fills the masked part of a picture with pieces of the picture itself, or with a smooth blend "
             "of the colours around the hole. Needs no model. Pixels outside the mask keep every bit.",
-            search_aliases=["patchmatch", "content-aware fill", "inpaint", "remove object", "erase", "harmonic"],
+            search_aliases=[
+                "patchmatch",
+                "content-aware fill",
+                "inpaint",
+                "remove object",
+                "erase",
+                "harmonic",
+                "heal",
+                "healing brush",
+                "clone stamp",
+            ],
             inputs=[
                 io.Image.Input(
                     "image", tooltip="The pictures to fill, of any size. Grey and transparent pictures work too."

@@ -50,7 +50,16 @@ class LaMaFill(io.ComfyNode):
             category="Pentimento/fill",
             description="Fills the masked part of a picture from its surroundings. Pixels outside the mask keep every "
             "bit.",
-            search_aliases=["lama", "inpaint", "remove object", "erase", "cleanup"],
+            search_aliases=[
+                "lama",
+                "inpaint",
+                "remove object",
+                "erase",
+                "cleanup",
+                "heal",
+                "healing brush",
+                "clone stamp",
+            ],
             inputs=[
                 sockets.LaMa.Input("lama", tooltip="The LaMa network, from Load LaMa."),
                 io.Image.Input(

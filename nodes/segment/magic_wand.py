@@ -29,7 +29,14 @@ class MagicWand(io.ComfyNode):
             category="Pentimento/segment",
             description="Selects the regions that have the colour of the points, as the magic wand of a paint program "
             "does.",
-            search_aliases=["fuzzy select", "flood fill", "select by colour", "select by color", "color to mask"],
+            search_aliases=[
+                "fuzzy select",
+                "flood fill",
+                "select by colour",
+                "select by color",
+                "color to mask",
+                "mask",
+            ],
             inputs=[
                 io.Image.Input(
                     "image",

@@ -17,7 +17,15 @@ class PickPoints(io.ComfyNode):
             display_name="Pick Points",
             category="Pentimento/segment",
             description="Click points and drag boxes on the picture, to mark what to select and what to leave out.",
-            search_aliases=["points editor", "click to segment", "sam detector", "select object", "draw box", "bbox"],
+            search_aliases=[
+                "points editor",
+                "click to segment",
+                "sam detector",
+                "select object",
+                "draw box",
+                "bbox",
+                "mask",
+            ],
             is_output_node=True,  # so that it can be run alone, to see a picture that comes from another node
             inputs=[
                 io.Image.Input(

@@ -59,7 +59,15 @@ class SAMSegment(io.ComfyNode):
             category="Pentimento/segment",
             description="Selects the object under the points, in the boxes, or roughly in the mask. The picture is "
             "encoded once; further clicks are fast.",
-            search_aliases=["sam", "segment anything", "point to mask", "box to mask", "click to mask", "SAM detector"],
+            search_aliases=[
+                "sam",
+                "segment anything",
+                "point to mask",
+                "box to mask",
+                "click to mask",
+                "SAM detector",
+                "mask",
+            ],
             inputs=[
                 sockets.SAM.Input("sam", tooltip="The SAM network, from Load SAM."),
                 io.Image.Input(

@@ -27,6 +27,7 @@ class TuneMask(io.ComfyNode):
                 "feather mask",
                 "clean mask",
                 "threshold",
+                "mask",
             ],
             inputs=[
                 io.Mask.Input("mask", tooltip="The masks to change, each mask of a batch by itself."),

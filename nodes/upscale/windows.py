@@ -24,6 +24,10 @@ class Windows(io.ComfyNode):
                 "spotdiffusion",
                 "tiled ksampler",
                 "large picture",
+                "ultimate sd upscale",
+                "sd upscale",
+                "upscale",
+                "hires fix",
             ],
             inputs=[
                 io.Model.Input(

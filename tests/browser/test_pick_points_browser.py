@@ -1,35 +1,23 @@
 """Pick Points in the real front end: every gesture, in the classic canvas and in Nodes 2.0."""
 
-import contextlib
 import io
 import json
 import urllib.request
-import uuid
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from kit import sam
+from kit.front_end import LOAD, open_tab, ready, show, upload
 from kit.pictures import red_spot, turned_file
 
 WIDTH, HEIGHT = 203, 151  # of the test picture, whose pixel (x, y) has the colour (x, y, 0)
 MODES = {"classic": False, "nodes2": True}
 
-LOAD = """async ({graph, nodes2}) => {
-    await window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', nodes2);
-    await window.app.loadGraphData(graph);
-}"""
-ZOOM = """(scale) => {
-    const node = window.app.graph.getNodeById(2);
-    window.app.canvas.ds.scale = scale;
-    window.app.canvas.centerOnNode(node);
-    window.app.canvas.setDirty(true, true);
-}"""
 PICKS = "async () => (await window.app.graphToPrompt()).output[2].inputs.picks"
 SAVED = "() => window.app.graph.serialize().nodes.find((node) => node.id === 2).widgets_values"
 SET = "(text) => { window.app.graph.getNodeById(2).widgets.find(({ name }) => name === 'picks').value = text }"
-READY = "() => document.querySelector('.pentimento-frame > img')?.naturalWidth > 0"
 SCALE = "() => window.app.canvas.ds.scale"
 
 
@@ -46,33 +34,6 @@ def picture(server):
     return upload(server, "numbered.png", file.getvalue())
 
 
-def upload(server, name, content):
-    """Puts a picture in the server's temp folder; the name that Load Image takes."""
-    mark = uuid.uuid4().hex
-    parts = [b'Content-Disposition: form-data; name="type"\r\n\r\ntemp\r\n']
-    parts += [
-        f'Content-Disposition: form-data; name="image"; filename="{name}"\r\nContent-Type: image/*\r\n\r\n'.encode()
-        + content
-        + b"\r\n"
-    ]
-    body = b"".join(f"--{mark}\r\n".encode() + part for part in parts) + f"--{mark}--\r\n".encode()
-    headers = {"Content-Type": f"multipart/form-data; boundary={mark}"}
-    urllib.request.urlopen(urllib.request.Request(f"{server}/upload/image", body, headers))
-    return f"{name} [temp]"
-
-
-@contextlib.contextmanager
-def open_tab(browser, server, **screen):
-    setting = urllib.request.Request(f"{server}/settings/Comfy.TutorialCompleted", b"true", method="POST")
-    urllib.request.urlopen(setting)
-    page = browser.new_page(viewport={"width": 1600, "height": 1000}, **screen)
-    page.goto(server)
-    ready(page)
-    yield page
-    page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
-    page.close()
-
-
 @pytest.fixture(scope="module")
 def tab(browser, server):
     """A tab with ComfyUI in it."""
@@ -86,11 +47,6 @@ def model(host):
     sam.write(path)
     yield path.name
     path.unlink()
-
-
-def ready(page):
-    page.wait_for_function("window.app?.graph && window.app.extensionManager?.command")
-    page.wait_for_function("'PentimentoPickPoints' in LiteGraph.registered_node_types")
 
 
 def workflow(picture, *between, picks=""):
@@ -127,13 +83,6 @@ def page(tab, picture, request):
     tab.evaluate(LOAD, {"graph": workflow(picture), "nodes2": request.param})
     show(tab, 1.25)
     return tab
-
-
-def show(page, scale):
-    page.wait_for_function(READY)
-    page.evaluate(ZOOM, scale)
-    page.locator(".pentimento-keys").wait_for()
-    page.wait_for_timeout(300)  # the canvas draws, and moves the widget, on its next frames
 
 
 def picks(page):

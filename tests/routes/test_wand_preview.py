@@ -68,7 +68,7 @@ def test_the_mask_is_the_nodes_bit_by_bit(ask, from_node, tolerance, contiguous)
     expected = from_node(json.dumps(PICKS), tolerance, contiguous)
     assert status == 200
     assert np.array_equal(mask, expected)
-    assert share == pytest.approx(expected.mean(), abs=5e-5)
+    assert share == pytest.approx(expected.mean(), abs=1e-6)
 
 
 def test_picks_of_another_size_and_negative_points_of_the_wand_are_heeded(ask, from_node):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from kit.paths import PACK
 from pentimento.model_patchers.comfyui.boxes import boxes_per_picture
 from pentimento.model_patchers.comfyui.points import parse_points
 from pentimento.model_patchers.comfyui.temp import save_picture
@@ -148,3 +149,14 @@ def test_picks_without_end_are_refused_unread():
     text = json.dumps({"positive": [{"x": 1, "y": 2}] * 60_000})
     with pytest.raises(ValueError, match=r"^picks has 1,\d{3},\d{3} characters, and at most 1,000,000 are read"):
         parse_picks(text)
+
+
+def test_the_workflow_without_models_picks_what_its_wand_was_told_before_pick_points():
+    graph = json.loads((PACK / "workflows" / "api" / "remove_without_models.json").read_text())
+    (picks,) = (node["inputs"]["picks"] for node in graph.values() if node["class_type"] == "PentimentoPickPoints")
+    (wand,) = (node["inputs"] for node in graph.values() if node["class_type"] == "PentimentoMagicWand")
+    positive, negative, _ = prompts(fit(parse_picks(picks), 512, 512))
+    before = '[{"x": 170, "y": 390}, {"x": 160, "y": 370}, {"x": 185, "y": 400}, '
+    before += '{"x": 305, "y": 355}, {"x": 300, "y": 373}]'
+    assert (positive, negative) == (before, "[]")
+    assert wand["tolerance"] == 0.25

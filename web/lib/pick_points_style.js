@@ -6,17 +6,19 @@ export const CSS = `
 .pentimento-stage { position: relative; flex: 1 0 120px; display: grid; place-items: center;
   container-type: size; overflow: hidden; border-radius: 6px; background: var(--comfy-input-bg, #222); }
 .pentimento-frame { position: relative; width: min(100cqw, 100cqh * var(--ratio)); aspect-ratio: var(--ratio); }
-.pentimento-frame > img, .pentimento-mask, .pentimento-hover, .pentimento-mask > div, .pentimento-hover > div,
-.pentimento-keys {
+.pentimento-frame > img, .pentimento-mask, .pentimento-hover, .pentimento-keys {
   position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; padding: 0; border: 0; }
 .pentimento-frame > img { user-select: none; }
 .pentimento-keys { background: none; cursor: crosshair; touch-action: none; border-radius: 0; appearance: none; }
 .pentimento-keys:focus { outline: none; }
 .pentimento-by-key .pentimento-keys { outline: 2px solid #4c9ffe; outline-offset: -2px; }
-.pentimento-mask, .pentimento-hover { opacity: 0.55; filter: drop-shadow(0 0 1px #fff) drop-shadow(0 0 1px #fff); }
-.pentimento-mask > div, .pentimento-hover > div { background: #2f7bff; mask-size: 100% 100%; mask-repeat: no-repeat; }
-.pentimento-hover > div { background: #ffab1a; }
-.pentimento-mask:has(+ .pentimento-hover:not([hidden])) { opacity: 0.4; }
+.pentimento-mask { opacity: 0.55; filter: drop-shadow(0 0 1px #fff) drop-shadow(0 0 1px #fff); }
+.pentimento-hover { opacity: 0.65; }
+.pentimento-mask > div, .pentimento-hover > div { position: absolute; inset: 0; mask: var(--mask) 0 0 / 100% 100%; }
+.pentimento-mask > div { background: #2f7bff; }
+.pentimento-hover > div { mask: var(--hover) 0 0 / 100% 100%, var(--mask) 0 0 / 100% 100%; mask-composite: subtract; }
+.pentimento-adds { background: #ffab1a; }
+.pentimento-hover > .pentimento-removes { background: #d6304a; mask-image: var(--mask), var(--hover); }
 .pentimento-point, .pentimento-cross { position: absolute; width: 15px; height: 15px; margin: -7.5px 0 0 -7.5px;
   box-sizing: border-box; border-radius: 50%; border: 1.5px solid #fff; box-shadow: 0 0 3px #000a; }
 .pentimento-point { background: linear-gradient(#fff, #fff) center / 7px 1.5px no-repeat, var(--fill); }

@@ -4,27 +4,33 @@ import { element } from "./dom.js";
 import { t } from "./i18n.js";
 import { KINDS } from "./picks.js";
 
-/** A button, or an <input> where the front end is to leave its keys alone. */
 function button(text, act) {
   return element("button", "", { type: "button", textContent: text, onclick: act });
 }
 
-/** A layer that shows a mask, which comes as a PNG of the picture's size. */
+/** A mask over the picture, which comes as a PNG of the picture's size. */
 class Layer {
-  constructor(className) {
-    this.root = element("div", className, { hidden: true });
-    this.root.append(element("div", ""));
+  /** @param parts Elements that the style draws from the frame's variable of this name. */
+  constructor(frame, name, ...parts) {
+    Object.assign(this, { frame, name: `--${name}` });
+    this.root = element("div", `pentimento-${name}`, { hidden: true });
+    this.root.append(...parts);
+    this.put(null);
   }
 
   /** Shows a mask once the browser has decoded it, so that the old one stays until then; null hides the layer. */
   async show(png) {
     const image = (this.next = png && element("img", "", { src: URL.createObjectURL(png) }));
     await image?.decode();
-    if (this.next !== image) return URL.revokeObjectURL(image?.src);
-    if (this.url) URL.revokeObjectURL(this.url);
-    this.url = image?.src;
+    if (this.next === image) this.put(image);
+    else if (image) URL.revokeObjectURL(image.src);
+  }
+
+  put(image) {
+    if (this.image) URL.revokeObjectURL(this.image.src);
+    this.image = image;
+    this.frame.style.setProperty(this.name, image ? `url(${image.src})` : "none");
     this.root.hidden = !image;
-    this.root.firstChild.style.maskImage = image ? `url(${this.url})` : "";
   }
 }
 
@@ -39,8 +45,13 @@ export class View {
     const stage = element("div", "pentimento-stage");
     this.frame = element("div", "pentimento-frame", { hidden: true });
     this.image = element("img", "", { alt: "", draggable: false });
-    this.mask = new Layer("pentimento-mask");
-    this.hover = new Layer("pentimento-hover");
+    this.mask = new Layer(this.frame, "mask", element("div", ""));
+    this.hover = new Layer(
+      this.frame,
+      "hover",
+      element("div", "pentimento-adds"),
+      element("div", "pentimento-removes"),
+    );
     this.marks = element("div", "pentimento-marks");
     // An <input>, since the front end leaves the keys of an <input> alone: Delete, letters and its own Ctrl+Z.
     this.keys = element("input", "pentimento-keys", { type: "button", title: "" });

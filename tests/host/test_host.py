@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +21,8 @@ import pytest
 from PIL import Image
 
 from kit.paths import PACK
-from pentimento_host import bench, child, client, demo, environment, models, photographs, standins
+from kit.process import kill_tree
+from pentimento_host import bench, child, client, demo, environment, models, photographs, standins, system
 from pentimento_host import server as host_server
 
 SMALL_SETUP = """
@@ -70,15 +70,15 @@ def test_setup_recovers_from_being_killed_and_then_does_nothing_twice(tmp_path, 
     for seconds in (0.7, 1.5, 3.0):
         process = small_setup(PACK, home, lock)
         time.sleep(seconds)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            kill_tree(process)
         process.communicate()
     process = small_setup(PACK, home, lock)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     assert (home / "ComfyUI" / "main.py").exists()
     assert (home / "ComfyUI" / "custom_nodes" / "pentimento").resolve() == PACK
-    subprocess.run([home / "venv" / "bin" / "python", "-c", "import tqdm"], check=True)
+    subprocess.run([system.python_in(home / "venv"), "-c", "import tqdm"], check=True)
 
     def written() -> dict:
         return {path: path.lstat().st_mtime_ns for path in home.rglob("*") if not path.name.endswith(".lock")}
@@ -93,7 +93,7 @@ def test_two_clones_share_a_host_and_wait_for_each_other(tmp_path, lock):
     home = tmp_path / "home"
     small_setup(PACK, home, lock).communicate(timeout=120)
     other = clone(tmp_path / "other")
-    ours = environment.Host(home, home / "ComfyUI", home / "venv" / "bin" / "python", own=True)
+    ours = environment.Host(home, home / "ComfyUI", system.python_in(home / "venv"), own=True)
     with environment.in_use(ours):
         waiting = small_setup(other, home, lock)
         assert "Waiting for another run" in waiting.stdout.readline()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import tempfile
@@ -43,7 +44,9 @@ def _folders(host: Host, scratch: Path) -> list[str]:
 
 
 def has_accelerator() -> bool:
-    """Whether PyTorch finds a GPU. Without one ComfyUI starts only with `--cpu`."""
+    """Whether PyTorch finds a GPU, which $PENTIMENTO_CPU forbids. Without one ComfyUI starts only with `--cpu`."""
+    if os.environ.get("PENTIMENTO_CPU"):
+        return False
     import torch
 
     return torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()

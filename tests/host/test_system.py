@@ -13,7 +13,7 @@ import pytest
 
 from kit import windows
 from kit.paths import PACK
-from pentimento_host import child, environment, system
+from pentimento_host import child, environment, server, system
 
 
 @pytest.fixture(params=["this system", "windows"])
@@ -154,6 +154,16 @@ def test_a_parent_that_has_ended_is_noticed(as_windows):
         waiting.join(60)
         assert not waiting.is_alive()
     system.wait_for_end(parent.pid)  # long ago: at once
+
+
+def test_the_gpu_may_be_forbidden(host, tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "has_accelerator", lambda: True)
+    assert "--cpu" not in server.command(host, 1, tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert server.has_accelerator()
+    monkeypatch.setenv("PENTIMENTO_CPU", "1")
+    assert "--cpu" in server.command(host, 1, tmp_path)
 
 
 def test_the_main_thread_is_ended_as_by_ctrl_c(either, monkeypatch):

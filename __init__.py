@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
-from comfy_api.latest import ComfyExtension, io
+from .model_patchers.comfyui import version
 
-WEB_DIRECTORY = "./web"
+try:
+    from comfy_api.latest import ComfyExtension, io
+except ImportError:  # before 0.3.48, where nothing calls comfy_entrypoint
+    raise ImportError(version.refusal()) from None
+
+WEB_DIRECTORY = None if version.refusal() else "./web"
 
 
 class Pentimento(ComfyExtension):
@@ -28,4 +33,10 @@ class Pentimento(ComfyExtension):
 
 
 async def comfy_entrypoint() -> Pentimento:
+    """
+    Raises:
+        RuntimeError: ComfyUI is too old. ComfyUI logs the sentence and goes on without the pack.
+    """
+    if refusal := version.refusal():
+        raise RuntimeError(refusal)
     return Pentimento()

@@ -8,7 +8,6 @@ import gc
 import importlib
 import json
 import os
-import resource
 import runpy
 import statistics
 import subprocess
@@ -75,9 +74,18 @@ def measure(work: Callable[[], object], repeat: int = 1) -> dict[str, float]:
     """How long it takes at best, and the most memory that it held beyond what the process held before."""
     before = _resident()
     seconds = min(timeit.repeat(work, repeat=repeat, number=1))
-    scale = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-    return {"seconds": seconds, "peak_mb": (peak - before) / 2**20}
+    return {"seconds": seconds, "peak_mb": (_peak() - before) / 2**20}
+
+
+def _peak() -> int:
+    """The most bytes that this process has held in memory."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _resident() -> int:
@@ -87,7 +95,7 @@ def _resident() -> int:
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     return psutil.Process().memory_info().rss
 
 

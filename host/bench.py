@@ -4,9 +4,9 @@ import json
 import os
 import platform
 import subprocess
-import sys
 from pathlib import Path
 
+from . import system
 from .environment import PACK, Host, HostError, whole
 
 BENCHMARKS = PACK / "benchmarks"
@@ -28,7 +28,7 @@ def bench(host: Host, only: list[str]) -> int:
         print("\n".join(rows[-1:]), flush=True)
         _write(host.home / "bench.md", "\n".join(rows) + "\n")
     if not only:
-        _write(PAGE, page(PAGE.read_text(), "\n".join(rows) + "\n", machine()))
+        _write(PAGE, page(PAGE.read_text(encoding="utf-8"), "\n".join(rows) + "\n", machine()))
     return 0
 
 
@@ -39,7 +39,7 @@ def benchmarks() -> list[str]:
 
 def _write(path: Path, text: str) -> None:
     with whole(path) as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
 
 
 def page(text: str, table: str, machine: str) -> str:
@@ -56,11 +56,7 @@ def machine() -> str:
 
 
 def _processor() -> str:
-    if sys.platform == "darwin":
-        return subprocess.check_output(["sysctl", "-n", "machdep.cpu.brand_string"], text=True).strip()
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else f"an unnamed {platform.machine()} processor"
+    return system.processor() or f"an unnamed {platform.machine()} processor"
 
 
 def _measure(host: Host, name: str) -> list[dict]:

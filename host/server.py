@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import tempfile
@@ -43,7 +44,9 @@ def _folders(host: Host, scratch: Path) -> list[str]:
 
 
 def has_accelerator() -> bool:
-    """Whether PyTorch finds a GPU. Without one ComfyUI starts only with `--cpu`."""
+    """Whether PyTorch finds a GPU, which $PENTIMENTO_CPU forbids. Without one ComfyUI starts only with `--cpu`."""
+    if os.environ.get("PENTIMENTO_CPU"):
+        return False
     import torch
 
     return torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
@@ -61,7 +64,7 @@ def serve(host: Host, *options: str) -> Iterator[str]:
     """
     with (
         in_use(host),
-        tempfile.TemporaryDirectory(prefix="pentimento-") as scratch,
+        tempfile.TemporaryDirectory(prefix="pentimento-", ignore_cleanup_errors=True) as scratch,
         running(host, [*_folders(host, Path(scratch)), *options], Path(scratch) / "server.log") as address,
     ):
         yield address
@@ -72,7 +75,7 @@ def running(host: Host, arguments: list[str], log: Path, environment: dict[str, 
     """The same for a server with these arguments, which finds the pack by them or has none."""
     port = _free_port()
     address = f"http://127.0.0.1:{port}"
-    with log.open("w") as out:
+    with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(
             [*_command(host, port), *arguments],
             cwd=host.comfyui,
@@ -109,7 +112,7 @@ def _wait(address: str, process: subprocess.Popen, log: Path) -> None:
 
 
 def _end(log: Path) -> str:
-    return log.read_text(errors="replace")[-4000:]
+    return log.read_text(encoding="utf-8", errors="replace")[-4000:]
 
 
 def _extra_paths(host: Host, scratch: Path) -> Path:
@@ -117,7 +120,7 @@ def _extra_paths(host: Host, scratch: Path) -> Path:
     folders = {folder.name: f"models/{folder.name}" for folder in host.models.glob("*")}
     folders |= {"base_path": str(host.home), "custom_nodes": "custom_nodes"}
     path = scratch / "extra_model_paths.yaml"
-    path.write_text(json.dumps({"pentimento": folders}))  # JSON is YAML
+    path.write_text(json.dumps({"pentimento": folders}), encoding="utf-8")  # JSON is YAML
     return path
 
 

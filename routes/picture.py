@@ -32,7 +32,7 @@ def locate(filename: str, subfolder: str, folder_type: str) -> str:
     """
     folder = folder_paths.get_directory_by_type(folder_type)
     path = PurePath(subfolder, filename)
-    if folder is None or path.is_absolute() or path.drive or ".." in path.parts or filename != path.name:
+    if folder is None or path.anchor or ".." in path.parts or filename != path.name:  # an anchor: C: or a leading \\
         raise Refused(403, "image lies outside the input, output and temp folders, whose pictures ComfyUI serves.")
     if not (folder_paths.filter_files_content_types([filename], ["image"]) and isfile(Path(folder, path))):  # noqa: PTH113, any name will do
         raise Refused(404, f"There is no picture {filename!r} in ComfyUI's {folder_type} folder.")

@@ -2,7 +2,6 @@
 
 import os
 import runpy
-import shutil
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,11 +29,12 @@ load_package("pentimento_host", PACK / "host")
 from kit import second_device  # noqa: E402
 from kit.nodes import node_classes as all_nodes  # noqa: E402
 from kit.precision import HALVES, PRECISIONS, Precision  # noqa: E402
+from pentimento_host import system  # noqa: E402
 
 ON_HOST = ("browser", "host", "routes")  # folders of tests that use ComfyUI's files or a server
 
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+CHROMIUM = system.browser()
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -166,7 +166,7 @@ def server(host):
 def browser(request):
     """Chromium; skipped by name where there is none. Not for the session: while it runs, asyncio.run is refused."""
     if not Path(CHROMIUM).exists():
-        message = f"no Chromium at {CHROMIUM}: install it (Debian: apt-get install chromium) or set $CHROMIUM"
+        message = f"no browser at {CHROMIUM}: install Chromium (Debian: apt-get install chromium) or set $CHROMIUM"
         (pytest.fail if request.config.getoption("--require-browser") else pytest.skip)(message)
     from playwright.sync_api import sync_playwright
 

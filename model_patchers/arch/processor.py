@@ -26,7 +26,9 @@ def prefers_onednn() -> bool:
 
     On AMD's processors it does: up to twice as fast. On Intel's MKL is the faster.
     """
-    description = CPUINFO.read_text() if CPUINFO.exists() else os.environ.get("PROCESSOR_IDENTIFIER", "")
+    description = (
+        CPUINFO.read_text(encoding="utf-8") if CPUINFO.exists() else os.environ.get("PROCESSOR_IDENTIFIER", "")
+    )
     onednn = is_amd(description) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     logging.debug("SAM's linear layers on the CPU are computed by %s.", "oneDNN" if onednn else "PyTorch's default")
     return onednn

@@ -48,5 +48,10 @@ def _save(pixels: np.ndarray) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f"{name}.{secrets.token_hex(4)}.part"  # of its own: two may save at once
         Image.fromarray(pixels).save(part, format="PNG", compress_level=1)
-        part.replace(folder / name)
+        try:
+            part.replace(folder / name)
+        except PermissionError:  # on Windows, where another has saved the same picture and /view reads it
+            if not (folder / name).exists():
+                raise
+            part.unlink()
     return {"filename": name, "subfolder": "", "type": "temp"}

@@ -101,7 +101,10 @@ def test_it_holds_what_users_need_and_nothing_else(archive):
     assert {"__init__.py", "nodes", "model_patchers", "routes", "web", "locales", "workflows", "subgraphs"} <= top
     assert (archive / "workflows" / "api" / "run.py").is_file()
     assert {"pyproject.toml", "README.md", "LICENSE"} <= top
-    assert not {"tests", "host", "benchmarks", "docs", "CONTRIBUTING.md", ".ci", ".github", ".gitignore"} & top
+    assert (
+        not {"tests", "host", "benchmarks", "docs", "CONTRIBUTING.md", ".ci", ".github", ".gitignore", ".gitattributes"}
+        & top
+    )
 
 
 def test_what_comfyui_does_not_require_is_hidden(fresh):

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -22,8 +21,9 @@ import pytest
 from PIL import Image
 
 from kit.paths import PACK
+from kit.process import kill_tree
 from pentimento.model_patchers.comfyui.standins import MARK
-from pentimento_host import child, cli, client, demo, environment, models, photographs, standins
+from pentimento_host import child, cli, client, demo, environment, models, photographs, standins, system
 from pentimento_host import server as host_server
 
 SMALL_SETUP = """
@@ -71,15 +71,15 @@ def test_setup_recovers_from_being_killed_and_then_does_nothing_twice(tmp_path, 
     for seconds in (0.7, 1.5, 3.0):
         process = small_setup(PACK, home, lock)
         time.sleep(seconds)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            kill_tree(process)
         process.communicate()
     process = small_setup(PACK, home, lock)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     assert (home / "ComfyUI" / "main.py").exists()
     assert (home / "ComfyUI" / "custom_nodes" / "pentimento").resolve() == PACK
-    subprocess.run([home / "venv" / "bin" / "python", "-c", "import tqdm"], check=True)
+    subprocess.run([system.python_in(home / "venv"), "-c", "import tqdm"], check=True)
 
     def written() -> dict:
         return {path: path.lstat().st_mtime_ns for path in home.rglob("*") if not path.name.endswith(".lock")}
@@ -94,7 +94,7 @@ def test_two_clones_share_a_host_and_wait_for_each_other(tmp_path, lock):
     home = tmp_path / "home"
     small_setup(PACK, home, lock).communicate(timeout=120)
     other = clone(tmp_path / "other")
-    ours = environment.Host(home, home / "ComfyUI", home / "venv" / "bin" / "python", own=True)
+    ours = environment.Host(home, home / "ComfyUI", system.python_in(home / "venv"), own=True)
     with environment.in_use(ours):
         waiting = small_setup(other, home, lock)
         assert "Waiting for another run" in waiting.stdout.readline()
@@ -509,14 +509,15 @@ def test_what_the_tool_starts_ends_when_the_tool_is_killed(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as tool:
         assert tool.stdout.readline() == "started\n"
         started = psutil.Process(tool.pid).children(recursive=True)
-        assert len(started) == 2
+        assert len(started) >= 2  # on Windows each Python is started by another
         tool.kill()
         gone, alive = psutil.wait_procs(started, timeout=60)
         for process in alive:
             process.kill()
     assert not alive
     assert not (tmp_path / "first").exists()  # it was killed
-    assert (tmp_path / "second").read_text() == "cleaned up"
+    if sys.platform != "win32":  # where nothing ends a process's wait for another
+        assert (tmp_path / "second").read_text() == "cleaned up"
 
 
 def test_a_program_under_the_watch_sees_itself_as_without(tmp_path):

@@ -39,7 +39,10 @@ OUTSIDE = (  # beside the standard library
     r"(nodes|routes|__init__) -> \w+",
 )
 OURS = {"pentimento", "custom_nodes", "model_patchers", "routes"}  # an absolute `nodes` is ComfyUI's
+COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths"}
+COMFYUI |= {"app", "latent_preview", "node_helpers", "nodes", "server", "utils"}  # its other modules at the top
 HEAVY = {"kornia", "spandrel", "torchvision", "skimage", "diffusers", "transformers", "segment_anything"}
+PRIVATE = "which is private to ComfyUI: say why beside it, or import it late"
 MOST_LINES, MOST_FILES = 400, 10
 
 
@@ -47,7 +50,7 @@ def shipped(pack):
     """{path without suffix: text} of the Python files that users install."""
     below = (file for top in ("nodes", "model_patchers", "routes") for file in (pack / top).rglob("*.py"))
     files = (pack / "__init__.py", *sorted(below))
-    return {file.relative_to(pack).with_suffix("").as_posix(): file.read_text() for file in files}
+    return {file.relative_to(pack).with_suffix("").as_posix(): file.read_text(encoding="utf-8") for file in files}
 
 
 def imports(nodes, path, files):
@@ -104,6 +107,26 @@ def wrong_import(path, dots, name, files):
     return None
 
 
+def is_private(name):
+    """Whether ComfyUI may drop one of its dotted names unsaid, upon which the whole pack would fail to load."""
+    parts = name.split(".")
+    hidden = any(re.fullmatch(r"_(?!_).*", part) for part in parts)
+    return parts[0] in COMFYUI and (hidden or (parts[0] == "comfy_api" and parts[1:2] != ["latest"]))
+
+
+def private_names(tree, text):
+    """The private names of ComfyUI that a file needs when it is imported, on lines without a comment."""
+    lines = text.splitlines()
+    for node in at_import(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            names = [ast.unparse(node)] if isinstance(node, ast.Attribute) else []
+        yield from (name for name in names if is_private(name) and "#" not in lines[node.lineno - 1])
+
+
 def circles(graph):
     try:
         TopologicalSorter(graph).prepare()
@@ -135,6 +158,8 @@ def problems(pack):
         yield from filter(None, (wrong_import(path, dots, name, files) for dots, name in imported[path]))
         if "sys.path" in map(ast.unparse, (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))):
             yield f"{short(path)} uses sys.path"
+        for name in sorted(set(private_names(tree, files[path]))):
+            yield f"{short(path)} needs {name} to load, {PRIVATE}"
         heavy = (name for _, name in imports(at_import(tree), path, files) if name.split(".")[0] in HEAVY)
         yield from (f"{short(path)} imports {name} at module scope" for name in heavy)
     yield from circles({path: [name for dots, name in pairs if dots] for path, pairs in imported.items()})
@@ -228,6 +253,14 @@ def test_an_import_against_the_rules_is_reported(tmp_path, path, statement, name
         ),
         ("edit/paste", "class A:\n from spandrel import B", "edit/paste imports spandrel.B at module scope"),
         ("edit/paste", "import sys\nsys.path.append('')", "edit/paste uses sys.path"),
+        ("edit/paste", "from comfy.conds import _x", f"edit/paste needs comfy.conds._x to load, {PRIVATE}"),
+        ("edit/paste", "import comfy._x", f"edit/paste needs comfy._x to load, {PRIVATE}"),
+        ("edit/paste", "import comfy.sd\nx = comfy.sd._x", f"edit/paste needs comfy.sd._x to load, {PRIVATE}"),
+        (
+            "edit/paste",
+            "class A:\n from comfy_api.internal import x",
+            f"edit/paste needs comfy_api.internal.x to load, {PRIVATE}",
+        ),
         ("edit/paste", "#\n" * 401, "edit/paste has 401 lines, and 400 is the limit"),
         ("edit/__init__", "from . import crop", "edit/__init__ is not empty"),
         ("helpers", "", "helpers lies in no area"),
@@ -238,11 +271,71 @@ def test_a_breach_is_reported(tmp_path, path, text, problem):
     assert problem in problems(written(tmp_path, CLEAN | {f"model_patchers/{path}": text}))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from comfy.conds import _x  # nothing else makes one",
+        "def f():\n from comfy.conds import _x",
+        "from comfy_api.latest import io\nfrom comfy.conds import x\nx.__name__",
+    ],
+)
+def test_a_private_name_of_comfyui_has_a_reason_or_is_imported_late(tmp_path, text):
+    assert not list(problems(written(tmp_path, CLEAN | {"model_patchers/edit/paste": text})))
+
+
 def test_an_area_has_ten_files_at_most(tmp_path):
     pack = written(tmp_path, CLEAN | {f"model_patchers/fill/a{i}": "" for i in range(9)})
     assert not list(problems(pack))
     written(pack, {"model_patchers/fill/one_more": ""})
     assert list(problems(pack)) == ["fill has 11 files, and 10 is the limit"]
+
+
+def in_the_systems_letters(tree):
+    """The lines that read or write text in the encoding of the system, which on Windows is not UTF-8."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
+            continue
+        function = ast.unparse(node.func)
+        constants = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+        if function.endswith(".read_text"):
+            wrong = not node.args
+        elif function.endswith(".write_text"):
+            wrong = len(node.args) < 2
+        elif function.endswith(".open"):  # of a path, which takes the mode first
+            wrong = not node.args or (bool(constants) and constants[0] in ("r", "w", "a", "x", "r+", "w+"))
+        else:
+            wrong = function == "open" and not any("b" in str(constant) for constant in constants)
+        if wrong:
+            yield node.lineno
+
+
+def test_text_of_the_pack_and_the_tool_is_utf8_on_every_system():
+    """Tests read and write ASCII, or say so; .github/workflows/test.yml has them run with PYTHONUTF8=1."""
+    folders = ("nodes", "model_patchers", "routes", "host", "benchmarks")
+    files = [PACK / "__init__.py", *(file for folder in folders for file in (PACK / folder).rglob("*.py"))]
+    wrong = [(file, line) for file in files for line in in_the_systems_letters(ast.parse(file.read_text("utf-8")))]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("path.read_text()", True),
+        ("path.read_text(encoding='utf-8')", False),
+        ("path.read_text('utf-8')", False),
+        ("path.read_text(errors='replace')", True),
+        ("path.write_text(x)", True),
+        ("path.write_text(x, 'utf-8')", False),
+        ("path.open()", True),
+        ("path.open('w')", True),
+        ("path.open('rb')", False),
+        ("Image.open(path)", False),
+        ("open(path)", True),
+        ("open(path, 'ab', opener=x)", False),
+    ],
+)
+def test_text_in_the_systems_letters_is_reported(text, wrong):
+    assert bool(list(in_the_systems_letters(ast.parse(text)))) == wrong
 
 
 def test_the_pack_is_not_on_sys_path():

@@ -3,12 +3,15 @@
 import io
 import urllib.error
 import urllib.request
+from pathlib import PureWindowsPath
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from kit.pictures import red_spot, turned_file
+from pentimento.routes import picture
+from pentimento.routes.refused import Refused
 
 NAME = "pentimento_turned"
 
@@ -47,9 +50,9 @@ def loaded(filename):
 def test_every_orientation_is_shown_as_it_is_loaded(server, put, suffix):
     for orientation in range(1, 9):
         name = put(turned_file(orientation, suffix), suffix)
-        address, picture = shown(server, name)
+        address, image = shown(server, name)
         tensor = loaded(name)
-        assert np.abs(np.asarray(picture) - tensor).max() <= 6  # of two JPEG decoders
+        assert np.abs(np.asarray(image) - tensor).max() <= 6  # of two JPEG decoders
         assert (f"filename={name}" in address) == (orientation == 1)
 
 
@@ -76,9 +79,9 @@ def test_a_file_that_browsers_cannot_show_is_shown(server, put):
     file = io.BytesIO()
     Image.new("RGB", (8, 6), "orange").save(file, "TIFF")
     name = put(file.getvalue(), "tiff")
-    address, picture = shown(server, name)
+    address, image = shown(server, name)
     assert ".png" in address
-    assert np.array_equal(np.asarray(picture), loaded(name))
+    assert np.array_equal(np.asarray(image), loaded(name))
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,18 @@ def test_other_files_are_left_to_view(server, filename, folder_type):
             return error.code
 
     assert status("pentimento/picture") == status("view") >= 400
+
+
+@pytest.mark.parametrize(
+    "subfolder", ["/Windows", "\\Windows", "C:", "C:/Windows", "//server/share", "a/../../b", "..\\b"]
+)
+def test_no_path_of_windows_leads_out_of_the_folder(tmp_path, monkeypatch, subfolder):
+    """A leading slash is no absolute path there, and leads to the root of the drive all the same."""
+    monkeypatch.setattr(picture, "PurePath", PureWindowsPath)
+    monkeypatch.setattr(picture, "isfile", lambda path: True)
+    with pytest.raises(Refused, match="lies outside"):
+        picture.locate("x.png", subfolder, "input")
+    assert picture.locate("x.png", "a/b", "input") == "a\\b\\x.png [input]"
 
 
 def test_a_file_that_cannot_be_read_is_left_to_view(server, put):

@@ -5,7 +5,6 @@ operation over tensors of both devices, `.numpy()` of its tensors, a generator o
 compiled once, in half a minute, into the user's cache folder.
 """
 
-import fcntl
 import gc
 import hashlib
 import os
@@ -36,6 +35,8 @@ MEMORY = 8 * 2**30
 
 def missing():
     """Why there is no second device here, or None."""
+    if sys.platform != "linux":
+        return "the second device is compiled for Linux alone"
     return None if shutil.which("g++") else "the second device needs g++ (Debian: apt-get install g++)"
 
 
@@ -62,6 +63,8 @@ def device():
 
 def _compiled():
     """The path of the compiled device, compiled unless another run or process did so."""
+    import fcntl
+
     from torch.utils import cpp_extension
 
     command = ["g++", "-std=c++17", "-shared", "-fPIC", "-O1", "-w", f"-DTORCH_EXTENSION_NAME={SOURCE.stem}"]

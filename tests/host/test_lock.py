@@ -1,0 +1,30 @@
+"""The lock that the host's virtual environment is made from."""
+
+import re
+
+from kit.paths import PACK
+
+
+def pins(name):
+    lines = (PACK / "host" / name).read_text("utf-8").splitlines()
+    return {line.split(" ;")[0] for line in lines if re.match(r"[\w-]+==", line)}
+
+
+def test_it_holds_what_is_pinned_by_hand():
+    by_hand = pins("requirements.in") | pins("overrides.txt")
+    assert len(by_hand) >= 4
+    assert by_hand <= pins("lock.txt")
+
+
+def test_it_names_no_registry():
+    assert "://" not in (PACK / "host" / "lock.txt").read_text("utf-8")
+
+
+def test_it_is_for_the_three_systems():
+    """Markers say what belongs to one system alone: a lock for one system has none."""
+    lock = (PACK / "host" / "lock.txt").read_text("utf-8")
+    assert (
+        "sys_platform == 'win32'" in lock
+        and "sys_platform == 'linux'" in lock
+        and "python_full_version < '3.11'" in lock
+    )

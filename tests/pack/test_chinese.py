@@ -159,6 +159,10 @@ def test_the_note_of_a_workflow_has_chinese_with_the_same_links_and_code(name):
     translated = TRANSLATED["notes"][note]
     assert sorted(re.findall(LINK, translated)) == sorted(re.findall(LINK, note))
     assert set(re.findall(CODE, note)) <= set(re.findall(CODE, translated))
+    assert outline(translated) == outline(note)
+    names = TRANSLATED["titles"] | {schema.display_name: NODES[key]["display_name"] for key, schema in SCHEMAS.items()}
+    named = [name for name in re.findall(r"\*\*([^*]+)\*\*", note) if name in names]
+    assert [name for name in named if names[name] not in translated] == []
     assert not SENTENCE.findall(prose(translated))
 
 

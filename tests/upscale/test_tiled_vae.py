@@ -167,16 +167,15 @@ def test_statistics_of_tiles_and_the_hosts_tiles_fail_both(vae, exact, precision
     """The known wrong forms miss what is promised by far."""
     z, image = latent(vae, 256, 136), picture(256, 136)
     whole, encoded = vae.decode(z), vae.encode(image)
-    pictures, latents = (
-        [vae.decode_tiled(z, tile_x=16, tile_y=16, overlap=4)],
-        [vae.encode_tiled(image, tile_x=128, tile_y=128, overlap=32)],
-    )
+    pictures = [vae.decode_tiled(z, tile_x=16, tile_y=16, overlap=4)]
+    latents = [vae.encode_tiled(image, tile_x=128, tile_y=128, overlap=32)]
     monkeypatch.setattr(tiled_layers, "group_norm", lambda x, norm, moments: norm(x))
     pictures.append(decode(z, vae, 128))
     latents.append(encode(image, vae, 128))
     if precision.is_half:
-        assert not any(as_near_as(whole, wrong, exact.decode(z), precision) for wrong in pictures)
-        assert not any(as_near_as(encoded, wrong, exact.encode(image), precision) for wrong in latents)
+        true_picture, true_latent = exact.decode(z), exact.encode(image)
+        assert not any(as_near_as(whole, wrong, true_picture, precision) for wrong in pictures)
+        assert not any(as_near_as(encoded, wrong, true_latent, precision) for wrong in latents)
     else:
         for worst, shift in (*(errors(x, whole) for x in pictures), *(latent_errors(x, encoded) for x in latents)):
             assert worst > 10 * WORST and shift > 2 * SHIFT

@@ -563,7 +563,7 @@ def test_the_demo_shows_its_workflows_and_fails_when_one_does(host, monkeypatch,
 
     broken = demo.replace(models.workflows()["remove_without_models"], {"Photograph.image": "nowhere.png"})
     monkeypatch.setattr(models, "workflows", lambda: {"broken": broken})
-    assert demo.demo(host, [], tmp_path) == 1
+    assert demo.demo(host, ["broken"], tmp_path) == 1
     assert "nowhere.png" in (tmp_path / "index.html").read_text()
 
 

@@ -418,7 +418,15 @@ def test_the_mask_appears_as_the_user_clicks(live):
     with live.expect_request("**/pentimento/sam/preview") as second:
         click(live, 30, 120, key="Shift")
     assert np.any(mask_of(second.value) != mask)
+    live.get_by_role("status").filter(has_text="Mask score").wait_for()
+    with live.expect_request("**/pentimento/sam/preview") as hover:
+        live.mouse.move(*screen(live, 60, 40))
+    request = hover.value.post_data_json
+    assert request["hover"] is True
+    assert json.loads(request["picks"])["positive"] == points((120, 70), (60, 40))
+    live.locator(".pentimento-hover").wait_for()
     live.get_by_role("button", name="Clear", exact=True).click()
+    assert live.locator(".pentimento-hover").is_hidden()
     assert live.locator(".pentimento-mask").is_hidden()
 
 
@@ -434,7 +442,7 @@ def test_a_busy_queue_is_waited_for(live):
     live.get_by_role("status").filter(has_text="Mask score").wait_for()
 
 
-def test_a_failure_is_one_quiet_line(live):
+def test_a_failure_is_a_sentence_without_a_dialog(live):
     dialogs = []
     live.on("dialog", lambda dialog: (dialogs.append(dialog), dialog.dismiss()))
     live.evaluate("() => { window.app.graph.getNodeById(11).widgets[0].value = 'missing.pth' }")

@@ -1,7 +1,7 @@
 """Exemplar fill: a hole filled with patches of its own picture, coarse to fine.
 
 Picture and matches improve each other in turn (Wexler, Shechtman, Irani, "Space-time completion of video", TPAMI 29,
-2007), at one size of the picture after another: patchmatch_scales.py holds a size, patchmatch_field.py the two steps.
+2007), at one size of the picture after another.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..comfyui.progress import Shares, ignore
 from ..pixels.regions import depths, nearest
+from . import patchmatch_planes as planes
 from .harmonic import harmonic
-from .patchmatch_field import Field
-from .patchmatch_offsets import likeness, repeats, snap
-from .patchmatch_scales import Scale, scales
+from .patchmatch_field import Field, Scale, scales
+from .patchmatch_offsets import lattice, likeness, repeats, snap
 from .patchmatch_seams import heal
 
 MIN_ROUNDS, MAX_ROUNDS = 4, 40  # of one start
@@ -23,6 +23,9 @@ START_PATCHES = 150_000  # patches to match in all rounds of one start
 STARTS = 4  # offsets tried as starts, besides the smooth fill
 TOGETHER = 4096  # patches of several starts that are matched at once: more would not fit the processor's cache
 SMOOTH = 1.15  # factor on the distance of the smooth start: blurred patches match too easily
+ROUNDS_IN_STEP = 4  # of matching among the offsets of a picture that repeats
+LEFT_OVER = 0.1  # share of the target patches that no such offset need lead to a source patch
+FLAT = 10.0  # depth in pixels up to which no plane is looked for: perspective changes little over such a hole
 NEARBY = 8  # pixels: the search radius at the two finest scales, which only correct the matches of coarser ones
 
 
@@ -62,7 +65,7 @@ def begin(scale: Scale, generator: torch.Generator, progress: Callable[[float], 
     count = min(max(affordable, MIN_ROUNDS), MAX_ROUNDS, ROUNDS_PER_DEPTH * int(depths(scale.hole).max()))
     sources = scale.source.flatten().nonzero()[:, 0]
     drawn = torch.randint(len(sources), (1, patches), generator=generator)
-    table = likeness(scale.pixels[..., :3], scale.hole)
+    table = likeness(scale.pixels[..., :3], scale.unknown)
     offsets = repeats(table, scale.order >= 0, scale.source, min(STARTS, affordable))
     moved = matches(scale, offsets[:, None].expand(-1, patches, 2))
     starts = torch.cat((sources[drawn.to(sources.device)], moved))
@@ -81,6 +84,80 @@ def begin(scale: Scale, generator: torch.Generator, progress: Callable[[float], 
     return field
 
 
+def begin_in_step(scale: Scale, offsets: Tensor, generator: torch.Generator) -> Field | None:
+    """A field of a picture that repeats: each match is the source patch at the first offset, of (K, 2), that has one.
+
+    None if too few targets have one.
+    """
+    nowhere = torch.zeros(1, len(scale.target), 2, dtype=torch.long, device=scale.target.device)
+    match, left = matches(scale, nowhere), torch.ones_like(scale.target, dtype=torch.bool)
+    for offset in offsets:
+        moved = scale.moved(offset)
+        fits = left & scale.source.view(-1)[moved]
+        match, left = torch.where(fits, moved, match), left & ~fits
+    return Field(scale, match, generator) if left.float().mean() <= LEFT_OVER else None
+
+
+def keep_step(field: Field, offsets: Tensor, progress: Callable[[float], None]) -> None:
+    """Wexler's loop in which every target chooses among the offsets (K, 2), and their nearest neighbours."""
+    near = torch.tensor([2.0, 1.0])  # bricks are a pixel or two out of step
+    for _ in range(ROUNDS_IN_STEP):
+        progress(1 / ROUNDS_IN_STEP)
+        field.vote()
+        field.look()
+        for offset in offsets:
+            field.offer(field.scale.moved(offset)[None])
+        field.propagate(1)
+        for jump in field.jumps(near, 1):
+            field.search(*jump)
+
+
+def copies(
+    rgb: Tensor,
+    hole: Tensor,
+    absent: Tensor,
+    repeating: bool,
+    generator: torch.Generator,
+    progress: Callable[[float], None],
+) -> Tensor | None:
+    """(H, W): the number y W + x of the known pixel to copy to each place: itself, outside the hole.
+
+    Args:
+        rgb, hole, absent: As of `scales`.
+        repeating: Whether the picture is known to repeat. The fill then begins at half the size, where periods are
+            still seen, and in step with them.
+        progress: Called with shares of the work.
+
+    Returns:
+        None if no patch of 7 x 7 pixels is known.
+    """
+    pyramid = scales(rgb, hole, absent, generator)
+    if not pyramid:
+        return None
+    field, level = None, len(pyramid) - 1
+    if repeating:
+        half = pyramid[min(1, level)]
+        offsets = lattice(likeness(half.pixels[..., :3], half.unknown), half.unknown)
+        field = begin_in_step(half, offsets, generator)
+        level = min(1, level) if field else level
+    work = 2 + sum(rounds(i) * 4.0**-i for i in range(level))  # in rounds at full size; 2: the start and the seams
+    if field:
+        keep_step(field, offsets, lambda share: progress(share / work))
+    else:
+        field = begin(pyramid[level], generator, lambda share: progress(share / work))
+    for i in reversed(range(level)):
+        scale = pyramid[i]
+        offset = snap(finer(field, scale), likeness(scale.pixels[..., :3], scale.unknown))
+        field = Field(scale, matches(scale, offset[None]), generator)
+        field.vote()
+        reach = max(scale.hole.shape) if i >= 2 else NEARBY
+        field.refine(rounds(i), reach, lambda i=i: progress(4.0**-i / work))
+    progress(1 / work)
+    origin = torch.arange(hole.numel(), device=hole.device)
+    origin[hole.flatten()] = field.best()
+    return origin.view(hole.shape)
+
+
 def patchmatch(picture: Tensor, hole: Tensor, seed: int, progress: Callable[[int], None] = ignore) -> Tensor:
     """A picture with its hole filled by patches of the surroundings.
 
@@ -94,22 +171,21 @@ def patchmatch(picture: Tensor, hole: Tensor, seed: int, progress: Callable[[int
     Returns:
         (H, W, 3), equal to `picture` outside the hole.
     """
-    generator = torch.Generator().manual_seed(seed)
-    known = picture.float().masked_fill(hole[..., None], 0)
-    pyramid = [] if hole.all() or not hole.any() else scales(known, hole, generator)
-    if not pyramid:
+    if hole.all() or not hole.any():
         return harmonic(picture, hole, progress)
-    levels = range(len(pyramid) - 1)
-    work = 2 + sum(rounds(level) * 4.0**-level for level in levels)  # in rounds at full size; 2: the start, the seams
-    shares = Shares(progress, int(hole.sum()))
-    field = begin(pyramid[-1], generator, lambda share: shares(share / work))
-    for level in reversed(levels):
-        scale = pyramid[level]
-        offset = snap(finer(field, scale), likeness(scale.pixels[..., :3], scale.hole))
-        field = Field(scale, matches(scale, offset[None]), generator)
-        reach = max(scale.hole.shape) if level >= 2 else NEARBY
-        field.vote()
-        field.refine(rounds(level), reach, lambda level=level: shares(4.0**-level / work))
-    shares(1 / work)
-    rgb = heal(known, hole, field.best())
-    return torch.where(hole[..., None], rgb.to(picture), picture)
+    known = picture.float().masked_fill(hole[..., None], 0)
+    generator, shares = torch.Generator().manual_seed(seed), Shares(progress, int(hole.sum()))
+    plane = planes.find(known, hole) if float(depths(hole).max()) > FLAT else None
+    if plane is None:
+        absent = torch.zeros_like(hole)
+        origin = copies(known, hole, absent, False, generator, shares)
+        if origin is None:
+            return harmonic(picture, hole, progress)
+        filled = known.flatten(0, 1)[origin[hole]] + heal(known, hole, absent, origin)[hole]
+    else:
+        view = planes.straighten(plane, known, hole)
+        origin = copies(*view, True, generator, shares)
+        filled = planes.slanted(plane, known, hole, origin, heal(*view, origin))
+    out = picture.clone()
+    out[hole] = filled.clamp(0, 1).to(picture)
+    return out

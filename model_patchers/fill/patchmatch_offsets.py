@@ -12,6 +12,9 @@ OVERLAP = 32  # pairs of known pixels that an offset needs to be compared
 FIT = 0.9  # share of the hole's patches that an offset must lead to source patches
 APART = 3  # pixels between the best offsets
 REACH = 2  # pixels by which `snap` moves an offset: it may be off by as many after doubling
+SHARED = 0.25  # share of the known pixels that an offset of a lattice must keep
+STRONG = 0.6  # greatest difference at such an offset, as a share of the median
+LATTICE = 64  # such offsets at most
 PERIODIC = 0.1  # a picture repeats at an offset if the difference is below this share of the median
 
 
@@ -56,12 +59,35 @@ def repeats(likeness: Tensor, target: Tensor, source: Tensor, count: int) -> Ten
     spectra = [torch.fft.rfft2(centres.float(), s=size) for centres in (target, source)]
     hits = torch.fft.irfft2(spectra[0].conj() * spectra[1], s=size)  # target patches that an offset leads to sources
     score = torch.where(hits >= FIT * target.sum(), likeness, torch.inf)
-    around = F.pad(score[None, None], (APART,) * 4, mode="circular")
-    lowest = -F.max_pool2d(F.max_pool2d(-around, (1, 2 * APART + 1), 1), (2 * APART + 1, 1), 1)[0, 0]
-    offset = ((score == lowest) & score.isfinite()).nonzero()
+    offset = (valleys(score) & score.isfinite()).nonzero()
     offset = offset[score[offset[:, 0], offset[:, 1]].argsort(stable=True)[:count]]
     extent = torch.tensor(size, device=offset.device)
     return torch.where(offset > extent // 2, offset - extent, offset)
+
+
+def lattice(likeness: Tensor, unknown: Tensor) -> Tensor:
+    """The strongest offsets by which the picture resembles itself, in both directions: (K, 2) as y, x, best first.
+
+    Args:
+        likeness: (2 H, 2 W), from `likeness`.
+        unknown: bool (H, W).
+    """
+    size = torch.tensor(likeness.shape, device=likeness.device)
+    known = torch.fft.rfft2((~unknown).float(), s=likeness.shape)
+    overlap = torch.fft.irfft2(known.abs().square(), s=likeness.shape)
+    lowest = valleys(likeness)
+    usual = likeness[overlap > SHARED * overlap[0, 0]].median()
+    chosen = lowest & (overlap > SHARED * overlap[0, 0]) & (likeness < STRONG * usual)
+    chosen[0, 0] = False
+    offset = chosen.nonzero()
+    offset = offset[likeness[offset[:, 0], offset[:, 1]].argsort(stable=True)[:LATTICE]]
+    return torch.where(offset > size // 2, offset - size, offset)
+
+
+def valleys(score: Tensor) -> Tensor:
+    """Which offsets, of a table (2 H, 2 W), are the lowest within APART."""
+    around = F.pad(score[None, None], (APART,) * 4, mode="circular")
+    return score == -F.max_pool2d(F.max_pool2d(-around, (1, 2 * APART + 1), 1), (2 * APART + 1, 1), 1)[0, 0]
 
 
 def snap(offset: Tensor, likeness: Tensor) -> Tensor:

@@ -139,6 +139,11 @@ def test_the_workflow_templates_are_served(address):
             assert client.get(address, f"api/workflow_templates/pentimento/{name}.{suffix}") == file.read_bytes()
 
 
+def test_the_folders_of_missing_models_are_known_by_name(address):
+    folders = json.loads(client.get(address, "internal/folder_paths"))
+    assert {model.folder for model in models.catalogue().values()} <= folders.keys()
+
+
 def test_a_workflow_runs_to_its_end(address, archive):
     base = archive.parents[1]
     asyncio.run(client.run(address, models.workflows()["remove_without_models"]))

@@ -153,6 +153,11 @@ def test_the_blueprints_are_served(address):
         assert json.loads(client.get(address, f"global_subgraphs/{key}"))["data"] == file.read_text(encoding="utf-8")
 
 
+def test_the_folders_of_missing_models_are_known_by_name(address):
+    folders = json.loads(client.get(address, "internal/folder_paths"))
+    assert {model.folder for model in models.catalogue().values()} <= folders.keys()
+
+
 def test_a_workflow_runs_to_its_end(address, archive):
     base = archive.parents[1]
     client.run(address, models.workflows()["remove_without_models"])

@@ -11,7 +11,8 @@ import { t } from "./lib/i18n.js";
 import { LIVE_MASK, LiveMask } from "./lib/live_mask.js";
 import { CSS } from "./lib/pick_points_style.js";
 import { View } from "./lib/pick_points_view.js";
-import { KINDS, between, clamp, count, describe, empty, fit, markAt, moved, read, summary, write } from "./lib/picks.js";
+import { KINDS, between, clamp, count, empty, fit, moved, read, write } from "./lib/picks.js";
+import { describe, markAt, summary } from "./lib/picks.js";
 
 const DRAG = 4; // screen pixels that a press must travel to be a drag
 const REACH = 8; // CSS pixels around a mark in which a press takes hold of it

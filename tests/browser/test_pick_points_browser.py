@@ -402,9 +402,21 @@ def mask_of(request):
     return np.array(Image.open(urllib.request.urlopen(again)).convert("L")) > 0
 
 
+def asked(page, hover=None):
+    """Waits for a request: of a click, or of hovering with these positive points."""
+
+    def wanted(request):
+        if not request.url.endswith("/pentimento/sam/preview"):
+            return False
+        positive = json.loads(request.post_data_json["picks"])["positive"]
+        return positive == hover if "hover" in request.post_data_json else hover is None
+
+    return page.expect_request(wanted)
+
+
 def test_the_mask_appears_as_the_user_clicks(live):
     before = seen(live)
-    with live.expect_request("**/pentimento/sam/preview") as first:
+    with asked(live) as first:
         click(live, 120, 70)
         live.get_by_role("status").filter(has_text="1 point \u00b7 Encoding the picture").wait_for()
     live.get_by_role("status").filter(has_text="Mask score").wait_for()
@@ -415,15 +427,12 @@ def test_the_mask_appears_as_the_user_clicks(live):
     blue = (seen(live) - before)[..., 2]
     assert blue[mask].mean() > 90  # the picture has no blue
     assert blue[~mask].mean() < 0.6 * blue[mask].mean()  # a light rim reaches out
-    with live.expect_request("**/pentimento/sam/preview") as second:
+    with asked(live) as second:
         click(live, 30, 120, key="Shift")
     assert np.any(mask_of(second.value) != mask)
     live.get_by_role("status").filter(has_text="Mask score").wait_for()
-    with live.expect_request("**/pentimento/sam/preview") as hover:
+    with asked(live, hover=points((120, 70), (60, 40))):
         live.mouse.move(*screen(live, 60, 40))
-    request = hover.value.post_data_json
-    assert request["hover"] is True
-    assert json.loads(request["picks"])["positive"] == points((120, 70), (60, 40))
     live.locator(".pentimento-hover").wait_for()
     live.get_by_role("button", name="Clear", exact=True).click()
     assert live.locator(".pentimento-hover").is_hidden()

@@ -102,8 +102,14 @@ def mask_of(request):
     return np.array(Image.open(urllib.request.urlopen(again)).convert("L")) > 0
 
 
-def asked(page):
-    return page.expect_request("**/pentimento/wand/preview")
+def asked(page, hover=False):
+    """Waits for a request: of a click or the slider, or of hovering."""
+
+    def wanted(request):
+        preview = request.url.endswith("/pentimento/wand/preview")
+        return preview and request.post_data_json["client"].endswith("hover") == hover
+
+    return page.expect_request(wanted)
 
 
 def choose(page, folder, name, picture):
@@ -134,7 +140,7 @@ def test_own_picture_one_click_and_the_object_is_gone(page, server, uploads):
     status(page, "so its picks were cleared").wait_for()
     assert page.evaluate(PICKS) == ""
     place = at(page, *DISC[:2], WIDTH, HEIGHT)
-    with asked(page) as hover:
+    with asked(page, hover=True) as hover:
         page.mouse.move(*place)
     page.locator(".pentimento-hover").wait_for()
     assert page.locator(".pentimento-mask").is_hidden()
@@ -187,16 +193,15 @@ def test_picks_stay_on_the_picture_that_the_mask_editor_saves(classic, host):
 
 
 def test_hovering_shows_what_a_click_adds_and_what_shift_click_removes(page):
-    with asked(page) as hover:
+    with asked(page, hover=True) as hover:
         page.mouse.move(*at(page, 120, 60))
     request = hover.value.post_data_json
     picks = json.loads(request["picks"])
     assert picks["positive"][-1] == {"x": 120, "y": 60}
     assert len(picks["positive"]) == 6
-    assert request["client"].endswith("hover")
     page.locator(".pentimento-hover").wait_for()
     page.keyboard.down("Shift")
-    with asked(page) as hover:
+    with asked(page, hover=True) as hover:
         page.mouse.move(*at(page, 121, 61))
     page.keyboard.up("Shift")
     assert json.loads(hover.value.post_data_json["picks"])["negative"] == [{"x": 121, "y": 61}]
@@ -220,7 +225,7 @@ def test_the_slider_and_the_wand_have_one_tolerance(page):
 def test_the_keyboard_alone_previews_selects_and_sets_the_tolerance(page):
     page.get_by_role("button", name="Clear", exact=True).click()
     page.locator(".pentimento-keys").focus()
-    with asked(page) as hover:
+    with asked(page, hover=True) as hover:
         page.keyboard.press("Shift+ArrowUp")
     assert json.loads(hover.value.post_data_json["picks"])["positive"] == [{"x": 256, "y": 230}]
     page.locator(".pentimento-hover").wait_for()

@@ -83,6 +83,9 @@ async function fetchMask(route, request, signal) {
   return { png: await response.blob(), score: number("Score"), selected: number("Selected") };
 }
 
+const scored = ({ score }) => t("Mask score {score}", { score: score.toFixed(2) });
+const selected = (mask) => t("{percent} % selected", { percent: (100 * mask.selected).toFixed(1) });
+
 export class LiveMask {
   /**
    * @param picker The widget: its node, the picture that it shows, and its picks.
@@ -154,8 +157,7 @@ export class LiveMask {
       this.encoded = encoding;
       this.failure = "";
       this.view.mask.show(mask.png);
-      const percent = (100 * mask.selected).toFixed(1);
-      this.tell(encoding ? t("Mask score {score}", { score: mask.score.toFixed(2) }) : t("{percent} % selected", { percent }));
+      this.tell(encoding ? scored(mask) : selected(mask));
     } catch (error) {
       if (!abort.signal.aborted && this.wanted) this.fail(error);
     }
@@ -186,7 +188,8 @@ export class LiveMask {
     const key = JSON.stringify(request);
     if (key === this.hovered) return;
     this.hovered = key;
-    this.askHover({ ...request, client: `${this.client} hover`, ...(this.encoding && { hover: true }) }, this.consumer.route);
+    const cheap = this.encoding && { hover: true };
+    this.askHover({ ...request, ...cheap, client: `${this.client} hover` }, this.consumer.route);
   }
 
   async fetchHover(request, route) {

@@ -60,8 +60,8 @@ export class View {
       "aria-description",
       t(
         "The arrow keys move the cross or the chosen mark by one pixel, with Shift by a twentieth of the picture. " +
-          "Enter selects the pixel under the cross, Shift Enter leaves it out, B starts and ends a box. N chooses the " +
-          "next mark, Delete removes the chosen mark, Escape goes back to the cross, Control Z undoes.",
+          "Enter selects the pixel under the cross, Shift Enter leaves it out, B starts and ends a box. N chooses " +
+          "the next mark, Delete removes the chosen mark, Escape goes back to the cross, Control Z undoes.",
       ),
     );
     this.cross = element("div", "pentimento-cross");

@@ -81,7 +81,7 @@ def demo(host: Host, only: list[str]) -> int:
     runs.sort(key=lambda run: bool(run.standins))
     with serve(host) as server:
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)  # on Windows a folder that is shown somewhere stays
         _write_sheet(folder, [], len(runs))
         for number, run in enumerate(runs):
             _play(server, run, folder, f"{number:02d}")

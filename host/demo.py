@@ -126,7 +126,7 @@ def demo(host: Host, only: list[str], folder: Path) -> int:
     print("Starting ComfyUI ...", flush=True)
     with serve(host) as server:
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)  # on Windows a folder that is shown somewhere stays
         _write_sheet(folder, [], len(runs))
         for number, run in enumerate(runs):
             _play(server, run, folder, f"{number:02d}")

@@ -3,6 +3,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { t } from "./lib/i18n.js";
 
 const NONE = new window.LGraphBadge({ text: "" });
 let badge = NONE;
@@ -16,7 +17,8 @@ async function read() {
 app.registerExtension({
   name: "pentimento.Standins",
   setup() {
-    badge = new window.LGraphBadge({ text: "stand-in: random weights", fgColor: "#1c1400", bgColor: "#ffb02e" });
+    const text = t("stand-in: random weights");
+    badge = new window.LGraphBadge({ text, fgColor: "#1c1400", bgColor: "#ffb02e" });
   },
   async refreshComboInNodes() {
     standins = await read();

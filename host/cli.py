@@ -49,7 +49,7 @@ def _check_names(options: argparse.Namespace) -> None:
     elif options.verb == "bench":
         known("benchmark", options.name, bench.benchmarks())
     elif options.verb == "models" and options.download is not None:
-        known("model", [options.download], json.loads((PACK / "host" / "models.json").read_text()))
+        known("model", [options.download], json.loads((PACK / "host" / "models.json").read_text(encoding="utf-8")))
 
 
 def _parser() -> argparse.ArgumentParser:

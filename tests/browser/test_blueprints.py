@@ -107,7 +107,7 @@ def ready(page):
 def place(page, title, nodes2=False):
     """Puts a blueprint from the node library into an empty graph."""
     page.evaluate("(on) => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", nodes2)
-    page.evaluate("() => { window.app.canvas.setGraph(window.app.rootGraph); window.app.graph.clear(); }")
+    page.evaluate("() => window.app.loadGraphData({ nodes: [], links: [], version: 0.4 })")
     library = page.get_by_role("button", name="Node Library")
     library.click()
     page.get_by_placeholder("Search", exact=False).first.fill(title)

@@ -78,9 +78,11 @@ def test_a_help_page_opens_in_chinese_with_its_picture(page):
     page.evaluate(SELECT, "PentimentoCropToMask")
     page.get_by_test_id("info-button").click()
     page.get_by_role("heading", name=CROP_TO_MASK, exact=True).first.wait_for()
-    page.get_by_role("heading", name=INPUTS, exact=True).first.wait_for()
+    inputs = page.get_by_role("heading", name=INPUTS, exact=True).first
     page.wait_for_function(LOADED_PICTURE)
-    assert "**" not in page.locator(".markdown-content").first.inner_text()
+    text = inputs.locator("xpath=..").inner_text()
+    assert CROP_TO_MASK in text
+    assert "**" not in text
 
 
 def test_the_menu_is_in_chinese(page):

@@ -34,7 +34,7 @@ PHOTOGRAPHS = (
     Photograph(
         DEMO / "rocket.jpg",
         "Falcon 9 with DSCOVR, SpaceX, public domain",
-        hole=(((300, 120), (345, 120), (362, 372), (352, 410), (262, 427), (275, 390), (290, 360)),),
+        hole=(((300, 120), (345, 120), (360, 372), (356, 405), (282, 405), (284, 360)),),
     ),
     Photograph(
         WORKFLOWS / "pentimento_camera.png",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .harmonic import grids, outflow, solve
 
-FAINT = 0.2  # a jump of this root mean square over the colours is weighted with 1 / e
+FAINT = 0.17  # a jump of this root mean square over the colours is weighted with 1 / e
 SCREENING = 1e-4  # a correction fades over 100 pixels: far from known pixels it would add up to another colour
 
 
@@ -42,7 +42,7 @@ def jumps(rgb: Tensor, unknown: Tensor, origin: Tensor, step: tuple[int, int]) -
 
     The pasted pixels are o(p) and o(q). The picture I offers two differences for them, I(o(p) + step) - I(o(p)) and
     I(o(q)) - I(o(q) - step). The right difference r is their mean; one of them, if the other needs an unknown pixel;
-    0, if both do. The error e = I(o(q)) - I(o(p)) - r is weighted with exp(-mean(e^2) / FAINT^2).
+    0, if both do. The error e = I(o(q)) - I(o(p)) - r is weighted with exp(-(mean(e^2) / FAINT^2)^2).
 
     Args:
         rgb, unknown: (H, W, 3) and bool (H, W).
@@ -61,7 +61,7 @@ def jumps(rgb: Tensor, unknown: Tensor, origin: Tensor, step: tuple[int, int]) -
     error_of_q = (colours[before_q] - colours[p]) * has_before[..., None]
     differences = (has_after.float() + has_before)[..., None]
     jump = torch.where(differences > 0, (error_of_p + error_of_q) / differences, colours[q] - colours[p])
-    faint = torch.exp(-jump.square().mean(-1, keepdim=True) / FAINT**2)
+    faint = torch.exp(-(jump.square().mean(-1, keepdim=True) / FAINT**2).square())
     return (jump * faint).movedim(-1, 0)
 
 

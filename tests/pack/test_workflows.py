@@ -82,7 +82,23 @@ def test_a_workflow_that_changes_a_picture_compares_it_with_the_result(name):
 
 def corners(node):
     (x, y), (width, height) = node["pos"], node["size"]
-    return x, y - 30, x + width, y + height  # the title stands above
+    footer = 28 if node["properties"].get("models") else 0  # Nodes 2.0 tells of a missing model below the node
+    return x, y - 30, x + width, y + height + footer  # the title stands above
+
+
+def opened(boxes, width=1600, height=1000):
+    """The scale at which ComfyUI opens a graph on a screen of this size: the graph takes three quarters of it."""
+    left, top, right, bottom = (
+        choose(sides) for choose, sides in zip((min, min, max, max), zip(*boxes, strict=True), strict=True)
+    )
+    return 0.75 * min(width / (right - left), height / (bottom - top))
+
+
+@pytest.mark.parametrize("name", models.workflows())
+def test_a_workflow_opens_at_a_scale_at_which_its_texts_can_be_read(name):
+    graph = json.loads((PACK / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    scale = opened([corners(node) for node in graph["nodes"]])
+    assert 14 * scale > 8  # ComfyUI leaves out titles and texts of 14 pixels that are drawn smaller than 8
 
 
 @pytest.mark.parametrize("name", models.workflows())

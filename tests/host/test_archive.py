@@ -1,20 +1,26 @@
 """The archive that users install: what is in it, and that a fresh ComfyUI runs it on its own requirements."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
+from kit import first_click, history
 from kit.paths import HOST, PACK
 from pentimento_host import client, environment, models, server
+
+CANVASES = {"classic": False, "nodes2": True}
 
 HIDE = """
 import sys
@@ -167,6 +173,8 @@ def test_a_workflow_runs_to_its_end(address, archive):
     assert Image.open(picture).tobytes() != photograph.tobytes()
 
 
+# The tests from here on use the browser, and asyncio.run is refused while it runs.
+
 OPEN = """async (name) => {
     const response = await fetch(`/api/workflow_templates/pentimento/${name}.json`);
     await window.app.loadGraphData(await response.json(), true, true, name, { openSource: "template" });
@@ -180,7 +188,6 @@ OFFERED = """() => [...document.querySelectorAll('[data-testid="missing-model-do
 
 
 def test_every_template_opens_with_its_photographs_and_misses_nothing_but_models(address, browser):
-    """This test is the file's last: asyncio.run is refused while the browser runs."""
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
     page.goto(f"{address}/?template=lama_fill&source=pentimento")
     page.get_by_test_id("error-overlay").wait_for()  # the template is open
@@ -195,3 +202,61 @@ def test_every_template_opens_with_its_photographs_and_misses_nothing_but_models
         else:
             assert not page.get_by_test_id("panel-tab-errors").count(), name
     page.close()
+
+
+@pytest.fixture(params=[(canvas, language) for canvas in CANVASES for language in first_click.LANGUAGES], ids="-".join)
+def newcomer(address, archive, browser, request):
+    """A tab of a user who was never here, and what the pack's texts are in the user's language."""
+    canvas, language = request.param
+    (archive.parents[1] / "user" / "default" / "comfy.settings.json").unlink(missing_ok=True)
+    nodes2 = json.dumps(CANVASES[canvas]).encode()
+    urllib.request.urlopen(urllib.request.Request(f"{address}/settings/Comfy.VueNodes.Enabled", nodes2, method="POST"))
+    context = browser.new_context(viewport={"width": 1600, "height": 1000}, locale=language)
+    yield context.new_page(), lambda text: first_click.LANGUAGES[language].get(text, text)
+    context.close()
+
+
+def colour(page, frame, x, y):
+    """The colour on the screen at a place of an element, (x, y) from 0 to 1, with the pointer elsewhere."""
+    left, top = first_click.inside(frame, x, y)
+    page.mouse.move(*first_click.inside(frame, -0.2, 0.5))
+    shot = page.screenshot(clip={"x": int(left), "y": int(top), "width": 1, "height": 1})
+    return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))[0, 0].astype(int)
+
+
+def test_a_newcomer_clicks_an_object_in_an_own_picture_and_it_is_gone(newcomer, address, tmp_path, request):
+    page, t = newcomer
+    file = tmp_path / f"own_{request.node.callspec.id}.png"
+    first_click.own_picture().save(file)
+    before = history.prompt_ids(address)
+
+    first_click.open_gallery(page, address)
+    first_click.choose_category(page, page.mouse)
+    first_click.choose_template(page, page.mouse)
+    assert not page.get_by_test_id("error-overlay").count()
+    first_click.upload(page, page.mouse, file)
+    x, y, radius = first_click.DISC
+    page.mouse.click(*first_click.place_in_picture(page, x, y, *first_click.own_picture().size))
+    share = t("{percent} % selected").format(percent=f"{100 * first_click.disc().mean():.1f}")
+    first_click.status(page, f"{t('1 point')} \u00b7 {share}").wait_for()
+    page.locator(".pentimento-mask").wait_for()
+    first_click.run(page, page.mouse)
+
+    outputs = history.run_since(address, before)["outputs"]
+    (saved,) = [image for output in outputs.values() for image in output.get("images", ()) if image["type"] == "output"]
+    result = np.asarray(Image.open(io.BytesIO(client.get(address, "view", **saved))).convert("RGB")).astype(int)
+    original, object_ = np.asarray(first_click.own_picture()).astype(int), first_click.disc()
+    assert np.abs(result - original)[object_].max(-1).min() > 50  # the red is gone, everywhere
+    assert (result.max(-1) - result.min(-1)).max() < 8  # and grey came
+    far = np.hypot(*(np.indices(object_.shape) - np.array([y, x])[:, None, None])) > radius + 12
+    assert np.array_equal(result[far], original[far])
+
+    frame = first_click.compared(page)
+    place = (x + 0.5) / first_click.WIDTH, (y + 0.5) / first_click.HEIGHT
+    first_click.drag(page.mouse, frame, 0.5, 0.9)
+    assert first_click.slider(frame) == pytest.approx(90, abs=1)
+    assert np.abs(colour(page, frame, *place) - first_click.RED).max() < 8  # the first picture
+    page.keyboard.press("Shift+ArrowLeft")
+    assert first_click.slider(frame) == pytest.approx(80, abs=1)
+    first_click.drag(page.mouse, frame, 0.8, 0.2)
+    assert np.ptp(colour(page, frame, *place)) < 8  # the second

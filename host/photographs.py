@@ -62,7 +62,12 @@ PHOTOGRAPHS = (
 
 def _painted(name: str) -> dict[str, object]:
     """The changes to remove_without_models that take another photograph, and its painted hole for the wand's."""
-    return {"Photograph.image": f"pentimento_{name}_painted.png", "Tune Mask.mask": ["1", 1], "Tune Mask.grow": 2}
+    return {
+        "Photograph.image": f"pentimento_{name}_painted.png",
+        "Tune Mask.mask": ["1", 1],
+        "Tune Mask.grow": 2,
+        "Fill Without a Model.seed": 0,
+    }
 
 
 # Further runs of a workflow: {workflow: {title: {"<node title>.<input id>": value}}}

@@ -7,6 +7,7 @@
 import { app } from "../../scripts/app.js";
 import { chain } from "./lib/dom.js";
 
+const { DOMWidgetImpl, addWidget } = window.comfyAPI.domWidget;
 const PICKS = "PENTIMENTO_PICKS"; // the type of the widget
 const HEIGHT = 420; // of the widget, at least, in pixels
 
@@ -26,19 +27,26 @@ function show(host, slot) {
   const promoted = input._widget; // as the front end made it: the value that is saved and queued
   const source = inner(host.subgraph, slot);
   if (!source || !promoted || promoted.element) return;
-  const widget = host.addDOMWidget(input.name, PICKS, source.element, {
-    ...source.options,
-    getMinHeight: () => HEIGHT,
-    getValue: () => promoted.value ?? "",
-    setValue: (text) => {
-      promoted.value = text;
-      if (source.value !== text) source.value = text;
+  const widget = new DOMWidgetImpl({
+    node: host,
+    name: input.name,
+    type: PICKS,
+    element: source.element,
+    options: {
+      ...source.options,
+      getMinHeight: () => HEIGHT,
+      getValue: () => promoted.value ?? "",
+      setValue: (text) => {
+        promoted.value = text;
+        if (source.value !== text) source.value = text;
+      },
     },
   });
   Object.defineProperty(widget, "width", { get: () => undefined, set: () => {} }); // the node's, as inside
   source.element.style.minHeight = `${HEIGHT - 2 * widget.margin}px`; // Nodes 2.0 gives promoted widgets no more
   source.callback = chain(source.callback, () => (widget.value = source.value));
-  input._widget = widget;
+  input._widget = widget; // in the promoted one's place, where the front end puts a promoted text field
+  addWidget({ graph: host.graph, addCustomWidget() {} }, widget); // shows the element; the node has the widget by now
   queueMicrotask(() => (widget.value = promoted.value ?? "")); // a loaded workflow's values come after its widgets
   const refresh = () => requestAnimationFrame(() => (mount(host, source.element), source.options.onDraw()));
   host.onConnectionsChange = chain(host.onConnectionsChange, refresh);

@@ -2,13 +2,13 @@
 
 import io
 import json
-import urllib.request
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from kit import history
+from kit.front_end import READY, SETTLE, open_tab, ready
 from kit.paths import PACK
 from pentimento_host import client, models
 
@@ -89,19 +89,8 @@ COPY = f"""() => {{
 @pytest.fixture(scope="module")
 def tab(browser, server):
     """A tab with ComfyUI in it."""
-    setting = urllib.request.Request(f"{server}/settings/Comfy.TutorialCompleted", b"true", method="POST")
-    urllib.request.urlopen(setting)
-    page = browser.new_page(viewport={"width": 1700, "height": 1000})
-    page.goto(server)
-    ready(page)
-    yield page
-    page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
-    page.close()
-
-
-def ready(page):
-    page.wait_for_function("window.app?.graph && window.app.extensionManager?.command")
-    page.wait_for_function("'PentimentoPickPoints' in LiteGraph.registered_node_types")
+    with open_tab(browser, server, width=1700) as page:
+        yield page
 
 
 def place(page, title, nodes2=False):
@@ -182,9 +171,9 @@ def test_a_blueprint_from_the_node_library_converts_to_its_committed_api_form(ta
 
 def look(page):
     page.evaluate(LOOK)
-    page.wait_for_function("() => document.querySelector('.pentimento-frame > img')?.naturalWidth > 0")
+    page.wait_for_function(READY)
     page.locator(".pentimento-keys:visible").first.wait_for()
-    page.wait_for_timeout(400)  # the canvas draws, and moves the widget, on its next frames
+    page.wait_for_timeout(SETTLE)
 
 
 def click(page, x, y):
@@ -254,7 +243,7 @@ def test_undo_reload_and_a_look_inside_keep_the_picks(page):
     look(page)
     assert page.locator(".pentimento-point").count() == 2
     page.evaluate(IN_AND_OUT)
-    page.wait_for_timeout(400)
+    page.wait_for_timeout(SETTLE)
     page.evaluate("() => window.app.canvas.setGraph(window.app.rootGraph)")
     look(page)
     click(page, 50, 400)
@@ -265,7 +254,7 @@ def test_undo_reload_and_a_look_inside_keep_the_picks(page):
 def test_a_copy_has_picks_of_its_own(page):
     click(page, 100, 120)
     page.evaluate(COPY)
-    page.wait_for_timeout(400)
+    page.wait_for_timeout(SETTLE)
     look(page)
     click(page, 300, 200)
     counts = sorted(len(picks) for picks in page.evaluate(PICKS))

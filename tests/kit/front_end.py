@@ -21,7 +21,9 @@ SETTLE = 300  # ms: the canvas draws, and moves the widget, on its next frames
 def ready(page):
     """Waits until ComfyUI and the pack are there."""
     page.wait_for_function("window.app?.graph && window.app.extensionManager?.command")
-    page.wait_for_function("'PentimentoPickPoints' in LiteGraph.registered_node_types")
+    page.wait_for_function(
+        "['PentimentoCompare', 'PentimentoPickPoints'].every((type) => type in LiteGraph.registered_node_types)"
+    )
 
 
 @contextlib.contextmanager

@@ -37,9 +37,19 @@ export function inputIndex(node, name) {
   return node.inputs.findIndex((input) => input.name === name);
 }
 
+/** The link into an input; nothing for none. Subgraph nodes have a getInputLink of another meaning. */
+function linkInto(node, index) {
+  return node.inputs[index] && LGraphNode.prototype.getInputLink.call(node, index);
+}
+
+/** The links out of an output; none where the node is in no graph. */
+function linksOutOf(node, slot) {
+  return [...(node.graph?.links.values() ?? [])].filter((link) => link.origin_id === node.id && link.origin_slot === slot);
+}
+
 /** The place and the output slot that feed an input; null for none. */
 export function source({ node, around }, index) {
-  const link = node.graph.getLink(node.inputs[index]?.link);
+  const link = linkInto(node, index);
   return link ? start(node.graph, around, link) : null;
 }
 
@@ -61,7 +71,7 @@ function start(graph, around, link) {
 
 /** The places that an output leads to, each with the index of its input. */
 export function targets({ node, around }, slot) {
-  return (node.outputs[slot]?.links ?? []).flatMap((id) => ends(node.graph, around, node.graph.getLink(id)));
+  return linksOutOf(node, slot).flatMap((link) => ends(node.graph, around, link));
 }
 
 /** Where a link of a graph ends. */
@@ -85,13 +95,14 @@ function ends(graph, around, link) {
 /** The widget whose value an input has: the node's own, one on a subgraph node around it, or a primitive node's. */
 export function control(at, name) {
   const { node, around } = at;
-  const input = node.inputs[inputIndex(node, name)];
-  const link = node.graph.getLink(input?.link);
+  const index = inputIndex(node, name);
+  const input = node.inputs[index];
+  const link = linkInto(node, index);
   if (!link) return node.widgets?.find((widget) => widget.name === (input?.widget?.name ?? name)) ?? null;
   if (Number(link.origin_id) === SUBGRAPH_INPUT && around.length) {
     const outer = outside(at);
     return control(outer, outer.node.inputs[link.origin_slot].name);
   }
-  const from = source(at, inputIndex(node, name));
+  const from = source(at, index);
   return PRIMITIVES.test(from?.node.type) ? from.node.widgets[0] : null;
 }

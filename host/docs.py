@@ -14,8 +14,8 @@ NODES = f"""\
 
 Written from the nodes' schemas by `{WRITE}`; do not edit it by hand.
 
-The nodes are in ComfyUI's node library under *Pentimento*. Each has a help page in ComfyUI (select the node, press *i*)
-and a Chinese translation."""
+The nodes are in ComfyUI's node library under *Pentimento*. Each has a help page in ComfyUI (the *i* button above
+a selected node) and a Chinese translation."""
 
 BLUEPRINTS = """\
 ## Blueprints

@@ -14,8 +14,8 @@ from .sam_frame import frame_size
 
 CHOICES = ["auto", "best", "1", "2", "3", "all"]
 NOTHING_DETECTED = (
-    "bboxes has no box, so nothing was detected on the picture, and there is nothing to segment by. Lower the "
-    "detector's threshold, or click on the object in Pick Points."
+    "bboxes has no box and positive_coords has no point, so there is nothing to segment by. Click on the object in "
+    "Pick Points. Where the boxes come from a detector, it detected nothing: lower its threshold."
 )
 
 

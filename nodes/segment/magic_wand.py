@@ -11,7 +11,8 @@ from ...model_patchers.segment import magic_wand
 from .. import inputs
 
 NO_POINT = (
-    'positive_coords has no point. Connect Pick Points, or write a JSON list in pixels such as [{"x": 120, "y": 80}].'
+    "positive_coords has no point. Click on the object in Pick Points. Where Pick Points is not connected, connect it, "
+    'or write a JSON list in pixels such as [{"x": 120, "y": 80}].'
 )
 
 

@@ -118,7 +118,7 @@ def test_sizes_and_channels(size, channels):
 
 @pytest.mark.parametrize("positive", ["", "  ", "[]"])
 def test_no_positive_point_says_what_to_do(positive):
-    with pytest.raises(ValueError, match=r"positive_coords has no point.*Connect Pick Points"):
+    with pytest.raises(ValueError, match=r"positive_coords has no point. Click on the object.*connect it"):
         MagicWand.execute(stripes(), positive, 0.1, True)
     assert "positive_coords has no point" in MagicWand.validate_inputs(positive, "")
 

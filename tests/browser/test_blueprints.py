@@ -33,11 +33,13 @@ EXAMPLES = {  # {blueprint: (photograph, what is set on the node)}
                 {
                     "width": 512,
                     "height": 512,
-                    "positive": [{"x": x, "y": y} for x, y in BADGES],
+                    "positive": [{"x": x, "y": y} for x, y in BADGES[:3]],
                     "negative": [],
                     "boxes": [],
                 }
-            )
+            ),
+            "grow": 18,  # the patch of cloth under the badge, too
+            "seed": 2,
         },
     ),
     "Replace Object": (

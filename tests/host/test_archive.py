@@ -217,9 +217,8 @@ def newcomer(address, archive, browser, request):
 
 
 def colour(page, frame, x, y):
-    """The colour on the screen at a place of an element, (x, y) from 0 to 1, with the pointer elsewhere."""
+    """The colour on the screen at a place of an element, (x, y) from 0 to 1."""
     left, top = first_click.inside(frame, x, y)
-    page.mouse.move(*first_click.inside(frame, -0.2, 0.5))
     shot = page.screenshot(clip={"x": int(left), "y": int(top), "width": 1, "height": 1})
     return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))[0, 0].astype(int)
 
@@ -236,7 +235,13 @@ def test_a_newcomer_clicks_an_object_in_an_own_picture_and_it_is_gone(newcomer, 
     assert not page.get_by_test_id("error-overlay").count()
     first_click.upload(page, page.mouse, file)
     x, y, radius = first_click.DISC
-    page.mouse.click(*first_click.place_in_picture(page, x, y, *first_click.own_picture().size))
+    place = (x + 0.5) / first_click.WIDTH, (y + 0.5) / first_click.HEIGHT
+    picture = page.locator(".pentimento-frame > img")
+    page.mouse.move(*first_click.inside(picture, *place))
+    page.locator(".pentimento-hover").wait_for()
+    red, green, blue = colour(page, picture, place[0] - 0.05, place[1])
+    assert red > green + 60 > blue + 120, "hovering does not show orange"
+    page.mouse.click(*first_click.inside(picture, *place))
     share = t("{percent} % selected").format(percent=f"{100 * first_click.disc().mean():.1f}")
     first_click.status(page, f"{t('1 point')} \u00b7 {share}").wait_for()
     page.locator(".pentimento-mask").wait_for()
@@ -252,7 +257,6 @@ def test_a_newcomer_clicks_an_object_in_an_own_picture_and_it_is_gone(newcomer, 
     assert np.array_equal(result[far], original[far])
 
     frame = first_click.compared(page)
-    place = (x + 0.5) / first_click.WIDTH, (y + 0.5) / first_click.HEIGHT
     first_click.drag(page.mouse, frame, 0.5, 0.9)
     assert first_click.slider(frame) == pytest.approx(90, abs=1)
     assert np.abs(colour(page, frame, *place) - first_click.RED).max() < 8  # the first picture

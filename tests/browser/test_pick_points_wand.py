@@ -126,6 +126,13 @@ def picture_of(server, reference):
     return np.asarray(Image.open(io.BytesIO(client.get(server, "view", **reference))).convert("RGB"))
 
 
+def colour_at(page, x, y):
+    """What a layer over the red object shows there: orange is green enough, the red of leaving out is not."""
+    clip = {"x": x, "y": y, "width": 1, "height": 1}
+    red, green, blue = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB").getpixel((0, 0))
+    return "orange" if green > 2 * blue and red > green else (red, green, blue)
+
+
 @pytest.fixture
 def uploads(host, tmp_path):
     """A folder for pictures to upload, which are removed from the server's input folder afterwards."""
@@ -144,6 +151,7 @@ def test_own_picture_one_click_and_the_object_is_gone(page, server, uploads):
         page.mouse.move(*place)
     page.locator(".pentimento-hover").wait_for()
     assert page.locator(".pentimento-mask").is_hidden()
+    assert colour_at(page, place[0] + 12, place[1]) == "orange", "what a first click would select"
     with asked(page) as click:
         page.mouse.click(*place)
     status(page, "1 point \u00b7 4.8 % selected").wait_for()

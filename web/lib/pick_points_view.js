@@ -8,6 +8,8 @@ function button(text, act) {
   return element("button", "", { type: "button", textContent: text, onclick: act });
 }
 
+const EMPTY = "linear-gradient(#0000, #0000)"; // a browser leaves the mask `none` out where it subtracts masks
+
 /** A mask over the picture, which comes as a PNG of the picture's size. */
 class Layer {
   /** @param parts Elements that the style draws from the frame's variable of this name. */
@@ -29,7 +31,7 @@ class Layer {
   put(image) {
     if (this.image) URL.revokeObjectURL(this.image.src);
     this.image = image;
-    this.frame.style.setProperty(this.name, image ? `url(${image.src})` : "none");
+    this.frame.style.setProperty(this.name, image ? `url(${image.src})` : EMPTY);
     this.root.hidden = !image;
   }
 }

@@ -13,6 +13,9 @@ from kit.paths import PACK
 
 MODES = {"classic": False, "nodes2": True}
 WORKFLOW = json.loads((PACK / "workflows" / "remove_without_models.json").read_text())
+BADGES = [(170, 390), (160, 370), (185, 400), (305, 355), (300, 373)]
+(PICKS,) = (node["widgets_values"] for node in WORKFLOW["nodes"] if node["type"] == "PentimentoPickPoints")
+PICKS[0] = json.dumps(json.loads(PICKS[0]) | {"positive": [{"x": x, "y": y} for x, y in BADGES]})
 
 PROMPT = "async () => Object.values((await window.app.graphToPrompt()).output)"
 WAND = f"async () => (await ({PROMPT})()).find((node) => node.class_type === 'PentimentoMagicWand').inputs"

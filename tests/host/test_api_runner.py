@@ -25,7 +25,14 @@ from pentimento_host import client, models
 runner = sys.modules["pentimento_run"]
 RUN = PACK / "workflows" / "api" / "run.py"
 REMOVE = models.workflows()["remove_without_models"]
-QUICK = ("--set", "Fill Without a Model.method=harmonic", "--set", "Tune Mask.remove_specks=0")
+QUICK = (
+    "--set",
+    "Fill Without a Model.method=harmonic",
+    "--set",
+    "Tune Mask.remove_specks=0",
+    "--set",
+    "Tune Mask.grow=8",
+)
 MASK = ("--mask", "Tune Mask.mask=mask.png")
 
 

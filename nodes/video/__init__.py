@@ -1,0 +1,3 @@
+"""Nodes for clips: a batch of pictures, or a VIDEO that is read a few frames at a time."""
+
+NODES: list = []

@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 
-from . import bench, child, client
-from .environment import PACK, Host, HostError, in_use, known, locate, prepare
+from . import bench, child, client, system
+from .environment import PACK, Host, HostError, in_use, known, locate, make_room, prepare
 
 ON_SECOND = ("--device", "second", "--loaded", "0.5")
 INSIDE = "PENTIMENTO_INSIDE_HOST"  # set when this process already runs in the host's Python
@@ -21,20 +21,28 @@ def main() -> int:
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         _check_names(options)
-        host = locate(options.comfyui)
-        if INSIDE in os.environ:
-            return VERBS[options.verb](host, options, rest)
-        prepare(host)
-        if options.verb == "setup":
-            print(f"Ready: ComfyUI in {host.comfyui}, Python in {host.python}.")
-            return 0
-        command = child.command(host.python, PACK / "host", *sys.argv[1:])
-        return subprocess.call(command, env=os.environ | {INSIDE: "1"})
+        return _run(locate(options.comfyui), options, rest)
     except HostError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _run(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
+    try:
+        if INSIDE in os.environ:
+            return VERBS[options.verb](host, options, rest)
+        prepare(host)
+    except OSError as error:
+        if system.is_full(error):
+            raise HostError(f"The disk is full. {make_room(host)}") from error
+        raise
+    if options.verb == "setup":
+        print(f"Ready: ComfyUI in {host.comfyui}, Python in {host.python}.")
+        return 0
+    command = child.command(host.python, PACK / "host", *sys.argv[1:])
+    return subprocess.call(command, env=os.environ | {INSIDE: "1"})
 
 
 def _check_names(options: argparse.Namespace) -> None:

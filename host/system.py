@@ -4,6 +4,7 @@ Each function holds both ways, so the rest of the tool asks for a lock, a link o
 """
 
 import ctypes
+import errno
 import ntpath
 import os
 import signal
@@ -59,6 +60,11 @@ class _Overlapped(ctypes.Structure):
         ("offset_high", wintypes.DWORD),
         ("event", wintypes.HANDLE),
     ]
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or the user's share of it, had no room."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def python_in(environment: Path) -> Path:

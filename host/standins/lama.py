@@ -1,12 +1,13 @@
 """A stand-in of Big-LaMa."""
 
+import io
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from .layers import Shapes, layer
-from .weights import mark, random
+from .weights import random, save_zip
 
 
 def lama(path: Path) -> None:
@@ -16,8 +17,9 @@ def lama(path: Path) -> None:
     for name, shape in _lama_shapes(width=4, blocks=18):
         model.put(f"generator.model.{name}", random(name, shape, generator))
     example = torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)
-    torch.jit.trace(model, example, check_trace=False).save(str(path))
-    mark(path)
+    archive = io.BytesIO()
+    torch.jit.save(torch.jit.trace(model, example, check_trace=False), archive)
+    save_zip(archive, path)
 
 
 class Tree(nn.Module):

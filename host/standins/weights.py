@@ -1,17 +1,21 @@
 """Seeded random weights that keep the size of what passes through them, and files of them."""
 
+import io
+import json
+import os
 import runpy
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..environment import PACK
 from .layers import Shapes
 
+BLOCK = 1 << 16  # bytes; a block of zeros in a safetensors file becomes a hole, which takes no room on most disks
+DTYPES = {torch.float32: "F32", torch.float16: "F16"}  # their names in a safetensors file
 MARK = runpy.run_path(str(PACK / "model_patchers" / "comfyui" / "standins.py"))["MARK"]
 
 
@@ -39,11 +43,19 @@ def drawn(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tens
 
 
 def repeated(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Like `drawn`, in float16, with rows that recur: to draw all of a text encoder takes longer than to store it."""
+    """Like `drawn`, in float16, with rows that recur: to draw all of a text encoder takes longer than to store it.
+
+    Each token has an embedding. Of other matrices 64 rows in 1024 are drawn, and zeros take no room on the disk.
+    """
     if len(shape) == 1:
         return drawn(name, shape, generator).half()
     rows = drawn(name, (min(shape[0], 64), *shape[1:]), generator).half()
-    return rows.repeat(-(-shape[0] // 64), *[1] * (len(shape) - 1))[: shape[0]].contiguous()
+    if name.endswith("token_embedding.weight"):
+        return rows.repeat(-(-shape[0] // 64), *[1] * (len(shape) - 1))[: shape[0]].contiguous()
+    weight = torch.zeros(shape, dtype=torch.float16)
+    for part in weight.split(1024):
+        part[:64] = rows[: len(part)]
+    return weight
 
 
 def overlapped(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -62,17 +74,37 @@ def save_drawn(shapes: Shapes, path: Path) -> None:
 
 
 def save(weights: dict[str, Tensor], path: Path) -> None:
-    """Writes a safetensors file that says that it is a stand-in."""
-    save_file(weights, path, {MARK: "true"})
+    """Writes a safetensors file that says that it is a stand-in, with holes in place of zeros.
+
+    safetensors' own writer fills holes. The format: https://github.com/huggingface/safetensors#format.
+    """
+    header, end = {"__metadata__": {MARK: "true"}}, 0
+    weights = dict(sorted(weights.items(), key=lambda item: -item[1].itemsize))  # so that all stand aligned
+    for name, tensor in weights.items():
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": [*tensor.shape], "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in weights.values():
+            for block in tensor.flatten().view(torch.uint8).split(BLOCK):
+                if block.any():
+                    file.write(block.numpy())
+                else:
+                    file.seek(len(block), os.SEEK_CUR)
+        file.truncate()
 
 
 def save_pickle(value: Any, path: Path) -> None:
     """Writes PyTorch's zipped pickle, which says that it is a stand-in."""
-    torch.save(value, path)
-    mark(path)
+    archive = io.BytesIO()  # PyTorch's own writer does not say when the disk is full
+    torch.save(value, archive)
+    save_zip(archive, path)
 
 
-def mark(path: Path) -> None:
-    """Has a zip archive say that it is a stand-in."""
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.comment = MARK.encode()
+def save_zip(archive: io.BytesIO, path: Path) -> None:
+    """Writes a zip archive and has it say that it is a stand-in."""
+    with zipfile.ZipFile(archive, "a") as marked:
+        marked.comment = MARK.encode()
+    path.write_bytes(archive.getbuffer())

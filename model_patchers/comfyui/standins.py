@@ -11,7 +11,7 @@ from typing import Any
 import safetensors
 
 PREFIX = "standin-"
-MARK = "Pentimento's stand-in: random weights"
+MARK = "Pentimento's stand-in: random weights, version 2"  # the tool makes those with another mark again
 
 
 def is_standin(path: Path) -> bool:

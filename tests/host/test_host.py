@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import http.server
 import json
@@ -278,6 +279,81 @@ def test_each_missing_stand_in_is_made_once_with_a_line_of_progress(here, monkey
     models.make_standins(here, graphs)
     assert len(made) == 2
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("name", ["lama", "unclip_statistics", "sd2_vae"])
+def test_a_stand_in_on_a_full_disk_is_an_error_of_the_disk(name):
+    """TorchScript, a pickle, safetensors."""
+    with pytest.raises(OSError) as full:
+        getattr(standins, name)(Path("/dev/full"))
+    assert system.is_full(full.value)
+
+
+def test_a_full_disk_is_a_sentence_and_no_traceback(here, monkeypatch, capsys):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("PENTIMENTO_HOST", str(here.home))
+    monkeypatch.setattr(sys, "argv", ["host", "demo"])
+    for step in ("prepare", "VERBS"):
+        with monkeypatch.context() as patch:
+            patch.setattr(cli, step, full if step == "prepare" else {"demo": full})
+            if step == "VERBS":
+                patch.setenv(cli.INSIDE, "1")
+            assert cli.main() == 1
+        complaint = capsys.readouterr().err
+        assert complaint.startswith("The disk is full. ")
+        assert f"{here.home} has " in complaint and "B left; " in complaint
+        assert f"Delete what you do not need, such as {here.home / 'demo'}" in complaint
+
+
+def test_stand_ins_that_the_disk_cannot_hold_are_refused_before_the_first(here, monkeypatch, capsys):
+    monkeypatch.setattr(models, "find", lambda host, model: None)
+    graphs = [models.workflows()[name] for name in ("demofusion", "lama_fill")]
+    needed = sum(model.standin_mb for graph in graphs for _, _, model in models.wanted(graph))
+    monkeypatch.setattr(environment, "free", lambda folder: 1e6 * needed - 1)
+    with pytest.raises(environment.HostError, match=rf"stand-ins need {needed} MB. {re.escape(str(here.home))} has"):
+        models.make_standins(here, graphs)
+    assert f"take {needed} MB in {here.models}" in capsys.readouterr().out
+    assert not here.models.exists()
+
+
+def test_a_setup_that_fails_on_a_nearly_full_disk_says_so(here, monkeypatch):
+    def fails(host):
+        raise environment.HostError("Installing uv failed.")
+
+    monkeypatch.setattr(environment, "_install_uv", fails)
+    monkeypatch.setattr(environment, "free", lambda folder: 1e9)
+    with pytest.raises(environment.HostError, match="(?s)uv failed.*nearly full.* has 1.0 GB left"):
+        environment.prepare(here)
+    monkeypatch.setattr(environment, "free", lambda folder: 1e12)
+    with pytest.raises(environment.HostError, match="^Installing uv failed.$"):
+        environment.prepare(here)
+
+
+def test_a_download_that_the_disk_cannot_hold_is_refused(publisher, tmp_path, monkeypatch):
+    handler, model = publisher
+    monkeypatch.setattr(models, "free", lambda folder: model.size - 1)
+    with pytest.raises(environment.HostError, match=rf"net.pt needs 3 MB, and {re.escape(str(tmp_path))} has 3 MB"):
+        models.download(model, tmp_path)
+    assert not handler.asked
+
+
+def test_stand_ins_take_no_more_of_the_disk_than_is_said(server, host, tmp_path):
+    with (tmp_path / "hole").open("wb") as file:
+        file.truncate(1 << 20)
+    if sys.platform == "win32" or taken(tmp_path / "hole") == 1 << 20:
+        pytest.skip("this disk makes no holes in files")
+    made = {model: models._standin(host, model) for model in models.catalogue().values()}
+    sizes = {model: taken(path) / 1e6 for model, path in made.items() if path.exists()}
+    assert sizes
+    assert not {model.name: size for model, size in sizes.items() if size > model.standin_mb}
+
+
+def taken(path):
+    """Bytes on the disk."""
+    return 512 * path.stat().st_blocks
 
 
 @pytest.mark.parametrize("width", [440, 1600])

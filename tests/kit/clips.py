@@ -5,8 +5,11 @@ Pixel centres have whole coordinates, (x, y).
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
+from pathlib import Path
 
+import av
 import numpy as np
 import torch
 from PIL import Image
@@ -113,6 +116,56 @@ def clip(
     _put_square(seen, mask, side, _path(seen, side, 0.45 + 0.1 * across if hovers else across, rng))
     levels = [torch.from_numpy(np.rint(255 * x.clip(0, 1)).astype(np.float32) / 255) for x in (seen, background)]
     return Clip(levels[0], torch.from_numpy(mask), levels[1], places, scenes)
+
+
+def write_video(
+    path: Path,
+    codec: str = "libx264",
+    format: str = "yuv420p",
+    frames: int = 30,
+    height: int = 48,
+    width: int = 64,
+    rate: Fraction = Fraction(30000, 1001),
+    options: dict[str, str] | None = None,
+    rotation: int = 0,
+    audio: np.ndarray | None = None,
+) -> None:
+    """A small file for tests of reading and writing.
+
+    Args:
+        codec, format: FFmpeg's names of the encoder and of the pixels.
+        rotation: Degrees by which a player turns the frames.
+        audio: (channels, samples) at 8000 Hz; mono or stereo.
+    """
+    levels = (clip(frames=frames, height=height, width=width, side=12).frames.numpy() * 255).round().astype(np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=options or {})
+        stream.height, stream.width, stream.pix_fmt = height, width, format
+        if rotation:
+            stream.set_display_rotation(rotation)
+        if audio is not None:
+            sound = container.add_stream("aac" if path.suffix == ".mp4" else "pcm_s16le", rate=8000)
+            sound.layout = {1: "mono", 2: "stereo"}[len(audio)]
+        for picture in levels:
+            container.mux(stream.encode(_coded(picture, format)))
+        container.mux(stream.encode(None))
+        if audio is not None:
+            frame = av.AudioFrame.from_ndarray(audio.astype(np.float32), "fltp", sound.layout.name)
+            frame.sample_rate, frame.pts = 8000, 0
+            container.mux(sound.encode(frame))
+            container.mux(sound.encode(None))
+
+
+def _coded(picture: np.ndarray, format: str) -> av.VideoFrame:
+    if format == "pal8":
+        grey = picture[..., 1] // 16
+        return av.VideoFrame.from_ndarray(
+            (grey, np.arange(256, dtype=np.uint32).view(np.uint8).reshape(256, 4)), "pal8"
+        )
+    if format == "rgba" or format.startswith("yuva"):
+        picture = np.concatenate((picture, picture[..., :1]), axis=-1)
+        return av.VideoFrame.from_ndarray(picture, "rgba").reformat(format=format)
+    return av.VideoFrame.from_ndarray(picture, "rgb24").reformat(format=format)
 
 
 def psnr(ours: Tensor, truth: Tensor, where: Tensor) -> float:

@@ -145,12 +145,17 @@ def sam2_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
     Raises:
         ValueError: The weights are those of another network.
     """
-    own, other = below(weights, MARK), below(weights, OTHER_MARK)
-    if "image_encoder.trunk.pos_embed_window" in own:
-        return _renamed(dequantized(own, file), RENAMED)
-    if "vision_encoder.backbone.pos_embed_window" in other:
-        return _one_by_one(_renamed(dequantized(other, file), TRANSFORMERS))
-    raise ValueError(f"'{file}' holds {_other(weights)}. {NEEDED}")
+    kind = sam_relative(weights)
+    if kind == FOLLOWER:
+        own, other = below(weights, MARK), below(weights, OTHER_MARK)
+        if "image_encoder.trunk.pos_embed_window" in own:
+            return _renamed(dequantized(own, file), RENAMED)
+        if "vision_encoder.backbone.pos_embed_window" in other:
+            return _one_by_one(_renamed(dequantized(other, file), TRANSFORMERS))
+        kind = "a relative of SAM 2 with another image encoder, such as EfficientTAM"
+    elif kind is None and any(f".{key}".endswith(".mask_decoder.iou_token.weight") for key in weights):
+        kind = "SAM for single pictures, for Load SAM"
+    raise ValueError(f"'{file}' holds {kind or describe(weights)}. {NEEDED}")
 
 
 def _renamed(weights: dict[str, Tensor], rules: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
@@ -174,16 +179,6 @@ def _one_by_one(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             result[key] = value
     return result
-
-
-def _other(weights: dict[str, Tensor]) -> str:
-    """What a file that holds no SAM 2 does hold."""
-    kind = sam_relative(weights)
-    if kind == FOLLOWER:
-        return "a relative of SAM 2 with another image encoder, such as EfficientTAM"
-    if kind is None and any(f".{key}".endswith(".mask_decoder.iou_token.weight") for key in weights):
-        return "SAM for single pictures, for Load SAM"
-    return kind or describe(weights)
 
 
 def load(path: str | Path, precision: str = "auto") -> SAM2:

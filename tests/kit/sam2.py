@@ -1,6 +1,7 @@
 """Thin SAM 2s of transformers' own classes with seeded weights, and the pack's own with the same weights."""
 
 import copy
+import re
 
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
@@ -83,3 +84,14 @@ def lowered(model, precision):
     other = copy.copy(model)
     other._modules = model._modules | {name: precision.lowered(model._modules[name]) for name in IN_HALF}
     return other
+
+
+def authors(model):
+    """A network's weights under the names of the authors' files."""
+    weights = ours.sam2_weights(dict(model.state_dict()), "test.pt")
+
+    def name(key):
+        key = re.sub(r"^(mask_decoder|prompt_encoder)\.", r"sam_\1.", key)
+        return key.replace(".mlp.lin1.", ".mlp.layers.0.").replace(".mlp.lin2.", ".mlp.layers.1.")
+
+    return {name(key): value for key, value in weights.items()}

@@ -66,7 +66,8 @@ PUBLISHED = {
 
 def pool(x: Tensor) -> Tensor:
     """The maximum of each 2 x 2 tokens: (B, H, W, C) -> (B, H / 2, W / 2, C)."""
-    return F.max_pool2d(x.movedim(-1, 1), 2).movedim(1, -1)
+    # PyTorch on Apple's GPUs may pool a strided view wrongly (pytorch#175320).
+    return F.max_pool2d(x.movedim(-1, 1).contiguous(), 2).movedim(1, -1)
 
 
 class Attention(nn.Module):

@@ -46,7 +46,7 @@ def refused(kind, key, value):
 
 @pytest.mark.parametrize("kind", loaders.LOADERS)
 def test_every_wrong_shape_is_named_with_the_shape_that_is_needed(kind):
-    for i, (key, value) in enumerate(every(kind, 15 if kind == "mobile sam" else 40)):
+    for i, (key, value) in enumerate(every(kind, 15 if kind in ("mobile sam", "sam 2") else 40)):
         changes = list(misshapen(value))
         for what, changed in changes[i % 2 :: 2] if kind != "unet" else changes[i % len(changes) :][:1]:
             sentence = refused(kind, key, changed)

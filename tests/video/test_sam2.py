@@ -19,6 +19,7 @@ from kit.tensors import rand, randn
 from pentimento.model_patchers.arch import sam2_decoder, sam2_hiera, sam2_memory, sam2_network
 from pentimento.model_patchers.video import sam2 as ours
 from pentimento.nodes.video.sam2 import LoadSAM2
+from pentimento_host import standins
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GRID = FRAME // 16
@@ -472,3 +473,17 @@ def test_auto_is_bf16_where_it_is_supported(theirs, monkeypatch):
         network = load(theirs.state_dict(), "auto").network
         assert network.dtype == dtype == network.memory_encoder.out_proj.weight.dtype
         assert network.mask_decoder.conv_s0.weight.dtype == torch.float32
+
+
+def test_the_stand_in_is_a_tiny(tmp_path):
+    path = tmp_path / "standin-sam2.1_hiera_tiny.pt"
+    standins.sam2(path)
+    assert path.stat().st_size < 12e6
+    sam2 = ours.load(path, "fp32")
+    own = ours.sam2_weights(dict(published("tiny", True).state_dict()), path.name)
+    shapes = {name: value.shape for name, value in own.items() if name != "no_mem_pos_enc"}
+    assert shapes == {name: value.shape for name, value in sam2.network.state_dict().items()}
+    frame = sam2_decoder.Features(randn(1, 32, 256, 256), randn(1, 64, 128, 128), randn(1, 256, 64, 64))
+    sam2.load()
+    answer = sam2.network.decode(frame.raw, frame, torch.tensor([[[400.0, 300.0]]]), torch.tensor([[1]]))
+    assert answer.present > 0 and 0.02 < (answer.logits > 0).float().mean() < 0.9

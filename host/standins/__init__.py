@@ -21,6 +21,7 @@ from .ella import ella, flan_t5
 from .esrgan import esrgan
 from .lama import lama
 from .sam import sam
+from .sam2 import sam2
 
 __all__ = [
     "controlnet",
@@ -33,6 +34,7 @@ __all__ = [
     "ip2p",
     "lama",
     "sam",
+    "sam2",
     "sd15",
     "sd2_text_encoder",
     "sd2_vae",

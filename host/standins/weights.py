@@ -58,13 +58,18 @@ def repeated(name: str, shape: tuple[int, ...], generator: torch.Generator) -> T
     return weight
 
 
-def overlapped(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Like `repeated`, with rows that are shifted views of one: in a pickle a matrix takes the room of a row or two."""
+def overlapped(name: str, shape: tuple[int, ...], generator: torch.Generator, share: float = 0) -> Tensor:
+    """Like `repeated`, with rows that are shifted views of one: in a pickle a matrix takes the room of a row or two.
+
+    Args:
+        share: Of its own room that a matrix takes at least. The pack's loaders refuse files with far less.
+    """
     if len(shape) == 1:
         return drawn(name, shape, generator).half()
     length = torch.Size(shape[1:]).numel()
-    row = torch.randn(length + 7 * shape[0], generator=generator) / length**0.5
-    return row.half().as_strided((shape[0], length), (7, 1)).unflatten(1, shape[1:])
+    step = max(7, int(share * length))
+    row = torch.randn(length + step * shape[0], generator=generator) / length**0.5
+    return row.half().as_strided((shape[0], length), (step, 1)).unflatten(1, shape[1:])
 
 
 def save_drawn(shapes: Shapes, path: Path) -> None:

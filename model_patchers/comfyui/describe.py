@@ -1,7 +1,27 @@
 """What the tensors of a model file are: a network below a prefix, offsets, or another network that a message names."""
 
+import re
+
 import torch
 from torch import Tensor
+
+FOLLOWER = "SAM 2, for Load SAM 2"
+SAM_FAMILY = {  # keys of networks that users take for each other, and what to call them; the first that fits counts
+    r"detector\.backbone\.|(detector_model|tracker_model|tracker_neck)\.": "SAM 3, for ComfyUI's Load Checkpoint, "
+    "SAM3 Detect and SAM3 Video Track",
+    r"spatial_perceiver\.|image_encoder\.trunk\.body\.": "EdgeTAM, a relative of SAM 2 with another image encoder and "
+    "another memory",
+    r"maskmem_tpos_enc$|memory_temporal_positional_encoding$": FOLLOWER,
+    r"image_encoder\.trunk\.|sam_mask_decoder\.|vision_encoder\.backbone\.": "SAM 2 for single pictures, without the "
+    "memory that follows an object",
+    r"vision_encoder\.": "SAM in the layout of Hugging Face's transformers, with other names for its tensors",
+}
+
+
+def sam_relative(weights: dict[str, Tensor]) -> str | None:
+    """What a network of the family of Segment Anything is, for a message; None for SAM itself and other networks."""
+    kinds = (kind for keys, kind in SAM_FAMILY.items() if any(re.match(rf"(.*\.)?({keys})", key) for key in weights))
+    return next(kinds, None)
 
 
 def describe(weights: dict[str, Tensor]) -> str:

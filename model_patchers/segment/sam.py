@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ..arch import sam_decoder, sam_vit, tiny_vit
 from ..arch.sam_decoder import MaskDecoder, PromptEncoder, Prompts
 from ..arch.sam_hq import HQMaskDecoder
-from ..comfyui.describe import below, describe
+from ..comfyui.describe import below, describe, sam_relative
 from ..comfyui.fit import sizes_of
 from ..comfyui.managed import Managed
 from ..comfyui.model_files import dequantized, read_model, versions
@@ -52,13 +52,6 @@ NO_PROMPT = (
 )
 MARK = "mask_decoder.iou_token.weight"  # a key of every SAM, below any prefix
 UNUSED = r"pixel_|image_encoder\.(norm_head|head)\.|.*attention_bias_idxs$"  # in published files, but never read
-OTHERS = {  # keys of networks that users take for SAM, and what to call them
-    r"detector\.backbone\.|(detector_model|tracker_model|tracker_neck)\.": "SAM 3, for core's Load "
-    "Checkpoint and SAM3 Detect",
-    r"image_encoder\.trunk\.|sam_mask_decoder\.|vision_encoder\.backbone\.": "SAM 2, which is another network",
-    r"vision_encoder\.": "SAM in the layout of Hugging Face's transformers, with other names for its tensors",
-    r"image_encoder\.": "a relative of SAM with another image encoder",
-}
 
 
 @dataclass(frozen=True)
@@ -330,8 +323,9 @@ def sam_weights(weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
     known = "image_encoder.patch_embed.seq.0.c.weight", "image_encoder.blocks.0.attn.rel_pos_h"
     if MARK in weights and any(key in weights for key in known):
         return dequantized(weights, file)
-    kinds = (kind for keys, kind in OTHERS.items() if any(re.match(rf"(.*\.)?({keys})", key) for key in weights))
-    raise ValueError(f"'{file}' holds {next(kinds, None) or describe(weights)}. {NEEDED}")
+    other = any(re.match(r"(.*\.)?image_encoder\.", key) for key in weights)
+    kind = sam_relative(weights) or ("a relative of SAM with another image encoder" if other else describe(weights))
+    raise ValueError(f"'{file}' holds {kind}. {NEEDED}")
 
 
 # The SAMs in use, by their file as it was and their precision, so that Load SAM and the live mask share one. ComfyUI

@@ -13,14 +13,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = r"\((\d+,|\d+(, \d+)+)?\)"
 SENTENCES = "|".join(
     (
-        rf"its '[\w.]+' is {SHAPE}, and the other sizes of this [\w-]+ need {SHAPE}",
+        rf"its '[\w.]+' is {SHAPE}, and the other sizes of this [\w -]+ need {SHAPE}",
         rf"its '[\w.]+' is {SHAPE}, and needs .* (dimensions|columns|rows)",
         rf"its '[\w.]+' is {SHAPE}, and leaves no local channels",
         rf"its '[\w.]+' is {SHAPE}, the model's is {SHAPE}",
         rf"its '[\w.]+' of {SHAPE}",  # a UNet of no family
         r"tokens, .* as its 'shared\.weight' tells",
         r"lacks \d+ tensors such as '[\w.]+'",
-        r"\d+ tensors that SAM does not have, such as '[\w.]+'",
+        r"\d+ tensors that SAM( 2)? does not have, such as '[\w.]+'",
         r"\d+ (input channels|channels in)",
     )
 )
@@ -46,7 +46,7 @@ def refused(kind, key, value):
 
 @pytest.mark.parametrize("kind", loaders.LOADERS)
 def test_every_wrong_shape_is_named_with_the_shape_that_is_needed(kind):
-    for i, (key, value) in enumerate(every(kind, 15 if kind == "mobile sam" else 40)):
+    for i, (key, value) in enumerate(every(kind, 15 if kind in ("mobile sam", "sam 2") else 40)):
         changes = list(misshapen(value))
         for what, changed in changes[i % 2 :: 2] if kind != "unet" else changes[i % len(changes) :][:1]:
             sentence = refused(kind, key, changed)
@@ -84,6 +84,12 @@ TELLING = {
         "image_encoder.layers.1.downsample.conv1.c.weight",
     ],
     "sam-hq": ["image_encoder.pos_embed"],
+    "sam 2": [
+        "image_encoder.trunk.pos_embed",
+        "maskmem_tpos_enc",
+        "memory_attention.layers.0.linear1.weight",
+        "sam_mask_decoder.mask_tokens.weight",
+    ],
     "ella": ["connector.latents", "time_embedding.linear_1.weight", "connector.perceiver_blocks.0.mlp.c_fc.weight"],
     "t5": ["shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight"],
     "unet": ["conv_in.weight", "conv_out.weight", "down_blocks.0.attentions.0.proj_in.weight"],

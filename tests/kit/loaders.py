@@ -15,8 +15,10 @@ from pentimento.model_patchers.condition import diffusers_unet, ic_light
 from pentimento.model_patchers.fill import lama
 from pentimento.model_patchers.prompt import ella, ella_t5
 from pentimento.model_patchers.segment import sam
+from pentimento.model_patchers.video import sam2
 from pentimento_host import standins
 
+from . import sam2 as sam2s
 from . import thin
 from .golden import GOLDEN
 from .sam import make_sam, network
@@ -30,6 +32,10 @@ def load_lama(weights):
 
 def load_sam(weights):
     return sam.SAM(sam.sam_weights(weights, FILE), FILE, "fp32")
+
+
+def load_sam2(weights):
+    return sam2.SAM2(sam2.sam2_weights(weights, FILE), FILE, "fp32", sam2s.CONFIG, sam2s.FRAME)
 
 
 def load_ella(weights):
@@ -57,6 +63,7 @@ LOADERS = {
     "sam": load_sam,
     "mobile sam": load_sam,
     "sam-hq": load_sam,
+    "sam 2": load_sam2,
     "ella": load_ella,
     "t5": load_t5,
     "unet": check_unet,
@@ -86,6 +93,8 @@ def weights(kind: str) -> dict[str, Tensor]:
     if kind in ("mobile sam", "sam-hq"):
         with np.load(GOLDEN / f"sam_{'hq' if kind == 'sam-hq' else 'mobile'}.npz") as file:
             return make_sam.weights(json.loads(str(file["shapes"])))
+    if kind == "sam 2":
+        return sam2s.authors(sam2s.reference())
     unet = {key: value.half() for key, value in thin.diffusers_unet("sd15").state_dict().items()}
     if kind == "ic-light":
         unet = {key: 0.01 * value for key, value in unet.items()}

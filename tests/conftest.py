@@ -31,6 +31,7 @@ from kit.nodes import node_classes as all_nodes  # noqa: E402
 from kit.precision import HALVES, PRECISIONS, Precision  # noqa: E402
 from pentimento_host import system  # noqa: E402
 
+os.environ["no_proxy"] = ",".join(filter(None, ["127.0.0.1", os.environ.get("no_proxy")]))  # the tests' servers
 ON_HOST = ("browser", "host", "routes")  # folders of tests that use ComfyUI's files or a server
 
 

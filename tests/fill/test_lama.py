@@ -392,9 +392,10 @@ class TestPictures:
         assert model_management.current_loaded_models == before
 
     @pytest.mark.parametrize("area", [WHOLE, EACH])
-    def test_full_mask(self, thin, rng, area):
+    def test_full_mask(self, thin, rng, area, caplog):
         image = picture(rng, 40, 50)
         out = thin[1].fill(image, torch.ones(1, 40, 50), area, 128, 0)
+        assert "LaMa Fill: the mask selects up to 100 % of 1 of the 1 pictures" in caplog.text
         assert worst(out, reference_fill(thin[0], image, torch.ones(1, 40, 50)), torch.ones(1, 40, 50)) <= 1e-5
 
     @pytest.mark.parametrize("area", [WHOLE, EACH])

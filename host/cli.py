@@ -112,11 +112,14 @@ def _test(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _on_both(tests: list[str], second: list[str], environment: dict[str, str]) -> int:
-    """Runs all tests, and meanwhile those of the second device: the first often wait for a server or a browser."""
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 3))}
+    """Runs all tests, and meanwhile those of the second device: the first often wait for a server or a browser.
+
+    Three processes and the tests' server compute at a time. More threads than cores would wait for each other.
+    """
+    environment = environment | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 3))}
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output,
-        subprocess.Popen(second, cwd=PACK, env=environment | threads, stdout=output, stderr=output) as meanwhile,
+        subprocess.Popen(second, cwd=PACK, env=environment, stdout=output, stderr=output) as meanwhile,
     ):
         status = subprocess.call(tests, cwd=PACK, env=environment)
         print("The tests marked both_devices, on a second device with half of each model loaded:", flush=True)

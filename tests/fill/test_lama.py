@@ -499,7 +499,7 @@ class TestHost:
             gc.collect()
             assert alive() is None
             sizes.append(psutil.Process().memory_info().rss)
-        assert sizes[-1] - sizes[0] < 205e6  # three nets that stay are 615 MB; the C library keeps some of what is freed
+        assert sizes[-1] - sizes[0] < 205e6  # three nets are 615 MB; the C library keeps some of what is freed
 
     def test_many_runs_do_not_grow(self, thin, rng):
         image, mask = picture(rng, 160, 160), block_mask(160, 160, (25, 100), (3, 125))

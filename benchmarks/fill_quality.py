@@ -1,4 +1,4 @@
-"""Fill Without a Model on 20 holes in the demo's photographs, against scikit-image's biharmonic inpainting.
+r"""Fill Without a Model on 20 holes in the demo's photographs, against scikit-image's biharmonic inpainting.
 
 A fill is no copy of what stood in the hole, so no difference to it counts. Two measures compare the fill with the
 picture around it:
@@ -8,8 +8,16 @@ picture around it:
 - bends: how far the joints of receding bricks turn away from the direction that perspective gives them there, as a root
   mean square, over the same around the hole: 1 is as straight as the wall.
 
-OpenCV's xphoto would be a third side. It is not in the host's packages.
+OpenCV's xphoto is a third side where it can be imported: it is not in the host's packages. To have it:
+
+    .host/tools/bin/uv pip install --python .host/venv/bin/python --no-deps --target FOLDER \
+        opencv-contrib-python-headless
+    PENTIMENTO_OPENCV=FOLDER python3 host bench fill_quality
 """
+
+import os
+import sys
+from functools import partial
 
 import _pack
 
@@ -22,23 +30,23 @@ UPRIGHT = 0.35  # radians: joints that stand more upright than that count as suc
 
 # File: holes as left, top, width, height
 HOLES = {
-    "brick.png": [
+    "host/photographs/brick.png": [
         *((180, 180, 150, 150), (60, 200, 100, 120), (330, 60, 110, 90), (200, 320, 130, 120), (40, 40, 80, 80)),
         *((360, 300, 120, 140), (240, 110, 60, 200), (100, 380, 200, 60)),
     ],
-    "gravel.png": [(180, 180, 150, 150), (60, 300, 100, 90), (330, 50, 120, 100)],
-    "grass.png": [(180, 180, 150, 150), (70, 330, 110, 90), (320, 90, 90, 130)],
-    "rocket.jpg": [(290, 110, 60, 200), (110, 60, 60, 40)],
-    "astronaut.png": [(100, 330, 65, 75), (230, 20, 60, 90)],
-    "camera.png": [(300, 380, 120, 90), (20, 30, 80, 100)],
+    "host/photographs/gravel.png": [(180, 180, 150, 150), (60, 300, 100, 90), (330, 50, 120, 100)],
+    "host/photographs/grass.png": [(180, 180, 150, 150), (70, 330, 110, 90), (320, 90, 90, 130)],
+    "host/photographs/rocket.jpg": [(290, 110, 60, 200), (110, 60, 60, 40)],
+    "workflows/input/pentimento_astronaut.png": [(100, 330, 65, 75), (230, 20, 60, 90)],
+    "workflows/input/pentimento_camera.png": [(300, 380, 120, 90), (20, 30, 80, 100)],
 }
-BRICKS = "brick.png"
+BRICKS = "host/photographs/brick.png"
 
 
 def run() -> dict:
     """The time of all 20 fills, and both measures of both sides."""
     quality = _pack.call(__file__, "quality")
-    text = ", ".join("{} {statistics:.2f} and {bends:.1f}".format(side, **quality[side]) for side in ("ours", "peer"))
+    text = ", ".join("{} {statistics:.2f} and {bends:.1f}".format(side, **each) for side, each in quality.items())
     return _pack.compare(
         __file__,
         title="Fill 20 holes in the demo's photographs",
@@ -73,7 +81,33 @@ def sides() -> dict:
         filled[crop] = torch.from_numpy(inpaint_biharmonic(picture[crop].numpy(), hole[crop].numpy(), channel_axis=-1))
         return filled
 
-    return {"ours": ours, "peer": peer}
+    return {"ours": ours, "peer": peer} | xphoto()
+
+
+def xphoto() -> dict:
+    """The fills of OpenCV's xphoto, where it is there."""
+    sys.path.append(os.environ.get("PENTIMENTO_OPENCV", ""))
+    try:
+        import cv2
+    except ImportError:
+        return {}
+    import torch
+
+    def fill(algorithm: int, margin: int, picture, hole):  # noqa: ANN001, ANN202
+        crop, filled = around(hole, margin), picture.clone()
+        pixels = (255 * picture[crop]).round().byte().numpy()
+        known = 255 * (~hole[crop]).byte().numpy()
+        result = cv2.cvtColor(pixels, cv2.COLOR_RGB2Lab) if algorithm == cv2.xphoto.INPAINT_SHIFTMAP else pixels.copy()
+        cv2.xphoto.inpaint(result.copy(), known, result, algorithm)
+        if algorithm == cv2.xphoto.INPAINT_SHIFTMAP:
+            result = cv2.cvtColor(result, cv2.COLOR_Lab2RGB)
+        filled[crop] = torch.where(hole[crop][..., None], torch.from_numpy(result).float() / 255, picture[crop])
+        return filled
+
+    return {
+        "OpenCV's shift map": partial(fill, cv2.xphoto.INPAINT_SHIFTMAP, 4096),
+        "OpenCV's FSR": partial(fill, cv2.xphoto.INPAINT_FSR_FAST, CONTEXT),
+    }
 
 
 def holes() -> list:
@@ -84,7 +118,7 @@ def holes() -> list:
 
     out = []
     for file, boxes in HOLES.items():
-        pixels = np.array(Image.open(_pack.PACK / "host" / "photographs" / file).convert("RGB"))
+        pixels = np.array(Image.open(_pack.PACK / file).convert("RGB"))
         for left, top, width, height in boxes:
             hole = torch.zeros(pixels.shape[:2], dtype=torch.bool)
             hole[top : top + height, left : left + width] = True

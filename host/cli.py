@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 
 from . import bench, child, client, system
 from .environment import PACK, Host, HostError, in_use, known, locate, make_room, prepare
@@ -102,13 +103,30 @@ def _serve(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
 
 def _test(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
     environment = os.environ | {"COMFYUI_PATH": str(host.comfyui)}
-    command = child.command(host.python, "-m", "pytest", *_side_by_side(rest), *rest)
+    command = child.command(host.python, "-m", "pytest", *rest)
+    chosen = [*command, *_side_by_side(rest)]
     with in_use(host):
-        status = subprocess.call(command, cwd=PACK, env=environment)
         if set(rest) <= {"--require-browser"}:  # all tests
-            print("The tests marked both_devices, on a second device with half of each model loaded:", flush=True)
-            status = subprocess.call([*command, *ON_SECOND], cwd=PACK, env=environment) or status
-        return status
+            return _on_both(chosen, [*command, *ON_SECOND], environment)
+        return subprocess.call(chosen, cwd=PACK, env=environment)
+
+
+def _on_both(tests: list[str], second: list[str], environment: dict[str, str]) -> int:
+    """Runs all tests, and meanwhile those of the second device: the first often wait for a server or a browser.
+
+    Three processes and the tests' server compute at a time. More threads than cores would wait for each other.
+    """
+    environment = environment | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 3))}
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output,
+        subprocess.Popen(second, cwd=PACK, env=environment, stdout=output, stderr=output) as meanwhile,
+    ):
+        status = subprocess.call(tests, cwd=PACK, env=environment)
+        print("The tests marked both_devices, on a second device with half of each model loaded:", flush=True)
+        status = meanwhile.wait() or status
+        output.seek(0)
+        print(output.read(), flush=True)
+    return status
 
 
 def _side_by_side(arguments: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..comfyui.progress import Progress, ignore
 from ..pixels import checks
 from ..pixels.images import put_rgb, to_rgb
-from ..pixels.masks import pair, selected
+from ..pixels.masks import pair, selected, warn_of_nearly_all
 from ..pixels.regions import depths, hole_boxes
 from .harmonic import harmonic
 from .patchmatch import patchmatch
@@ -36,6 +36,7 @@ def fill(image: Tensor, mask: Tensor, method: str, seed: int) -> Tensor:
     image, mask = pair(image, mask)
     hole = selected(mask)
     checks.finite(image, "image", unread=hole, where=" outside the mask")
+    warn_of_nearly_all(hole, "Fill Without a Model")
     jobs = [(i, box) for i, pixels in enumerate(hole) for box in hole_boxes(pixels, _context(pixels, method))]
     progress = Progress(int(hole.sum()))
     rgb = to_rgb(image).clone()

@@ -22,7 +22,7 @@ from ..comfyui.progress import Progress, ignore
 from ..pixels import checks
 from ..pixels.boxes import Box
 from ..pixels.images import put_rgb, to_rgb
-from ..pixels.masks import pair, selected
+from ..pixels.masks import pair, selected, warn_of_nearly_all
 from ..pixels.regions import hole_boxes
 from .lama_refinement import PYRAMID, Pyramid, refine
 
@@ -140,6 +140,7 @@ class LaMa(Managed):
         image, mask = pair(image, mask)
         hole = selected(mask)
         checks.finite(image, "image", unread=hole, where=" outside the mask")
+        warn_of_nearly_all(hole, "LaMa Fill")
         jobs = [(i, box) for i, pixels in enumerate(hole) for box in _boxes(pixels, area, context)]
         if not jobs:
             return image

@@ -1,5 +1,6 @@
 """Masks: what they select, resizing, matching with pictures, growing and shrinking."""
 
+import logging
 from math import isqrt
 
 import numpy as np
@@ -14,6 +15,7 @@ from .regions import EIGHT
 # Both lie between two levels of 8 bits, so that no rounding of 1 - alpha decides.
 FAINT = 2.5 / 255  # a feather down to 3 levels belongs to the mask; rounding and the least alpha values do not
 CLEAR = 16.5 / 255  # above the noise of JPEG files and specks of 0.05, below a stroke of a brush with 10 % opacity
+NEARLY_ALL = 0.9  # share of a picture; web/lib/live_mask.js has the same
 
 
 def selected(mask: Tensor) -> Tensor:
@@ -51,6 +53,26 @@ def _keep_connected(weak: np.ndarray, strong: np.ndarray) -> None:
     holds = np.zeros(count + 1, dtype=bool)
     holds[labels[strong[box]]] = True
     weak[box] = holds[labels]
+
+
+def warn_of_nearly_all(hole: Tensor, node: str) -> None:
+    """Says in ComfyUI's log where a hole, bool (B, H, W), leaves little of the picture to fill it from.
+
+    Args:
+        node: The display name of the node that fills it.
+    """
+    shares = hole.flatten(1).sum(1) / hole[0].numel()
+    many = int((shares > NEARLY_ALL).sum())
+    if many:
+        logging.warning(
+            "%s: the mask selects up to %.0f %% of %d of the %d pictures, so little or nothing is left to fill them "
+            "from, and the result is blurred or grey. Select less: lower Magic Wand's tolerance, pick other points, or "
+            "switch 'invert' in Tune Mask.",
+            node,
+            100 * float(shares.max()),
+            many,
+            len(shares),
+        )
 
 
 def resize_selection(mask: Tensor, height: int, width: int) -> Tensor:

@@ -1,10 +1,10 @@
 """The pack in the Chinese front end, in Chromium: a browser whose language is Chinese, and no setting changed."""
 
 import json
-import urllib.request
 
 import pytest
 
+from kit.front_end import open_tab
 from kit.paths import PACK
 
 OPEN = "(graph) => window.app.loadGraphData(graph)"
@@ -30,17 +30,9 @@ PHOTOGRAPH, RESULT, INPUTS = "\u7167\u7247", "\u7ed3\u679c", "\u8f93\u5165"
 @pytest.fixture(scope="module")
 def page(browser, server):
     """A tab of a Chinese browser with ComfyUI loaded in it, past the templates that greet a new user."""
-    setting = urllib.request.Request(f"{server}/settings/Comfy.TutorialCompleted", b"true", method="POST")
-    urllib.request.urlopen(setting)
-    page = browser.new_page(viewport={"width": 1600, "height": 1000}, locale="zh-CN")
-    page.goto(server)
-    page.wait_for_function("window.app?.graph && window.app.extensionManager?.command")
-    page.wait_for_function("'PentimentoTuneMask' in LiteGraph.registered_node_types")
-    yield page
-    page.evaluate(
-        "window.app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', false)"
-    )  # it was opened for help
-    page.close()
+    with open_tab(browser, server, locale="zh-CN") as page:
+        yield page
+        page.evaluate("window.app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', false)")  # help opened it
 
 
 def remove_without_models():

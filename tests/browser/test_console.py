@@ -19,10 +19,6 @@ RECORD = """() => {
         };
     }
 }"""
-OPEN = """async ({graph, nodes2}) => {
-    await window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', nodes2);
-    await window.app.loadGraphData(graph);
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +27,7 @@ def page(browser, server):
     setting = urllib.request.Request(f"{server}/settings/Comfy.TutorialCompleted", b"true", method="POST")
     urllib.request.urlopen(setting)
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.set_default_timeout(front_end.PATIENCE)
     page.add_init_script(f"({RECORD})()")
     page.on("pageerror", lambda error: uncaught.append(str(error)))
     uncaught = page.uncaught = []
@@ -45,7 +42,7 @@ def page(browser, server):
 @pytest.mark.parametrize("name", ["remove_anything", "remove_without_models"])
 def test_a_workflow_opens_without_a_word_on_the_console(page, name, nodes2):
     graph = json.loads((PACK / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-    page.evaluate(OPEN, {"graph": graph, "nodes2": nodes2})
+    page.evaluate(front_end.LOAD, {"graph": graph, "nodes2": nodes2})
     page.wait_for_function(front_end.READY)
     page.wait_for_timeout(front_end.SETTLE)
     assert page.evaluate("() => window.complaints") == []

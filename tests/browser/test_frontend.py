@@ -6,6 +6,7 @@ import urllib.request
 import pytest
 
 from kit import history
+from kit.front_end import open_tab
 from kit.paths import PACK
 
 WORKFLOWS = sorted(path.stem for path in (PACK / "workflows").glob("*.json"))
@@ -32,22 +33,10 @@ LOADED_PICTURES = """() => {
 @pytest.fixture(scope="module")
 def page(browser, server):
     """A tab with ComfyUI loaded in it, past the templates that greet a new user."""
-    post(server, "settings/Comfy.TutorialCompleted", True)
-    page = browser.new_page(viewport={"width": 1600, "height": 1000})
-    page.goto(server)
-    page.wait_for_function("window.app?.graph && window.app.extensionManager?.command")
-    page.wait_for_function("Object.keys(LiteGraph.registered_node_types).some((name) => name.startsWith('Pentimento'))")
-    page.evaluate(LOAD, workflow(WORKFLOWS[0]))
-    yield page
-    page.get_by_role("button", name="Toggle properties panel").click()  # the help pages opened it, for good
-    page.close()
-
-
-def post(server, path, value):
-    request = urllib.request.Request(
-        f"{server}/{path}", json.dumps(value).encode(), {"Content-Type": "application/json"}
-    )
-    return urllib.request.urlopen(request)
+    with open_tab(browser, server) as page:
+        page.evaluate(LOAD, workflow(WORKFLOWS[0]))
+        yield page
+        page.get_by_role("button", name="Toggle properties panel").click()  # the help pages opened it, for good
 
 
 def get(server, path):

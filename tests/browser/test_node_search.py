@@ -1,8 +1,8 @@
 """The node search box of the front end finds the pack's nodes by the words of people who come from other packs."""
 
-import urllib.request
-
 import pytest
+
+from kit.front_end import open_tab
 
 WORDS = {  # what a user types: nodes that do it, and the place in the list that one of them has at least
     "ultimate sd upscale": (["Windowed Diffusion"], 1),
@@ -20,17 +20,11 @@ NAMES = """() => [...document.querySelectorAll('#results-list [role=option]')]
 @pytest.fixture(scope="module")
 def page(browser, server):
     """A tab with the search box open."""
-    setting = urllib.request.Request(f"{server}/settings/Comfy.TutorialCompleted", b"true", method="POST")
-    urllib.request.urlopen(setting)
-    page = browser.new_page(viewport={"width": 1600, "height": 1000})
-    page.goto(server)
-    page.wait_for_function("window.app?.graph && window.app.extensionManager?.command")
-    page.wait_for_function("'PentimentoPickPoints' in LiteGraph.registered_node_types")
-    page.wait_for_timeout(1000)  # the canvas takes clicks once the default workflow is there
-    page.mouse.dblclick(800, 900)
-    page.locator("input[role=combobox]").wait_for()
-    yield page
-    page.close()
+    with open_tab(browser, server) as page:
+        page.wait_for_timeout(1000)  # the canvas takes clicks once the default workflow is there
+        page.mouse.dblclick(800, 900)
+        page.locator("input[role=combobox]").wait_for()
+        yield page
 
 
 @pytest.mark.parametrize("words", WORDS)

@@ -181,6 +181,8 @@ def test_the_slider_and_the_wand_have_one_tolerance(page):
     assert request.value.post_data_json["tolerance"] == 0.1
     status(page, "5 points \u00b7 0.1 % selected").wait_for()
     assert page.evaluate(WAND)["tolerance"] == 0.1
+    slider.fill("1")
+    status(page, "100.0 % selected, nearly the whole picture: lower the tolerance").wait_for()
     page.evaluate(SET_WAND, 0.25)
     status(page, "5 points \u00b7 1.4 % selected").wait_for()
     assert slider.input_value() == "0.25"

@@ -2,28 +2,23 @@
 
 import io
 import json
-import urllib.request
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from kit import history
+from kit.first_click import place_in_picture
+from kit.front_end import open_tab, ready, show
 from pentimento_host import client
 
 WIDTH, HEIGHT = 600, 400  # of the workflow's photograph
-SETTLE = 400  # ms: the canvas draws, and moves the widget, on its next frames
 
 SET_NODES_2 = "(on) => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
 TAKE_STANDINS = """() => {
     for (const node of window.app.graph.nodes)
         for (const widget of node.widgets ?? [])
             if (widget.options?.values?.includes?.(`standin-${widget.value}`)) widget.value = `standin-${widget.value}`;
-}"""
-LOOK_AT_PICKS = """() => {
-    window.app.canvas.ds.scale = 1;
-    window.app.canvas.centerOnNode(window.app.graph.nodes.find(({ type }) => type === 'PentimentoPickPoints'));
-    window.app.canvas.setDirty(true, true);
 }"""
 PICKS = """async () => JSON.parse(Object.values((await window.app.graphToPrompt()).output)
     .find((node) => node.class_type === 'PentimentoPickPoints').inputs.picks)"""
@@ -32,38 +27,20 @@ PICKS = """async () => JSON.parse(Object.values((await window.app.graphToPrompt(
 @pytest.fixture(params=[False, True], ids=["classic", "nodes2"])
 def page(browser, server, request):
     """A tab of ComfyUI with remove_anything opened from the template browser."""
-    setting = urllib.request.Request(f"{server}/settings/Comfy.TutorialCompleted", b"true", method="POST")
-    urllib.request.urlopen(setting)
-    page = browser.new_page(viewport={"width": 1700, "height": 1000})
-    page.goto(server)
-    ready(page)
-    page.evaluate(SET_NODES_2, request.param)
-    page.get_by_role("button", name="Templates").click()
-    page.get_by_role("button", name="pentimento", exact=True).click()
-    page.get_by_test_id("template-workflow-remove_anything").click()
-    page.wait_for_function("() => window.app.graph.nodes.some(({ type }) => type === 'PentimentoPickPoints')")
-    page.evaluate(TAKE_STANDINS)
-    look(page)
-    yield page
-    page.evaluate(SET_NODES_2, False)
-    page.close()
-
-
-def ready(page):
-    page.wait_for_function("window.app?.graph && window.app.extensionManager?.command")
-    page.wait_for_function("'PentimentoPickPoints' in LiteGraph.registered_node_types")
-
-
-def look(page):
-    page.wait_for_function("() => document.querySelector('.pentimento-frame > img')?.naturalWidth > 0")
-    page.evaluate(LOOK_AT_PICKS)
-    page.wait_for_timeout(SETTLE)
+    with open_tab(browser, server, width=1700) as page:
+        page.evaluate(SET_NODES_2, request.param)
+        page.get_by_role("button", name="Templates").click()
+        page.get_by_role("button", name="pentimento", exact=True).click()
+        page.get_by_test_id("template-workflow-remove_anything").click()
+        page.wait_for_function("() => window.app.graph.nodes.some(({ type }) => type === 'PentimentoPickPoints')")
+        page.evaluate(TAKE_STANDINS)
+        show(page, 1)
+        yield page
 
 
 def screen(page, x, y):
     """Where on the screen the middle of a pixel is."""
-    box = page.locator(".pentimento-frame > img").bounding_box()
-    return box["x"] + (x + 0.5) / WIDTH * box["width"], box["y"] + (y + 0.5) / HEIGHT * box["height"]
+    return place_in_picture(page, x, y, WIDTH, HEIGHT)
 
 
 def queue_from_the_page(page, server):
@@ -115,6 +92,6 @@ def test_click_and_it_is_gone(page, server):
     page.wait_for_timeout(1500)  # the front end stores its draft a moment after a change
     page.reload()
     ready(page)
-    look(page)
+    show(page, 1)
     assert page.evaluate(PICKS) == picks
     assert page.locator(".pentimento-point").count() == 2

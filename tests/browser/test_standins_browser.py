@@ -4,13 +4,10 @@ import json
 
 import pytest
 
+from kit.front_end import LOAD, open_tab
 from kit.paths import PACK
 
 BADGE = "stand-in: random weights"
-OPEN = """async ({workflow, nodes2}) => {
-    await window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', nodes2);
-    await window.app.loadGraphData(workflow);
-}"""
 BADGES = """() => window.app.graph.nodes.flatMap((node) => node.badges.map((badge) => badge.text ?? badge().text)
     .filter((text) => text.startsWith('stand-in')).map(() => node.type))"""
 CHOOSE = """(name) => {
@@ -22,13 +19,8 @@ CHOOSE = """(name) => {
 
 @pytest.fixture(scope="module")
 def page(browser, server):
-    page = browser.new_page(viewport={"width": 1600, "height": 1000})
-    page.goto(server)
-    page.wait_for_function("window.app?.graph && window.app.extensionManager?.command")
-    page.wait_for_function("'PentimentoLoadLaMa' in LiteGraph.registered_node_types")
-    yield page
-    page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
-    page.close()
+    with open_tab(browser, server) as page:
+        yield page
 
 
 def with_standins(name):
@@ -43,7 +35,7 @@ def with_standins(name):
 
 @pytest.mark.parametrize("nodes2", [False, True], ids=["classic", "nodes2"])
 def test_every_node_that_holds_a_stand_in_has_a_badge(page, nodes2):
-    page.evaluate(OPEN, {"workflow": with_standins("ella_clip_controlnet"), "nodes2": nodes2})
+    page.evaluate(LOAD, {"graph": with_standins("ella_clip_controlnet"), "nodes2": nodes2})
     loaders = ["CheckpointLoaderSimple", "ControlNetLoader", "PentimentoLoadELLA", "PentimentoLoadELLAT5"]
     page.wait_for_function(f"(loaders) => String(({BADGES})().sort()) === String(loaders)", arg=loaders)
     if nodes2:
@@ -52,7 +44,7 @@ def test_every_node_that_holds_a_stand_in_has_a_badge(page, nodes2):
 
 @pytest.mark.parametrize("nodes2", [False, True], ids=["classic", "nodes2"])
 def test_the_badge_follows_the_chosen_file(page, nodes2):
-    page.evaluate(OPEN, {"workflow": with_standins("lama_fill"), "nodes2": nodes2})
+    page.evaluate(LOAD, {"graph": with_standins("lama_fill"), "nodes2": nodes2})
     for name, loaders in (("big-lama.pt", []), ("standin-big-lama.pt", ["PentimentoLoadLaMa"])):
         page.evaluate(CHOOSE, name)
         page.wait_for_function(f"(loaders) => String(({BADGES})()) === String(loaders)", arg=loaders)

@@ -133,8 +133,9 @@ def test_an_empty_mask_returns_the_picture(method, size):
 
 
 @METHOD
-def test_a_full_mask_gives_mid_grey(method):
+def test_a_full_mask_gives_mid_grey_and_is_told_in_the_log(method, caplog):
     assert (fill(gravel(), torch.ones(1, 160, 200), method) == 0.5).all()
+    assert "Fill Without a Model: the mask selects up to 100 % of 1 of the 1 pictures" in caplog.text
 
 
 @METHOD

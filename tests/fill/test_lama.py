@@ -392,9 +392,10 @@ class TestPictures:
         assert model_management.current_loaded_models == before
 
     @pytest.mark.parametrize("area", [WHOLE, EACH])
-    def test_full_mask(self, thin, rng, area):
+    def test_full_mask(self, thin, rng, area, caplog):
         image = picture(rng, 40, 50)
         out = thin[1].fill(image, torch.ones(1, 40, 50), area, 128, 0)
+        assert "LaMa Fill: the mask selects up to 100 % of 1 of the 1 pictures" in caplog.text
         assert worst(out, reference_fill(thin[0], image, torch.ones(1, 40, 50)), torch.ones(1, 40, 50)) <= 1e-5
 
     @pytest.mark.parametrize("area", [WHOLE, EACH])
@@ -498,7 +499,7 @@ class TestHost:
             gc.collect()
             assert alive() is None
             sizes.append(psutil.Process().memory_info().rss)
-        assert sizes[-1] - sizes[0] < 0.05 * sizes[0]
+        assert sizes[-1] - sizes[0] < 205e6  # three nets are 615 MB; the C library keeps some of what is freed
 
     def test_many_runs_do_not_grow(self, thin, rng):
         image, mask = picture(rng, 160, 160), block_mask(160, 160, (25, 100), (3, 125))

@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from kit import first_click, history
+from kit.front_end import PATIENCE
 from kit.paths import HOST, PACK
 from pentimento_host import client, environment, models, server
 
@@ -189,6 +190,7 @@ OFFERED = """() => [...document.querySelectorAll('[data-testid="missing-model-do
 
 def test_every_template_opens_with_its_photographs_and_misses_nothing_but_models(address, browser):
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.set_default_timeout(PATIENCE)
     page.goto(f"{address}/?template=lama_fill&source=pentimento")
     page.get_by_test_id("error-overlay").wait_for()  # the template is open
     for name, graph in models.workflows().items():
@@ -212,6 +214,7 @@ def newcomer(address, archive, browser, request):
     nodes2 = json.dumps(CANVASES[canvas]).encode()
     urllib.request.urlopen(urllib.request.Request(f"{address}/settings/Comfy.VueNodes.Enabled", nodes2, method="POST"))
     context = browser.new_context(viewport={"width": 1600, "height": 1000}, locale=language)
+    context.set_default_timeout(PATIENCE)
     yield context.new_page(), lambda text: first_click.LANGUAGES[language].get(text, text)
     context.close()
 

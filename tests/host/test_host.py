@@ -356,6 +356,32 @@ def taken(path):
     return 512 * path.stat().st_blocks
 
 
+MEETING = """
+import sys, time
+from pathlib import Path
+mine, other, status = sys.argv[1:]
+Path(mine).touch()
+deadline = time.monotonic() + 60
+while not Path(other).exists():
+    assert time.monotonic() < deadline, "alone"
+    time.sleep(0.05)
+print(Path(mine).name, "ran", flush=True)
+sys.exit(int(status))
+"""
+
+
+@pytest.mark.parametrize("statuses", [(0, 0), (1, 0), (0, 2)])
+def test_the_second_device_is_tested_meanwhile_and_told_of_afterwards(tmp_path, capfd, statuses):
+    places = [str(tmp_path / "first"), str(tmp_path / "second")]
+    commands = [
+        [sys.executable, "-c", MEETING, mine, other, str(status)]
+        for mine, other, status in zip(places, places[::-1], statuses, strict=True)
+    ]
+    assert cli._on_both(*commands, dict(os.environ)) == sum(statuses)
+    said = capfd.readouterr().out
+    assert said.index("first ran") < said.index("on a second device") < said.index("second ran")
+
+
 @pytest.mark.parametrize("width", [440, 1600])
 def test_before_and_after_follow_the_mouse_and_the_keys(browser, tmp_path, width):
     shutil.copy(PACK / "host" / "photographs" / "grass.png", tmp_path / "a.png")
@@ -624,6 +650,8 @@ def test_a_killed_demo_leaves_no_server(host, tmp_path):
 
 def test_the_demo_shows_its_workflows_and_fails_when_one_does(host, monkeypatch, tmp_path):
     """A few of them: .ci/run has the whole demo run before the tests."""
+    variation = {"a hole in grass": photographs.VARIATIONS["remove_without_models"]["a hole in grass"]}
+    monkeypatch.setattr(photographs, "VARIATIONS", {"remove_without_models": variation})
     played = {name: models.workflows()[name] for name in ("fill_anything", "lama_fill", "remove_without_models")}
     assert demo.demo(host, list(played), tmp_path) == 0
     sheet = (tmp_path / "index.html").read_text()

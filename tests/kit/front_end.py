@@ -15,6 +15,7 @@ LOOK = """(scale) => {
     window.app.canvas.setDirty(true, true);
 }"""
 READY = "() => document.querySelector('.pentimento-frame > img')?.naturalWidth > 0"
+PATIENCE = 120_000  # ms: the server computes, and other tests keep the processor busy
 SETTLE = 300  # ms: the canvas draws, and moves the widget, on its next frames
 
 
@@ -32,6 +33,7 @@ def open_tab(browser, server, width=1600, height=1000, **screen):
     setting = urllib.request.Request(f"{server}/settings/Comfy.TutorialCompleted", b"true", method="POST")
     urllib.request.urlopen(setting)
     page = browser.new_page(viewport={"width": width, "height": height}, **screen)
+    page.set_default_timeout(PATIENCE)
     page.goto(server)
     ready(page)
     yield page

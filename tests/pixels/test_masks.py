@@ -12,7 +12,14 @@ from skimage import morphology
 
 from kit.tensors import rand
 from pentimento.model_patchers.pixels.boxes import Box
-from pentimento.model_patchers.pixels.masks import grow, pair, resize_amounts, resize_selection, selected
+from pentimento.model_patchers.pixels.masks import (
+    grow,
+    pair,
+    resize_amounts,
+    resize_selection,
+    selected,
+    warn_of_nearly_all,
+)
 from pentimento.model_patchers.pixels.regions import hole_boxes
 
 EIGHT = np.ones((3, 3))
@@ -286,3 +293,16 @@ def test_grow_takes_any_batch(rng):
                 assert torch.equal(grown[i, j], grow(masks[i, j], radius))
     assert torch.equal(masks, before)
     assert grow(masks, 0) is masks
+
+
+@pytest.mark.parametrize(
+    "rows, said", [((3, 18), []), ((3, 19), ["up to 95 % of 1 of the 2"]), ((20, 20), ["2 of the 2"])]
+)
+def test_a_hole_of_nearly_the_whole_picture_is_told_in_the_log(caplog, rows, said):
+    hole = torch.zeros(2, 20, 10, dtype=torch.bool)
+    for each, count in zip(hole, rows, strict=True):
+        each[:count] = True
+    warn_of_nearly_all(hole, "LaMa Fill")
+    assert len(caplog.messages) == len(said)
+    for message, part in zip(caplog.messages, said, strict=True):
+        assert message.startswith("LaMa Fill: the mask selects ") and part in message

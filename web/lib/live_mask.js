@@ -8,6 +8,7 @@ import { t } from "./i18n.js";
 import { KINDS } from "./picks.js";
 
 export const LIVE_MASK = "pentimento.LiveMask"; // the setting
+const NEARLY_ALL = 0.9; // share of the picture; model_patchers/pixels/masks.py has the same
 const PAUSE = 120; // ms without a change before SAM is asked
 const INPUTS = { positive: "positive_coords", negative: "negative_coords", boxes: "bboxes" }; // of Pick Points' outputs
 
@@ -84,7 +85,12 @@ async function fetchMask(route, request, signal) {
 }
 
 const scored = ({ score }) => t("Mask score {score}", { score: score.toFixed(2) });
-const selected = (mask) => t("{percent} % selected", { percent: (100 * mask.selected).toFixed(1) });
+const selected = (mask) => {
+  const percent = (100 * mask.selected).toFixed(1);
+  if (mask.selected > NEARLY_ALL)
+    return t("{percent} % selected, nearly the whole picture: lower the tolerance", { percent });
+  return t("{percent} % selected", { percent });
+};
 
 export class LiveMask {
   /**

@@ -6,7 +6,7 @@ import folder_paths
 
 from .model_files import versions
 
-FOLDERS = ("sams", "inpaint", "lama", "unclip", "ella")
+FOLDERS = ("sams", "inpaint", "lama", "unclip", "ella", "sttn", "ostrack")
 
 
 def register() -> None:

@@ -140,7 +140,7 @@ def model_files() -> str:
     rows = [
         (
             f"[{model.name}]({model.url})" + (f" ([mirror]({model.mirror}))" if model.mirror else ""),
-            size(model.size),
+            size(model.size) if model.size else "",
             f"`models/{model.folder}`",
             model.licence,
             ", ".join(models.users(model)),
@@ -149,7 +149,7 @@ def model_files() -> str:
         for model in catalogue
     ]
     files = table(("file", "size", "goes to", "licence", "workflows", "instead"), rows)
-    lines = "\n".join(f"{model.sha256}  {model.name}" for model in catalogue)
+    lines = "\n".join(f"{model.sha256}  {model.name}" for model in catalogue if model.sha256)
     return "\n\n".join([MODELS, files, CHECKSUMS, f"```\n{lines}\n```"]) + "\n"
 
 

@@ -21,6 +21,7 @@ from .ella import ella, flan_t5
 from .esrgan import esrgan
 from .lama import lama
 from .sam import sam
+from .video import ostrack, sttn
 
 __all__ = [
     "controlnet",
@@ -32,11 +33,13 @@ __all__ = [
     "inpaint",
     "ip2p",
     "lama",
+    "ostrack",
     "sam",
     "sd15",
     "sd2_text_encoder",
     "sd2_vae",
     "sdxl",
+    "sttn",
     "unclip_l",
     "unclip_statistics",
     "x4",

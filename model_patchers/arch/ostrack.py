@@ -43,13 +43,14 @@ class Config:
         Raises:
             ValueError: A tensor that tells a size is missing, or has an impossible shape.
         """
-        tokens = [shape_of(weights, f"backbone.pos_embed_{part}", 3)[1] for part in "zx"]
-        sides = [isqrt(number) for number in tokens]
-        if tokens != [side**2 for side in sides]:
-            raise ValueError(f"its positions are for {tokens[0]} and {tokens[1]} tokens, which are no squares")
-        width = shape_of(weights, MARK, 3)[2]
+        shapes = {name: shape_of(weights, name, 3) for name in (MARK, "backbone.pos_embed_x")}
+        sides = [isqrt(tokens) for _, tokens, _ in shapes.values()]
+        for (name, shape), side in zip(shapes.items(), sides, strict=True):
+            if shape[1] != side**2:
+                raise ValueError(f"its '{name}' is {shape}, and needs a square number of rows")
+        width = shapes[MARK][2]
         if width % HEAD_WIDTH:
-            raise ValueError(f"its 'backbone.pos_embed_z' has {width} channels, no multiple of {HEAD_WIDTH}")
+            raise ValueError(f"its '{MARK}' is {shapes[MARK]}, and needs a multiple of {HEAD_WIDTH} columns")
         return cls(
             width=width,
             hidden=shape_of(weights, "backbone.blocks.0.mlp.fc1.weight", 2)[0],
@@ -199,6 +200,7 @@ class Network(nn.Module):
         self.template_size, self.search_size = PATCH * config.template, PATCH * config.search  # in pixels
         self.backbone = Backbone(config, operations, device=device, dtype=dtype)
         self.box_head = Head(config, operations, device=device, dtype=dtype)
+        self.requires_grad_(False)
 
     def forward(self, template: Tensor, crop: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(1, 3, Z, Z), (1, 3, X, X) -> scores (1, 1, n, n), sizes and offsets (1, 2, n, n), as parts of the crop."""

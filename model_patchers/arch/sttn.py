@@ -49,7 +49,8 @@ class Config:
             blocks=count(weights, r"transformer\.(\d+)\.attention\.query_embedding\.weight$"),
         )
         if config.encoder[-1] % len(PATCHES):
-            raise ValueError(f"its 'encoder.6.weight' has {config.encoder[-1]} channels, no multiple of {len(PATCHES)}")
+            shape = tuple(weights["encoder.6.weight"].shape)
+            raise ValueError(f"its 'encoder.6.weight' is {shape}, and needs a multiple of {len(PATCHES)} rows")
         return config
 
 
@@ -154,6 +155,7 @@ class Network(nn.Module):
             *(Upsampled(d, e, ops, **kwargs), lrelu(), ops.Conv2d(e, f, 3, 1, 1, **kwargs), lrelu()),
             *(Upsampled(f, g, ops, **kwargs), lrelu(), ops.Conv2d(g, 3, 3, 1, 1, **kwargs)),
         )
+        self.requires_grad_(False)
 
     def encode(self, x: Tensor) -> Tensor:
         """Frames (t, 3, 240, 432) in -1 ... 1, 0 in the hole -> features (t, C, 60, 108)."""

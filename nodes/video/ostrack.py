@@ -27,8 +27,8 @@ class LoadOSTrack(io.ComfyNode):
                 io.Combo.Input(
                     "ostrack_name",
                     options=filenames(FOLDER),
-                    tooltip="A file in models/ostrack, such as OSTrack_ep0300.pth.tar of OSTrack-256 or OSTrack-384, "
-                    "renamed so that it ends in .pth. The node recognises the network by its tensors.",
+                    tooltip="A file in models/ostrack, such as OSTrack_ep0300.pth.tar of OSTrack-256 or OSTrack-384. "
+                    "The node recognises the network by its tensors, not by the file's name.",
                 )
             ],
             outputs=[sockets.OSTrack.Output(display_name="ostrack")],

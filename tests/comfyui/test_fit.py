@@ -46,7 +46,7 @@ def refused(kind, key, value):
 
 @pytest.mark.parametrize("kind", loaders.LOADERS)
 def test_every_wrong_shape_is_named_with_the_shape_that_is_needed(kind):
-    for i, (key, value) in enumerate(every(kind, 15 if kind == "mobile sam" else 40)):
+    for i, (key, value) in enumerate(every(kind, 15 if kind in ("mobile sam", "ostrack") else 40)):
         changes = list(misshapen(value))
         for what, changed in changes[i % 2 :: 2] if kind != "unet" else changes[i % len(changes) :][:1]:
             sentence = refused(kind, key, changed)
@@ -84,6 +84,13 @@ TELLING = {
         "image_encoder.layers.1.downsample.conv1.c.weight",
     ],
     "sam-hq": ["image_encoder.pos_embed"],
+    "sttn": ["netG.encoder.0.weight", "netG.encoder.6.weight", "netG.decoder.4.conv.weight"],
+    "ostrack": [
+        "net.backbone.pos_embed_z",
+        "net.backbone.pos_embed_x",
+        "net.backbone.blocks.0.mlp.fc1.weight",
+        "net.box_head.conv1_ctr.0.weight",
+    ],
     "ella": ["connector.latents", "time_embedding.linear_1.weight", "connector.perceiver_blocks.0.mlp.c_fc.weight"],
     "t5": ["shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight"],
     "unet": ["conv_in.weight", "conv_out.weight", "down_blocks.0.attentions.0.proj_in.weight"],

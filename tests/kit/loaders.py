@@ -15,8 +15,11 @@ from pentimento.model_patchers.condition import diffusers_unet, ic_light
 from pentimento.model_patchers.fill import lama
 from pentimento.model_patchers.prompt import ella, ella_t5
 from pentimento.model_patchers.segment import sam
+from pentimento.model_patchers.video import ostrack, sttn
 from pentimento_host import standins
 
+from . import ostrack as ostracks
+from . import sttn as sttns
 from . import thin
 from .golden import GOLDEN
 from .sam import make_sam, network
@@ -30,6 +33,14 @@ def load_lama(weights):
 
 def load_sam(weights):
     return sam.SAM(sam.sam_weights(weights, FILE), FILE, "fp32")
+
+
+def load_sttn(weights):
+    return sttn.STTN(sttn.sttn_weights(weights, FILE), FILE)
+
+
+def load_ostrack(weights):
+    return ostrack.OSTrack(ostrack.ostrack_weights(weights, FILE), FILE)
 
 
 def load_ella(weights):
@@ -57,6 +68,8 @@ LOADERS = {
     "sam": load_sam,
     "mobile sam": load_sam,
     "sam-hq": load_sam,
+    "sttn": load_sttn,
+    "ostrack": load_ostrack,
     "ella": load_ella,
     "t5": load_t5,
     "unet": check_unet,
@@ -86,6 +99,11 @@ def weights(kind: str) -> dict[str, Tensor]:
     if kind in ("mobile sam", "sam-hq"):
         with np.load(GOLDEN / f"sam_{'hq' if kind == 'sam-hq' else 'mobile'}.npz") as file:
             return make_sam.weights(json.loads(str(file["shapes"])))
+    if kind == "sttn":
+        return sttns.weights()
+    if kind == "ostrack":
+        unread = "net.backbone.pos_embed", "net.backbone.cls_token"
+        return {key: value for key, value in ostracks.weights().items() if key not in unread}
     unet = {key: value.half() for key, value in thin.diffusers_unet("sd15").state_dict().items()}
     if kind == "ic-light":
         unet = {key: 0.01 * value for key, value in unet.items()}

@@ -59,6 +59,7 @@ class TrackBox(io.ComfyNode):
                     "bboxes",
                     "One box around the object, tight, on the frame that has the number in frame. Of a list for each "
                     "frame, the box of that frame counts.",
+                    optional=False,
                 ),
                 io.Int.Input(
                     "frame",
@@ -86,7 +87,7 @@ class TrackBox(io.ComfyNode):
         cls,
         ostrack: ostrack.OSTrack,
         images: Tensor,
-        bboxes: dict | list | None,
+        bboxes: dict | list,
         frame: int,
         direction: str,
     ) -> io.NodeOutput:

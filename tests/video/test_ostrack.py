@@ -171,8 +171,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("bboxes", "message"),
         [
-            (None, "bboxes has no box for frame 0, and Track Box follows exactly one. Draw one box"),
-            ([], "bboxes has no box for frame 0"),
+            ([], "bboxes has no box for frame 0, and Track Box follows exactly one. Draw one box"),
             ([[], [BOX], []], "bboxes has no box for frame 0"),
             ([BOX, BOX], "bboxes has 2 boxes for frame 0"),
             ({**BOX, "x": 160}, "bboxes has the box .* which lies outside the 160 x 120 picture"),

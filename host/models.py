@@ -41,7 +41,8 @@ class Model:
     Attributes:
         folder: The folder of ComfyUI's models/ that it goes to.
         standin: The function of `standins` that writes its stand-in.
-        size, sha256: In bytes, and of the file. Nothing where the publisher states neither: a user fetches such a file.
+        size: In bytes; 0 where it is not known.
+        sha256: "" where it is not known. A user fetches such a file by hand.
         mirror: The same file at Hugging Face, where `url` leads to a place that ComfyUI does not offer downloads from.
         instead: Other files that the workflows take, as a phrase.
     """
@@ -49,10 +50,10 @@ class Model:
     name: str
     folder: str
     standin: str
+    size: int
+    sha256: str
     licence: str
     url: str
-    size: int = 0
-    sha256: str = ""
     mirror: str = ""
     instead: str = ""
 
@@ -205,8 +206,8 @@ def download(model: Model, folder: Path) -> Path:
     """
     if not model.sha256:
         raise HostError(
-            f"{model.name} has no direct address and no checksum. Fetch it in a browser from {model.url}, and put it "
-            f"into {folder}."
+            f"{model.name} has no checksum that could verify it. Fetch it in a browser from {model.url} and put it into "
+            f"{folder}."
         )
     folder.mkdir(parents=True, exist_ok=True)
     path, part = folder / model.name, folder / f"{model.name}.part"

@@ -134,6 +134,12 @@ def test_models_of_subgraphs_and_of_several_widgets_are_embedded_and_old_ones_go
     assert inner["properties"]["x"] == 1
 
 
+def test_a_model_without_a_checksum_is_not_offered_for_download():
+    node = {"type": "A", "widgets_values": ["OSTrack_ep0300.pth.tar", "sttn.pth"], "properties": {}}
+    models.embed(node)
+    assert [entry["name"] for entry in node["properties"]["models"]] == ["sttn.pth"]
+
+
 def test_the_photographs_that_the_workflows_load_are_shipped_and_no_others():
     nodes = (node for graph in models.workflows().values() for node in graph.values())
     loaded = {node["inputs"]["image"] for node in nodes if node["class_type"] == "LoadImage"}

@@ -206,8 +206,8 @@ def download(model: Model, folder: Path) -> Path:
     """
     if not model.sha256:
         raise HostError(
-            f"{model.name} has no checksum that could verify it. Fetch it in a browser from {model.url} and put it into "
-            f"{folder}."
+            f"{model.name} has no checksum that could verify it. Fetch it in a browser from {model.url} and put it "
+            f"into {folder}."
         )
     folder.mkdir(parents=True, exist_ok=True)
     path, part = folder / model.name, folder / f"{model.name}.part"

@@ -35,7 +35,8 @@ one and verifies it. The folders of your `extra_model_paths.yaml` are searched t
 `models/inpaint` and `models/lama`. The workflow `remove_without_models` needs no model.
 
 ComfyUI lists the files that an open workflow misses under *Errors*, with a button that downloads each (not
-ViT-L-14_stats.th, whose form ComfyUI does not list: take it from the table). Move what your browser saved to the folder
+ViT-L-14_stats.th, whose form ComfyUI does not list, and not OSTrack_ep0300.pth.tar, which has no direct address: take
+them from the table). Move what your browser saved to the folder
 that the list names, give it the name in the list, and press the list's refresh button. A mirror is the same file at
 Hugging Face."""
 
@@ -140,7 +141,7 @@ def model_files() -> str:
     rows = [
         (
             f"[{model.name}]({model.url})" + (f" ([mirror]({model.mirror}))" if model.mirror else ""),
-            size(model.size),
+            size(model.size) if model.size else "",
             f"`models/{model.folder}`",
             model.licence,
             ", ".join(models.users(model)),
@@ -149,7 +150,7 @@ def model_files() -> str:
         for model in catalogue
     ]
     files = table(("file", "size", "goes to", "licence", "workflows", "instead"), rows)
-    lines = "\n".join(f"{model.sha256}  {model.name}" for model in catalogue)
+    lines = "\n".join(f"{model.sha256}  {model.name}" for model in catalogue if model.sha256)
     return "\n\n".join([MODELS, files, CHECKSUMS, f"```\n{lines}\n```"]) + "\n"
 
 

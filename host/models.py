@@ -41,7 +41,8 @@ class Model:
     Attributes:
         folder: The folder of ComfyUI's models/ that it goes to.
         standin: The function of `standins` that writes its stand-in.
-        size: In bytes.
+        size: In bytes; 0 where it is not known.
+        sha256: "" where it is not known. A user fetches such a file by hand.
         mirror: The same file at Hugging Face, where `url` leads to a place that ComfyUI does not offer downloads from.
         instead: Other files that the workflows take, as a phrase.
         standin_mb: What its stand-in takes on the disk at most, in megabytes.
@@ -103,7 +104,8 @@ def embed(workflow: Any) -> None:
 
 def _embed_in(node: dict) -> None:
     models = catalogue()
-    wanted = [models[value] for value in node["widgets_values"] if isinstance(value, str) and value in models]
+    names = [value for value in node["widgets_values"] if isinstance(value, str) and value in models]
+    wanted = [models[name] for name in names if models[name].sha256]
     node.get("properties", {}).pop("models", None)
     if wanted:
         node["properties"]["models"] = [
@@ -193,8 +195,8 @@ def listing(host: Host) -> str:
             f"{model.name}  ({'here: ' + str(here) if here else 'missing'})",
             f"    for      {', '.join(users(model))}",
             f"    goes to  models/{model.folder}/",
-            f"    size     {model.size / 1e6:,.1f} MB",
-            f"    sha256   {model.sha256}",
+            f"    size     {f'{model.size / 1e6:,.1f} MB' if model.size else 'not stated'}",
+            f"    sha256   {model.sha256 or 'not stated'}",
             f"    licence  {model.licence}",
             f"    from     {model.url}",
             *([f"    or from  {model.mirror}"] if model.mirror else []),
@@ -209,8 +211,13 @@ def download(model: Model, folder: Path) -> Path:
     One process at a time: another that wants the same file waits, and then finds it.
 
     Raises:
-        HostError: The server refused, or the file is not the published one (it is deleted).
+        HostError: The server refused, or the file is not the published one (it is deleted), or none can be verified.
     """
+    if not model.sha256:
+        raise HostError(
+            f"{model.name} has no checksum that could verify it. Fetch it in a browser from {model.url} and put it "
+            f"into {folder}."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     path, part = folder / model.name, folder / f"{model.name}.part"
     while not path.exists():

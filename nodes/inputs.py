@@ -33,9 +33,9 @@ def points(name: str, example: tuple[int, int], tooltip: str, optional: bool = F
     return io.String.Input(name, default="", optional=optional, placeholder=placeholder, tooltip=tooltip)
 
 
-def boxes(name: str, tooltip: str) -> io.BoundingBox.Input:
-    """An optional socket for boxes. ComfyUI's class gives it a default box, which would count as one that was drawn."""
-    socket = io.BoundingBox.Input(name, optional=True, tooltip=tooltip, force_input=True)
+def boxes(name: str, tooltip: str, optional: bool = True) -> io.BoundingBox.Input:
+    """A socket for boxes. ComfyUI's class gives it a default box, which would count as one that was drawn."""
+    socket = io.BoundingBox.Input(name, optional=optional, tooltip=tooltip, force_input=True)
     socket.default = None
     return socket
 

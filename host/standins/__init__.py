@@ -22,6 +22,7 @@ from .esrgan import esrgan
 from .lama import lama
 from .sam import sam
 from .sam2 import sam2
+from .video import ostrack, sttn
 
 __all__ = [
     "controlnet",
@@ -33,12 +34,14 @@ __all__ = [
     "inpaint",
     "ip2p",
     "lama",
+    "ostrack",
     "sam",
     "sam2",
     "sd15",
     "sd2_text_encoder",
     "sd2_vae",
     "sdxl",
+    "sttn",
     "unclip_l",
     "unclip_statistics",
     "x4",

@@ -6,11 +6,11 @@ import folder_paths
 
 from .model_files import versions
 
-FOLDERS = ("sams", "sam2", "inpaint", "lama", "unclip", "ella")
+FOLDERS = ("sams", "sam2", "inpaint", "lama", "unclip", "ella", "sttn", "ostrack")
 
 
 def register() -> None:
-    """Adds models/<name> for each of FOLDERS, and has ComfyUI list model files alone, including .th.
+    """Adds models/<name> for each of FOLDERS, and has ComfyUI list model files alone, including .th and .pth.tar.
 
     A folder that the user's own configuration or another pack made first has an empty set of extensions,
     which ComfyUI reads as "every file".
@@ -18,7 +18,9 @@ def register() -> None:
     for name in FOLDERS:
         folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
         paths, extensions = folder_paths.folder_names_and_paths[name]
-        listed = set(extensions) | folder_paths.supported_pt_extensions | {".th"}  # as ViT-L-14_stats.th
+        listed = (
+            set(extensions) | folder_paths.supported_pt_extensions | {".th", ".tar"}
+        )  # as ViT-L-14_stats.th and OSTrack_ep0300.pth.tar
         folder_paths.folder_names_and_paths[name] = (paths, listed)
 
 

@@ -37,7 +37,7 @@ from ..pixels.boxes import Box
 from ..pixels.images import to_levels
 from ..pixels.masks import pair, selected
 from .sam_frame import mask_logits, postprocess, preprocess
-from .sam_prompts import answer, prompt_tokens, split_prompts
+from .sam_prompts import answer, nearest, prompt_tokens, split_prompts
 
 PRECISIONS = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 KEEP = 256 * 2**20  # bytes of embeddings: of 64 pictures, with SAM-HQ of 21
@@ -240,9 +240,10 @@ class SAM(Managed):
 
         Returns:
             Masks, float32 (M, H, W) with M = max(B, N), for the choice "all" (3 M, H, W) with the three masks of a
-            picture in a row. A score for each mask: the network's estimate of the intersection over union with the true
-            mask. Several prompts on a picture give the union of their masks and the lowest of their scores. A picture
-            without a prompt gets an empty mask and the score 0.
+            picture in a row. For "previous", a picture's mask is chosen by that of the last picture before it that has
+            a prompt, and the first one's by its score. A score for each mask: the network's estimate of the
+            intersection over union with the true mask. Several prompts on a picture give the union of their masks and
+            the lowest of their scores. A picture without a prompt gets an empty mask and the score 0.
 
         Raises:
             ValueError: No picture has a prompt, or the mask does not match the pictures.
@@ -260,11 +261,13 @@ class SAM(Managed):
         self.load()
         passes = 1 + refine_iterations
         progress = Progress(sum(self.steps + len(entry) * passes for entry in prompts if entry))
-        masks, scores = [], []
+        masks, scores, previous = [], [], None
         for picture, picture_prompts in zip(image, prompts, strict=True):
             picture_masks, picture_scores = self.segment_one(
-                picture, picture_prompts, choice, refine_iterations, progress
+                picture, picture_prompts, choice, refine_iterations, progress, previous
             )
+            if choice == "previous" and picture_prompts:
+                previous = picture_masks[0] > 0
             masks.append(picture_masks)
             scores += picture_scores.tolist()
         return torch.cat(masks), scores
@@ -288,11 +291,13 @@ class SAM(Managed):
         choice: str,
         refine_iterations: int,
         progress: Callable[[int], None],
+        previous: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The masks of a picture (H, W, C), (k, H, W) with k = 3 for the choice "all", else 1, and their scores, (k,).
 
         Args:
             progress: Called with numbers of steps.
+            previous: The mask of the picture before, bool (H, W), which is to be chosen by.
         """
         size = picture.shape[:2]
         count = 3 if choice == "all" else 1
@@ -301,9 +306,14 @@ class SAM(Managed):
         embedding = self.embed(to_levels(picture), progress)
         union = torch.zeros(count, *size, dtype=torch.bool, device=self.device)
         scores = []
+
+        def masks(logits: Tensor) -> Tensor:
+            return postprocess(logits[None], *size, self.frame)[0] > 0
+
+        rule = choice if previous is None else lambda logits: nearest(masks(logits), previous)
         for prompt in prompts:
-            logits, prompt_scores = answer(partial(self.decode, embedding), prompt, choice, refine_iterations)
-            union |= postprocess(logits[None], *size, self.frame)[0] > 0
+            logits, prompt_scores = answer(partial(self.decode, embedding), prompt, rule, refine_iterations)
+            union |= masks(logits)
             scores.append(prompt_scores)
             progress(1 + refine_iterations)
         return union.float(), torch.stack(scores).amin(0)

@@ -12,7 +12,7 @@ from ..comfyui.points import Point
 from ..pixels.boxes import Box
 from .sam_frame import frame_size
 
-CHOICES = ["auto", "best", "1", "2", "3", "all"]
+CHOICES = ["auto", "best", "1", "2", "3", "all", "previous"]
 NOTHING_DETECTED = (
     "bboxes has no box and positive_coords has no point, so there is nothing to segment by. Click on the object in "
     "Pick Points. Where the boxes come from a detector, it detected nothing: lower its threshold."
@@ -63,6 +63,7 @@ def choose(scores: Tensor, tokens: int, choice: str) -> Tensor:
         tokens: The number of tokens in a prompt, NOTHING included.
         choice: One of CHOICES. "auto" is `select_masks` of segment-anything's ONNX model: the best of the three for up
             to two tokens (a click, or a box), mask 0 for more. "best" is the best of the three. "all" is all three.
+            "previous" is the best of the three where there is no previous picture.
     """
     if choice == "all":
         return torch.arange(1, scores.shape[1], device=scores.device).expand(len(scores), -1)
@@ -73,28 +74,48 @@ def choose(scores: Tensor, tokens: int, choice: str) -> Tensor:
     return (scores + bonus).argmax(1, keepdim=True)
 
 
+def nearest(masks: Tensor, previous: Tensor) -> Tensor:
+    """The index of the mask with the least mean squared difference to another: (1, 1).
+
+    Remove Anything Video's rule for which of SAM's masks is the object of the picture before.
+
+    Args:
+        masks: bool (masks, H, W). Mask 0, the answer to an unambiguous prompt, does not count.
+        previous: bool (H, W).
+    """
+    return 1 + (masks[1:] ^ previous).flatten(1).sum(1).argmin().view(1, 1)
+
+
 def answer(
-    decode: Callable[[Prompts], tuple[Tensor, Tensor]], prompt: Prompts, choice: str, refine_iterations: int
+    decode: Callable[[Prompts], tuple[Tensor, Tensor]],
+    prompt: Prompts,
+    choice: str | Callable[[Tensor], Tensor],
+    refine_iterations: int,
 ) -> tuple[Tensor, Tensor]:
     """The chosen masks of one prompt, each fed back `refine_iterations` times as the mask of the same prompt.
 
     Args:
         decode: P prompts -> logits (P, masks, h, w) and scores (P, masks).
         prompt: P = 1.
-        choice: As for `choose`, in every pass.
+        choice: As for `choose`, in every pass; or what takes logits (masks, h, w) and gives the index, (1, 1).
 
     Returns:
         Logits (k, h, w) and scores (k,), k = 3 for the choice "all", else 1.
     """
     tokens = prompt.labels.shape[1]
-    (logits,), (scores,) = decode(prompt)
-    chosen = choose(scores[None], tokens, choice)[0]  # (k,)
+
+    def chosen_of(logits: Tensor, scores: Tensor) -> Tensor:
+        return choice(logits[0]) if callable(choice) else choose(scores, tokens, choice)
+
+    logits, scores = decode(prompt)
+    chosen = chosen_of(logits, scores)[0]  # (k,)
+    logits, scores = logits[0], scores[0]
     logits, scores, k = logits[chosen], scores[chosen], len(chosen)
     rows = torch.arange(k, device=chosen.device)
     for _ in range(refine_iterations):
         coords, labels = prompt.coords.expand(k, -1, -1), prompt.labels.expand(k, -1)
         logits, scores = decode(Prompts(coords, labels, logits[:, None]))
         if choice != "all":
-            chosen = choose(scores, tokens, choice)[:, 0]
+            chosen = chosen_of(logits, scores)[:, 0]
         logits, scores = logits[rows, chosen], scores[rows, chosen]
     return logits, scores

@@ -82,7 +82,8 @@ class SAMSegment(io.ComfyNode):
                     tooltip="Which mask to return. SAM makes a single mask for a clear prompt and three for an "
                     "ambiguous one (a button, a coat, a person). auto: SAM's own rule (a single click or a box alone: "
                     "the best of the three; more points: the single mask). best: the best of the three. 1, 2, 3: that "
-                    "one of the three. all: all three as a batch.",
+                    "one of the three. all: all three as a batch. previous, for the frames of a clip: the one of the "
+                    "three that is most like the mask of the picture before.",
                 ),
                 io.Int.Input(
                     "refine_iterations",

@@ -1,5 +1,5 @@
 """Nodes for clips: a batch of pictures, or a VIDEO that is read a few frames at a time."""
 
-from . import sam2
+from . import ostrack, sam2, sttn
 
-NODES = [*sam2.NODES]
+NODES = [*sam2.NODES, *ostrack.NODES, *sttn.NODES]

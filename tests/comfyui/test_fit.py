@@ -46,7 +46,7 @@ def refused(kind, key, value):
 
 @pytest.mark.parametrize("kind", loaders.LOADERS)
 def test_every_wrong_shape_is_named_with_the_shape_that_is_needed(kind):
-    for i, (key, value) in enumerate(every(kind, 15 if kind in ("mobile sam", "sam 2") else 40)):
+    for i, (key, value) in enumerate(every(kind, 15 if kind in ("mobile sam", "sam 2", "ostrack") else 40)):
         changes = list(misshapen(value))
         for what, changed in changes[i % 2 :: 2] if kind != "unet" else changes[i % len(changes) :][:1]:
             sentence = refused(kind, key, changed)
@@ -89,6 +89,13 @@ TELLING = {
         "maskmem_tpos_enc",
         "memory_attention.layers.0.linear1.weight",
         "sam_mask_decoder.mask_tokens.weight",
+    ],
+    "sttn": ["netG.encoder.0.weight", "netG.encoder.6.weight", "netG.decoder.4.conv.weight"],
+    "ostrack": [
+        "net.backbone.pos_embed_z",
+        "net.backbone.pos_embed_x",
+        "net.backbone.blocks.0.mlp.fc1.weight",
+        "net.box_head.conv1_ctr.0.weight",
     ],
     "ella": ["connector.latents", "time_embedding.linear_1.weight", "connector.perceiver_blocks.0.mlp.c_fc.weight"],
     "t5": ["shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight"],

@@ -24,6 +24,8 @@ LINK = ["0", 0]
 INPUTS = {  # of the nodes that read a model file, and the folder where they look for it
     "PentimentoLoadSAM": ("sams", {"sam_name": FILE, "precision": "auto"}),
     "PentimentoLoadLaMa": ("lama", {"lama_name": FILE}),
+    "PentimentoLoadSTTN": ("sttn", {"sttn_name": FILE}),
+    "PentimentoLoadOSTrack": ("ostrack", {"ostrack_name": FILE}),
     "PentimentoLoadELLA": ("ella", {"ella_name": FILE}),
     "PentimentoLoadELLAT5": ("text_encoders", {"t5_name": FILE, "precision": "fp32"}),
     "PentimentoLoadConcatUNet": ("diffusion_models", {"unet_name": FILE}),

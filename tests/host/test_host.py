@@ -187,6 +187,14 @@ def test_a_download_of_another_file_is_refused_and_deleted(publisher, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_without_a_checksum_is_to_be_fetched_by_hand(publisher, tmp_path):
+    handler, model = publisher
+    by_hand = dataclasses.replace(model, size=0, sha256="")
+    with pytest.raises(environment.HostError, match=f"net.pt has no checksum.* Fetch it in a browser from {model.url}"):
+        models.download(by_hand, tmp_path)
+    assert not handler.asked
+
+
 def test_a_server_that_is_not_there_is_a_sentence(publisher, tmp_path):
     _, model = publisher
     gone = dataclasses.replace(model, url="http://127.0.0.1:1/net.pt")

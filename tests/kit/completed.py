@@ -49,7 +49,7 @@ def _used(name, inputs, latent, results, result):
     if isinstance(result, Sampler):
         model = toy_network.patcher(toy_network.Neighbours())
         return [sampled(model, *prompts(), {"samples": randn(*LATENT)}, result)]
-    if isinstance(result, list) and result is results[0]:  # the positive conditioning
+    if isinstance(result, list) and result is results[0] and walked(result):  # the positive conditioning
         negative = results[1] if len(results) > 1 else result
         return [sampled(_model(name, inputs), result, negative, latent)]
     return []

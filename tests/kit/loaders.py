@@ -15,10 +15,12 @@ from pentimento.model_patchers.condition import diffusers_unet, ic_light
 from pentimento.model_patchers.fill import lama
 from pentimento.model_patchers.prompt import ella, ella_t5
 from pentimento.model_patchers.segment import sam
-from pentimento.model_patchers.video import sam2
+from pentimento.model_patchers.video import ostrack, sam2, sttn
 from pentimento_host import standins
 
+from . import ostrack as ostracks
 from . import sam2 as sam2s
+from . import sttn as sttns
 from . import thin
 from .golden import GOLDEN
 from .sam import make_sam, network
@@ -36,6 +38,14 @@ def load_sam(weights):
 
 def load_sam2(weights):
     return sam2.SAM2(sam2.sam2_weights(weights, FILE), FILE, "fp32", sam2s.CONFIG, sam2s.FRAME)
+
+
+def load_sttn(weights):
+    return sttn.STTN(sttn.sttn_weights(weights, FILE), FILE)
+
+
+def load_ostrack(weights):
+    return ostrack.OSTrack(ostrack.ostrack_weights(weights, FILE), FILE)
 
 
 def load_ella(weights):
@@ -64,6 +74,8 @@ LOADERS = {
     "mobile sam": load_sam,
     "sam-hq": load_sam,
     "sam 2": load_sam2,
+    "sttn": load_sttn,
+    "ostrack": load_ostrack,
     "ella": load_ella,
     "t5": load_t5,
     "unet": check_unet,
@@ -95,6 +107,11 @@ def weights(kind: str) -> dict[str, Tensor]:
             return make_sam.weights(json.loads(str(file["shapes"])))
     if kind == "sam 2":
         return sam2s.authors(sam2s.reference())
+    if kind == "sttn":
+        return sttns.weights()
+    if kind == "ostrack":
+        unread = "net.backbone.pos_embed", "net.backbone.cls_token"
+        return {key: value for key, value in ostracks.weights().items() if key not in unread}
     unet = {key: value.half() for key, value in thin.diffusers_unet("sd15").state_dict().items()}
     if kind == "ic-light":
         unet = {key: 0.01 * value for key, value in unet.items()}

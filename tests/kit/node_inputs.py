@@ -10,7 +10,7 @@ from comfy.samplers import sampler_object
 
 from pentimento_host import standins
 
-from . import run, sam, thin, toy_network
+from . import ostrack, run, sam, sttn, thin, toy_network
 from . import vae as vaes
 from .tensors import rand, randn
 
@@ -36,6 +36,7 @@ class NodeInputs:
         self.result = cache(lambda name, *inputs: self.nodes[name].execute(*inputs).result)
         self.model = cache(thin.host_model)
         self.sam = cache(lambda: sam.load(sam.reference(width=32, depth=2).state_dict()))
+        self.sttn, self.ostrack = cache(sttn.load), cache(ostrack.load)
         self.vae = cache(vaes.tiny)
 
     def of(self, node_id):
@@ -115,6 +116,9 @@ class NodeInputs:
     def MagicWand(self):
         return self.picture() | {"positive_coords": POINTS}
 
+    def OSTrack(self):
+        return {"ostrack": self.ostrack(), "images": rand(3, 64, 72, 3), "bboxes": ostrack.start() | {"x": 20, "y": 20}}
+
     def OutpaintCanvas(self):
         return self.picture() | {"left": 8, "bottom": 8}
 
@@ -135,6 +139,10 @@ class NodeInputs:
 
     def SDx4Conditioning(self):
         return self.prompts(1024) | {"image": rand(1, 8, 8, 3)}
+
+    def STTNFill(self):
+        inputs = self.picture_and_mask()
+        return {"sttn": self.sttn(), "images": inputs["image"], "mask": inputs["mask"]}
 
     def SkipResidual(self):
         return {"sampler": sampler_object("euler")}

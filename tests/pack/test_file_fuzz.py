@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from kit import mutants, sam, thin
+from kit import mutants, ostrack, sam, sttn, thin
 from kit.forged import rewritten
 from pentimento.model_patchers.comfyui.describe import describe
 from pentimento.model_patchers.comfyui.weights import read_state_dict
@@ -22,6 +22,8 @@ from pentimento.model_patchers.condition import diffusers_unet, ic_light, unclip
 from pentimento.model_patchers.fill import lama
 from pentimento.model_patchers.prompt import ella, ella_t5
 from pentimento.model_patchers.segment import sam as sams
+from pentimento.model_patchers.video import ostrack as ostracks
+from pentimento.model_patchers.video import sttn as sttns
 from pentimento_host import standins
 
 ROOM = 1 << 30  # bytes that a loader may take, many times what these files need
@@ -190,6 +192,8 @@ def files(tmp_path_factory):
     return {
         "SAM": (sams.load, read_state_dict(folder / "sam.safetensors")),
         "LaMa": (lama.load, read_state_dict(folder / "lama.pt")),
+        "STTN": (sttns.load, sttn.weights()),
+        "OSTrack": (ostracks.load, ostrack.weights()),
         "ELLA": (ella.load, read_state_dict(folder / "ella.safetensors")),
         "T5": (lambda path: ella_t5.load(path, "fp32"), read_state_dict(folder / "t5.safetensors")),
         "UNet": (diffusers_unet.load, unet),
@@ -198,7 +202,17 @@ def files(tmp_path_factory):
     }
 
 
-PER_LOADER = {"SAM": 40, "LaMa": 30, "ELLA": 30, "T5": 30, "UNet": 16, "IC-Light": 16, "unCLIP's statistics": 40}
+PER_LOADER = {
+    "SAM": 40,
+    "LaMa": 30,
+    "STTN": 20,
+    "OSTrack": 16,
+    "ELLA": 30,
+    "T5": 30,
+    "UNet": 16,
+    "IC-Light": 16,
+    "unCLIP's statistics": 40,
+}
 assert PER_CASE * len(CASES) + sum(PER_LOADER.values()) >= 700
 
 

@@ -42,7 +42,8 @@ class Way:
     error: float
 
 
-NETWORK = {"MODEL", "VAE", "CONDITIONING", "PENTIMENTO_SAM", "PENTIMENTO_LAMA"}
+NETWORK = {"MODEL", "VAE", "CONDITIONING"}
+NETWORK |= {f"PENTIMENTO_{name}" for name in ("SAM", "LAMA", "STTN", "OSTRACK")}
 TOYS = {"DemoFusion", "Windows"}  # node_inputs gives these a model without weights
 OFFLOADED_AMISS = {"SDx4Conditioning"}  # ComfyUI leaves the embedding of x4's levels on the CPU
 

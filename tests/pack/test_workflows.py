@@ -66,6 +66,7 @@ WITHOUT_COMPARE = {  # their result is no change of one picture
     "demofusion",
     "ella",
     "ella_clip_controlnet",
+    "remove_anything_video_2023",
     "segment_everything",
     "unclip_variations",
 }
@@ -131,6 +132,12 @@ def test_models_of_subgraphs_and_of_several_widgets_are_embedded_and_old_ones_go
     assert outer["properties"] == {}
     assert [entry["directory"] for entry in inner["properties"]["models"]] == ["inpaint", "unclip"]
     assert inner["properties"]["x"] == 1
+
+
+def test_a_model_without_a_checksum_is_not_offered_for_download():
+    node = {"type": "A", "widgets_values": ["OSTrack_ep0300.pth.tar", "sttn.pth"], "properties": {}}
+    models.embed(node)
+    assert [entry["name"] for entry in node["properties"]["models"]] == ["sttn.pth"]
 
 
 def test_the_photographs_that_the_workflows_load_are_shipped_and_no_others():

@@ -309,6 +309,88 @@ def test_choices(sam, predictor):
     assert torch.equal(best[0], every[iou.argmax()]) and score == [max(scores)]
 
 
+BOXES = [(40, 30, 40, 30), (0, 0, 20, 80), (10, 10, 30, 30), (50, 40, 6, 6)]
+
+
+def clip_and_boxes():
+    """Pictures of a moving texture, and a box on each."""
+    texture = levels(120, 160)
+    pictures = [texture[4 * t : 4 * t + 90, 6 * t : 6 * t + 120].copy() for t in range(len(BOXES))]
+    return pictures, [[box(*sides)] for sides in BOXES]
+
+
+def seeds_choice(predictor, pictures, boxes):
+    """Remove Anything Video's loop over the frames without its dilation: the masks, and the numbers of the chosen."""
+    chosen, numbers = [], []
+    for picture, (each,) in zip(pictures, boxes, strict=True):
+        predictor.set_image(picture)
+        logits, iou, _ = predictor.ask(box=each)
+        masks = logits > 0
+        if chosen:
+            number = ((masks.astype(np.int32) - chosen[-1].astype(np.int32)) ** 2).mean((-2, -1)).argmin()
+        else:
+            number = iou.argmax()
+        chosen.append(masks[number])
+        numbers.append(int(number))
+    return np.stack(chosen), numbers
+
+
+def undecided():
+    """A SAM whose best mask is one on the first picture of `clip_and_boxes`, and another on others."""
+    model, leads = reference(), []
+    for picture, (each,) in zip(*clip_and_boxes(), strict=True):
+        predictor = Reference(model)
+        predictor.set_image(picture)
+        _, iou, _ = predictor.ask(box=each)
+        leads.append(iou[2] - iou[0])
+    assert leads[0] < max(leads)
+    model.mask_decoder.iou_prediction_head.layers[-1].bias.data[1] += float(leads[0] + max(leads)) / 2
+    return model
+
+
+def test_previous_is_the_choice_of_remove_anything_video():
+    """The mask that was chosen before is compared as it is. The seed compares with that mask dilated."""
+    pictures, boxes = clip_and_boxes()
+    model = undecided()
+    expected, numbers = seeds_choice(Reference(model), pictures, boxes)
+    assert numbers == [0, 0, 0, 0]
+    mask, best = (
+        segment(load(model.state_dict()), image(*pictures), boxes=boxes, choice=choice)[0].numpy() > 0
+        for choice in ("previous", "best")
+    )
+    assert (mask != expected).mean((1, 2)).max() < 1e-3
+    assert (best != expected).mean((1, 2)).max() > 0.1
+
+
+def test_previous_of_the_first_picture_is_the_best(sam):
+    pictures, boxes = clip_and_boxes()
+    ours, best = (segment(sam, image(pictures[0]), boxes=boxes[0], choice=choice) for choice in ("previous", "best"))
+    assert torch.equal(ours[0], best[0]) and ours[1] == best[1]
+
+
+def test_previous_goes_over_pictures_without_a_box(sam):
+    pictures, boxes = clip_and_boxes()
+    without = segment(sam, image(*pictures), boxes=[boxes[0], [], *boxes[2:]], choice="previous")
+    left_out = segment(sam, image(*pictures[:1], *pictures[2:]), boxes=[boxes[0], *boxes[2:]], choice="previous")
+    assert not without[0][1].any() and without[1][1] == 0
+    assert torch.equal(without[0][[0, 2, 3]], left_out[0])
+
+
+def test_previous_chooses_in_every_pass_of_the_refinement(sam):
+    pictures, boxes = clip_and_boxes()
+    mask, _ = segment(sam, image(*pictures), boxes=boxes, choice="previous", refine=1)
+    assert mask.shape == (4, 90, 120) and mask.flatten(1).any(1).all()
+
+
+def test_nearest_has_the_least_mean_squared_difference():
+    previous = torch.zeros(4, 5, dtype=torch.bool)
+    previous[1:3, 1:4] = True
+    masks = torch.zeros(4, 4, 5, dtype=torch.bool)
+    masks[0] = previous  # the answer to an unambiguous prompt
+    masks[1], masks[2, 1:3, 1:3], masks[3, 2:, 2:] = True, True, True
+    assert sam_prompts.nearest(masks, previous).item() == 2
+
+
 def test_refinement_feeds_the_chosen_logits_back(sam, predictor):
     picture = levels(90, 120)
     predictor.set_image(picture)

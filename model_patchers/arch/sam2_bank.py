@@ -50,13 +50,18 @@ class Bank:
         for age, other in reversed(list(enumerate(before(frame, step, network.ages)))):
             if other in self.seen:
                 tokens.append(network.frame_tokens(self.seen[other], age))
-        pointers = {key: pointer for key, (_, pointer) in self.keys.items() if (frame - key) * step >= 0}
-        pointers |= {o: self.pointers[o] for o in before(frame, step, self.most - 1) if o in self.pointers}
+        pointers = self.pointers_of(frame, step)
         values = torch.cat(list(pointers.values()))
         distances = torch.tensor([(frame - other) * step / (self.most - 1) for other in pointers], device=values.device)
         tokens.append(network.pointer_tokens(values, distances))
         memory, places = (torch.cat(each, dim=1) for each in zip(*tokens, strict=True))
         return memory, places, tokens[-1][0].shape[1]
+
+    def pointers_of(self, frame: int, step: int) -> dict[int, Tensor]:
+        """{frame: pointer} of those that are read for a frame, in the order of `read`."""
+        pointers = {key: pointer for key, (_, pointer) in self.keys.items() if (frame - key) * step >= 0}
+        others = before(frame, step, self.most - 1)
+        return pointers | {other: self.pointers[other] for other in others if other in self.pointers}
 
     def keep(self, network: Network, *next_frames: tuple[int, int]) -> None:
         """Forgets what none of these frames reads. Each is (frame, step), and stands for those that come after it."""

@@ -7,7 +7,7 @@ memory but that of later frames.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -72,7 +72,7 @@ def key_frames(key: KeyFrame, before: KeyFrames = ()) -> KeyFrames:
     pointed = bool(positive or negative) or not no_box(key.boxes)
     blank = key.mask is not None and not selected(key.mask).any()
     if blank and pointed:
-        key = KeyFrame(key.frame, key.object, key.positive, key.negative, key.boxes)
+        key = replace(key, mask=None)
     elif blank:
         raise ValueError(
             f"mask selects nothing, so object {key.object} has no prompt on frame {key.frame}. Paint the object, or "
@@ -120,14 +120,11 @@ def prompts(keys: KeyFrames, clip: Frames, side: int) -> dict[int, dict[int, Pro
     """The key frames of each object by the frames' numbers, both in rising order.
 
     Args:
-        keys: At least one.
         side: S.
 
     Raises:
-        ValueError: There is no key frame, or one does not match the clip.
+        ValueError: A key frame does not match the clip.
     """
-    if not keys:
-        raise ValueError("key_frames has no key frame. Mark the object on a frame with Key Frame.")
     objects: dict[int, dict[int, Prompt]] = {}
     for key in keys:
         frame = key.frame + len(clip) if key.frame < 0 else key.frame
@@ -216,19 +213,31 @@ class Track:
         is_chosen = torch.tensor([number in chosen for number in there])
         return (is_chosen[first] & (most > 0)).float()
 
-    def masks(self, objects: list[int] | None = None) -> "TrackMasks":
-        """The masks of these objects together, by default of all.
+    def masks(self, objects: str = "") -> "TrackMasks":
+        """The masks of some objects joined, by their numbers such as "1, 3"; of all for "".
 
         Raises:
-            ValueError: There is no such object.
+            ValueError: `read_objects` refuses the text, or there is no such object.
         """
-        for number in objects or ():
-            if number not in self.logits:
-                raise ValueError(
-                    f"objects names object {number}, and the track has {', '.join(map(str, self.logits))}. These are "
-                    "the numbers in object of the Key Frame nodes."
-                )
-        return TrackMasks(self, objects or list(self.logits))
+        numbers = read_objects(objects) or list(self.logits)
+        if missing := [str(number) for number in numbers if number not in self.logits]:
+            raise ValueError(
+                f"objects names object {missing[0]}, and the track has object {', '.join(map(str, self.logits))}: the "
+                "numbers in object of the Key Frame nodes. Write one of these, or nothing for all."
+            )
+        return TrackMasks(self, numbers)
+
+    def part(self, objects: str, start: int, length: int) -> Tensor:
+        """The masks of `length` frames from `start` on, at most to the end of the clip; of all these for 0.
+
+        Raises:
+            ValueError: As `masks`, or the clip has no frame `start`.
+        """
+        if start >= len(self):
+            raise ValueError(
+                f"start is {start}, but the clip has {len(self)} frames: 0 to {len(self) - 1}. Choose one of these."
+            )
+        return self.masks(objects)[start : start + (length or len(self))]
 
     def present(self) -> str:
         """A line for each object with the frames that show it, such as "object 1: 0-4, 9"."""
@@ -256,6 +265,20 @@ class TrackMasks:
         return masks
 
 
+def read_objects(text: str) -> list[int]:
+    """The numbers in a text such as "1, 3"; [] for "".
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    words = text.replace(",", " ").split()
+    if not all(word.isdecimal() for word in words):
+        raise ValueError(
+            f"objects is {text[:80]!r}, and numbers of objects are needed, such as 1, 3. Write nothing for all objects."
+        )
+    return [int(word) for word in words]
+
+
 def _ranges(numbers: list[int]) -> str:
     """[0, 1, 2, 5] -> "0-2, 5" """
     runs = [[i for _, i in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
@@ -264,49 +287,32 @@ def _ranges(numbers: list[int]) -> str:
 
 @dataclass(frozen=True)
 class Pass:
-    """One look at the clip, in one direction.
-
-    Attributes:
-        step: 1 for forwards, -1 for backwards.
-        starts: {object: the key frame after which it is looked for}.
-        frames: In this order; those in which some object is looked for.
-    """
+    """One look at the clip: in steps of 1 for forwards or -1 for backwards, for each object after a frame `starts`."""
 
     step: int
     starts: dict[int, int]
-    frames: list[int]
-
-    @classmethod
-    def of(cls, objects: dict[int, dict[int, Prompt]], starts: dict[int, int], step: int, frames: int) -> "Pass":
-        self = cls(step, starts, [])
-        order = range(frames)[::step]
-        self.frames.extend(frame for frame in order if any(self.looks(n, frame, own) for n, own in objects.items()))
-        return self
 
     def looks(self, number: int, frame: int, keys: dict[int, Prompt]) -> bool:
         """Whether an object is looked for in a frame: not in its key frames, which are known."""
         return (frame - self.starts[number]) * self.step > 0 and frame not in keys
 
 
-def passes(objects: dict[int, dict[int, Prompt]], frames: int, direction: str) -> list[Pass]:
+def passes(objects: dict[int, dict[int, Prompt]], direction: str) -> list[Pass]:
     """In which order frames are looked at.
 
     forward: from the first key frame of each object to the end of the clip. backward: from the last to the beginning.
     both: forward, then from the first key frame to the beginning.
     """
     first, last = ({number: end(own) for number, own in objects.items()} for end in (min, max))
-    ways = {"forward": [(first, 1)], "backward": [(last, -1)], "both": [(first, 1), (first, -1)]}
-    return [Pass.of(objects, starts, step, frames) for starts, step in ways[direction]]
+    ways = {"forward": [(1, first)], "backward": [(-1, last)], "both": [(1, first), (-1, first)]}
+    return [Pass(step, starts) for step, starts in ways[direction]]
 
 
-def pixels(clip: Frames, order: Pass, side: int) -> Iterator[tuple[int, Tensor]]:
-    """The frames of a pass with their pixels for SAM 2.
-
-    A video is decoded forwards from one of its own key frames on. So backwards, several frames are read at once.
-    """
-    window = WINDOW if order.step < 0 else 1
-    for start in range(0, len(order.frames), window):
-        part = order.frames[start : start + window]
+def pixels(clip: Frames, frames: list[int], step: int, side: int) -> Iterator[tuple[int, Tensor]]:
+    """Frames with their pixels for SAM 2. Backwards, several are read at once, since a video is decoded forwards."""
+    window = WINDOW if step < 0 else 1
+    for start in range(0, len(frames), window):
+        part = frames[start : start + window]
         ready = {frame: preprocess(to_levels(clip[frame : frame + 1][0]), side) for frame in sorted(part)}
         for frame in part:
             yield frame, ready.pop(frame)
@@ -336,10 +342,14 @@ def follow(
         ValueError: The key frames do not match the clip.
     """
     network, objects = sam2.network, prompts(keys, clip, sam2.frame)
-    orders = passes(objects, len(clip), direction)
+    orders = passes(objects, direction)
+    frames = [
+        [f for f in range(len(clip))[:: order.step] if any(order.looks(n, f, own) for n, own in objects.items())]
+        for order in orders
+    ]
     marked = sorted({frame for own in objects.values() for frame in own})
     sam2.load(network.ages + max(map(len, objects.values())) + 1)
-    progress = Progress(len(marked) + sum(len(order.frames) for order in orders))
+    progress = Progress(len(marked) + sum(map(len, frames)))
     banks = {number: Bank(len(clip)) for number in objects}
     logits: dict[int, list[Tensor | None]] = {number: [None] * len(clip) for number in objects}
     for frame in marked:
@@ -349,7 +359,7 @@ def follow(
                 logits[number][frame] = _mark(network, features, own[frame], frame, banks[number], holes)
         progress()
     for i, order in enumerate(orders):
-        for frame, square in pixels(clip, order, sam2.frame):
+        for frame, square in pixels(clip, frames[i], order.step, sam2.frame):
             features = network.encode(square.to(sam2.device))
             for number, own in objects.items():
                 if order.looks(number, frame, own):

@@ -1,8 +1,8 @@
 """SAM 2 and 2.1: an object followed through a clip. Ravi et al. 2024, "SAM 2: Segment Anything in Images and Videos"
 (github.com/facebookresearch/sam2, Apache-2.0).
 
-The parts of one step, in float32 unless said otherwise. Which frames are remembered, in which order and for which
-object, is the caller's:
+The parts of one step. Tensors are float32 and on the network's device unless said otherwise. Which frames are
+remembered, in which order and for which object, is the caller's:
 
     features = network.encode(pixels)                               # once for each frame, whatever is followed
     image = network.without_memory(features)                        # on a key frame, or
@@ -144,8 +144,8 @@ class Network(nn.Module):
 
         Args:
             pointers: (N, C), from answers about one object.
-            distances: (N,), float32: the distance to each frame over the number of pointers that are read at most,
-                minus 1. Positive backwards in the order of tracking. SAM 2.0 does not read them.
+            distances: (N,), t / (n - 1) with t the distance to each frame, positive for frames that came before in the
+                order of tracking, and n the number of pointers that are read at most. SAM 2.0 does not read them.
         """
         parts = self.channels // self.memory_channels
         tokens = pointers.reshape(1, -1, self.memory_channels)

@@ -18,8 +18,8 @@ from ..comfyui.fit import sizes_of
 from ..comfyui.managed import Managed
 from ..comfyui.model_files import dequantized, read_model
 from ..pixels.images import to_levels
+from ..segment.sam import PRECISIONS
 
-PRECISIONS = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures, from 0 to 1
 
 NEEDED = (
@@ -179,7 +179,7 @@ def _one_by_one(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """transformers keeps in one table what the authors keep in four, and numbers the mask's layers in threes."""
     result = {}
     for key, value in weights.items():
-        if key == "prompt_encoder.point_embed.weight":
+        if key == "prompt_encoder.point_embed.weight" and value.ndim == 2:
             result |= {f"prompt_encoder.point_embeddings.{i}.weight": row for i, row in enumerate(value.split(1))}
         elif match := re.fullmatch(r"(memory_encoder\.mask_downsampler)\.layers\.(\d+)\.(conv|norm)\.(\w+)", key):
             module, i, part, kind = match.groups()

@@ -1,5 +1,5 @@
 """Nodes for clips: a batch of pictures, or a VIDEO that is read a few frames at a time."""
 
-from . import ostrack, sam2, sttn
+from . import key_frame, ostrack, sam2, sttn, track
 
-NODES = [*sam2.NODES, *ostrack.NODES, *sttn.NODES]
+NODES = [*sam2.NODES, *key_frame.NODES, *track.NODES, *ostrack.NODES, *sttn.NODES]

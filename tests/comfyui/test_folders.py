@@ -14,6 +14,7 @@ from execution import IsChangedCache
 import nodes
 from kit import loaders, thin
 from pentimento.model_patchers.comfyui import folders
+from pentimento.model_patchers.comfyui.model_files import read_model
 from pentimento.model_patchers.condition import ic_light, unclip
 from pentimento.model_patchers.fill import lama
 from pentimento.model_patchers.prompt import ella, ella_t5
@@ -23,6 +24,7 @@ FILE = "model.safetensors"
 LINK = ["0", 0]
 INPUTS = {  # of the nodes that read a model file, and the folder where they look for it
     "PentimentoLoadSAM": ("sams", {"sam_name": FILE, "precision": "auto"}),
+    "PentimentoLoadSAM2": ("sam2", {"sam2_name": FILE, "precision": "auto"}),
     "PentimentoLoadLaMa": ("lama", {"lama_name": FILE}),
     "PentimentoLoadSTTN": ("sttn", {"sttn_name": FILE}),
     "PentimentoLoadOSTrack": ("ostrack", {"ostrack_name": FILE}),
@@ -103,11 +105,13 @@ def load(kind, path):
         return ic_light.patch(thin.host_model("sd15"), path)
     if kind == "t5":
         return ella_t5.load(path, "fp32")
+    if kind == "sam 2":
+        return loaders.load_sam2(read_model(path))
     return {"lama": lama.load, "sam": sam.load, "ella": ella.load, "statistics": unclip.read_statistics}[kind](path)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists the files that a process maps")
-@pytest.mark.parametrize("kind", ["lama", "sam", "ella", "t5", "ic-light", "statistics"])
+@pytest.mark.parametrize("kind", ["lama", "sam", "sam 2", "ella", "t5", "ic-light", "statistics"])
 def test_a_loaded_model_does_not_hold_its_file(kind, tmp_path):
     path = tmp_path / FILE
     weights = (

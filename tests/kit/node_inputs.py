@@ -1,16 +1,19 @@
 """Small inputs for every node that takes more than settings. A new node gets a method here, named as its id."""
 
 import json
+from fractions import Fraction
 from functools import cache
 from types import SimpleNamespace
 
 import safetensors.torch
 import torch
 from comfy.samplers import sampler_object
+from comfy_api.latest import InputImpl, Types
 
+from pentimento.model_patchers.video import track
 from pentimento_host import standins
 
-from . import ostrack, run, sam, sttn, thin, toy_network
+from . import ostrack, run, sam, sam2, sttn, thin, toy_network
 from . import vae as vaes
 from .tensors import rand, randn
 
@@ -37,6 +40,7 @@ class NodeInputs:
         self.model = cache(thin.host_model)
         self.sam = cache(lambda: sam.load(sam.reference(width=32, depth=2).state_dict()))
         self.sttn, self.ostrack = cache(sttn.load), cache(ostrack.load)
+        self.sam2 = cache(lambda: sam2.load(sam2.reference().state_dict()))
         self.vae = cache(vaes.tiny)
 
     def of(self, node_id):
@@ -44,6 +48,11 @@ class NodeInputs:
 
     def prompts(self, width=768):
         return dict(zip(("positive", "negative"), run.prompts(width), strict=True))
+
+    def key_frames(self):
+        mask = torch.zeros(1, 64, 72)
+        mask[:, 20:40, 16:40] = 1
+        return self.result("KeyFrame", 0, 2, "", "", None, mask)[0]
 
     def picture(self):
         return {"image": rand(2, 64, 72, 3)}
@@ -110,6 +119,9 @@ class NodeInputs:
     def InspectModel(self):
         return {"model": self.model("sd15")}
 
+    def KeyFrame(self):
+        return {"frame": 1, "positive_coords": POINTS, "before": self.key_frames()}
+
     def LaMaFill(self):
         return self.picture_and_mask() | {"lama": self.result("LoadLaMa", "lama.pt")[0], "refine_steps": 2}
 
@@ -152,6 +164,18 @@ class NodeInputs:
 
     def TiledVAEEncode(self):
         return {"image": rand(1, 144, 128, 3), "vae": self.vae(), "tile": 128}
+
+    def Track(self):
+        return {"sam2": self.sam2(), "images": rand(2, 64, 72, 3), "key_frames": self.key_frames()}
+
+    def TrackToMask(self):
+        logits = randn(8, 8)
+        return {"track": track.Track(16, 18, {1: (logits, None), 2: (-logits, logits)}, overlap=False), "objects": "2"}
+
+    def TrackVideo(self):
+        clip = Types.VideoComponents(images=rand(2, 64, 72, 3), audio=None, frame_rate=Fraction(25))
+        keys = self.key_frames()
+        return {"sam2": self.sam2(), "video": InputImpl.VideoFromComponents(clip), "key_frames": keys}
 
     def TuneMask(self):
         return {"mask": rand(2, 30, 40), "grow": 2, "fill_holes": 9, "remove_specks": 9, "feather": 3, "invert": True}

@@ -1,16 +1,18 @@
 """Thin SAM 2s of transformers' own classes with seeded weights, and the pack's own with the same weights."""
 
 import copy
+import json
 import re
 
+import numpy as np
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
 from pentimento.model_patchers.arch import sam2_hiera
 from pentimento.model_patchers.video import sam2 as ours
 
-from .golden import maker
+from .golden import GOLDEN, maker
 
-make_sam = maker("sam")
+make_sam, make_sam2 = maker("sam"), maker("sam2")
 
 FRAME, CHANNELS = 256, 128
 CONFIG = sam2_hiera.Config(
@@ -95,3 +97,16 @@ def authors(model):
         return key.replace(".mlp.lin1.", ".mlp.layers.0.").replace(".mlp.lin2.", ".mlp.layers.1.")
 
     return {name(key): value for key, value in weights.items()}
+
+
+def golden(name):
+    """The network with the authors' weights of a scenario of make_sam2.py, and what their code made of it.
+
+    Returns:
+        A loaded SAM 2 and {key: array}, as `track` of make_sam2.py gives them.
+    """
+    version, _, _, present = make_sam2.SCENARIOS[name]
+    with np.load(GOLDEN / "sam2.npz") as file:
+        weights = make_sam2.weights(json.loads(str(file[f"shapes {version}"])), present)
+        values = {key.removeprefix(f"{name}: "): file[key] for key in file.files if key.startswith(f"{name}: ")}
+    return load(weights), values

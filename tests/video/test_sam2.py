@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import EdgeTamVideoConfig, EdgeTamVideoModel, Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
 from kit.assertions import relative_error
-from kit.sam2 import CHANNELS, CONFIG, FRAME, authors, load, lowered, reference
+from kit.sam2 import CHANNELS, CONFIG, FRAME, authors, golden, load, lowered, make_sam2, reference
 from kit.tensors import rand, randn
 from pentimento.model_patchers.arch import sam2_decoder, sam2_hiera, sam2_memory, sam2_network
 from pentimento.model_patchers.video import sam2 as ours
@@ -224,6 +224,45 @@ def test_a_mask_that_is_not_stable_gives_way_to_the_best_of_three():
         assert torch.equal(best[0], logits[:, 1 + scores[0, 1:].argmax()][:, None])
     assert 0 < stable < 8
     assert sam2_decoder.stability(torch.full((1, 4, 4), -1.0)) == 1
+
+
+def key_frame(name):
+    """Our answer on the first key frame and the memory of it; the authors' answer, and their memory of frame 0."""
+    sam2, kept = golden(name)
+    frame, kind, prompt = make_sam2.SCENARIOS[name][1][1][0]
+    picture = torch.from_numpy(make_sam2.clip()[frame]).float() / 255
+    seen = sam2.encode(picture)
+    if kind == "mask":
+        drawn = torch.from_numpy(make_sam2.mask())[None, None].float()
+        square = F.interpolate(drawn, (FRAME, FRAME), mode="bilinear", antialias=True) >= 0.5
+        answer = sam2.network.from_mask(seen, square.float().to(sam2.device))
+    else:
+        scale = FRAME / torch.tensor([picture.shape[1], picture.shape[0]])
+        points = prompt.get("points") or [prompt["box"][:2], prompt["box"][2:]]
+        coords, labels = torch.tensor([points]) * scale, torch.tensor([prompt.get("labels", [2, 3])])
+        image = sam2.network.without_memory(seen)
+        answer = sam2.network.decode(image, seen, coords.to(sam2.device), labels.to(sam2.device))
+    memory = sam2.network.remember(seen, answer.logits, answer.present, prompted=True)
+    step = make_sam2.STEP
+    found = [answer.logits[:, 0, ::step, ::step], answer.pointer, answer.present, memory[..., ::step, ::step]]
+    return found, [*(kept[key][:1, frame] for key in ("logits", "pointers", "present")), kept["memory of frame 0"][:1]]
+
+
+@pytest.mark.both_devices
+@pytest.mark.parametrize("name", ["mask", "mask, 2.0", "click", "seldom there", "two key frames"])
+def test_a_key_frame_equals_the_authors_code(name):
+    found, theirs = key_frame(name)
+    assert max(distances(found[:3], theirs[:3])) < NEAR
+    if name.startswith("mask"):  # on frame 0, whose memory is kept
+        assert relative_error(found[3], theirs[3]) < 2**-8  # theirs is rounded to bfloat16
+
+
+def test_the_best_of_three_is_no_pointer_of_a_mask(monkeypatch):
+    """transformers takes it."""
+    answer = sam2_network.Network._answer
+    monkeypatch.setattr(sam2_network.Network, "_answer", lambda *args, ambiguous: answer(*args, ambiguous=True))
+    found, theirs = key_frame("mask")
+    assert relative_error(found[1], theirs[1]) > FAR
 
 
 @pytest.mark.both_devices

@@ -630,7 +630,8 @@ def exact(one_thread):
     def reference(steps, **wrong):
         with torch.inference_mode(False), pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch.Tensor, "float", torch.Tensor.double)
-            return reference_refine(*(a.clone() if torch.is_tensor(a) else a for a in args), steps, min_side=56, **wrong)
+            copies = (a.clone() if torch.is_tensor(a) else a for a in args)
+            return reference_refine(*copies, steps, min_side=56, **wrong)
 
     return types.SimpleNamespace(args=args, reference=reference)
 

@@ -45,6 +45,19 @@ def test_anchors_lead_to_headings(page):
         assert anchor in headings
 
 
+def test_formulas_and_code_of_help_pages_fit_the_panel():
+    """The front end breaks no line of a code block, and cuts what is wider than the panel."""
+    pages = {page: page.read_text(encoding="utf-8") for page in sorted((PACK / "web" / "docs").rglob("*.md"))}
+    blocks = [
+        (page.name, line)
+        for page, text in pages.items()
+        for block in re.findall(r"(?<=\n\n)(?: {4}.*\n)+|^```[^`]*^```", text, re.MULTILINE)
+        for line in block.splitlines()
+    ]
+    assert blocks
+    assert not [(page, line) for page, line in blocks if len(line.strip()) > 40]
+
+
 def test_every_workflow_is_in_the_readme():
     readme = (PACK / "README.md").read_text(encoding="utf-8")
     assert not [path.stem for path in (PACK / "workflows").glob("*.json") if f"`{path.stem}`" not in readme]

@@ -50,9 +50,7 @@ class NodeInputs:
         return dict(zip(("positive", "negative"), run.prompts(width), strict=True))
 
     def key_frames(self):
-        mask = torch.zeros(1, 64, 72)
-        mask[:, 20:40, 16:40] = 1
-        return self.result("KeyFrame", 0, 2, "", "", None, mask)[0]
+        return self.result("KeyFrame", 0, 2, POINTS)[0]
 
     def picture(self):
         return {"image": rand(2, 64, 72, 3)}
@@ -120,7 +118,7 @@ class NodeInputs:
         return {"model": self.model("sd15")}
 
     def KeyFrame(self):
-        return {"frame": 1, "positive_coords": POINTS, "before": self.key_frames()}
+        return {"frame": 1, "mask": self.picture_and_mask()["mask"], "before": self.key_frames()}
 
     def LaMaFill(self):
         return self.picture_and_mask() | {"lama": self.result("LoadLaMa", "lama.pt")[0], "refine_steps": 2}

@@ -1,5 +1,7 @@
 """Every node's masks: values outside 0 ... 1, NaN, and the haze that files leave on opaque pixels."""
 
+from dataclasses import is_dataclass
+
 import pytest
 import torch
 
@@ -29,6 +31,8 @@ def bits(value):
     """The bits of all tensors in a node's results."""
     if isinstance(value, torch.Tensor):
         return [Bits(value)]
+    if is_dataclass(value):
+        value = vars(value)
     values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     return [bit for each in values for bit in bits(each)]
 
@@ -63,6 +67,9 @@ def test_the_haze_of_a_file_selects_nothing(node, name, node_inputs):
     inputs = node_inputs.of(node)
     if node == "PentimentoICLightConditioning":
         with pytest.raises(ValueError, match="foreground_mask selects nothing"):
+            run_node(node_classes()[node], **inputs | {name: haze})
+    elif node == "PentimentoKeyFrame":
+        with pytest.raises(ValueError, match="mask selects nothing"):
             run_node(node_classes()[node], **inputs | {name: haze})
     elif node == "PentimentoSAMSegment":
         prompts = {"positive_coords": "", "bboxes": None}

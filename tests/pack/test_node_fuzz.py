@@ -88,7 +88,7 @@ def check_sentence(sentence, name):
     """A message that a user can act on."""
     assert name in sentence, f"does not name {name}: {sentence}"
     assert sentence.endswith(".") and sentence.count(" ") > 8, sentence
-    jargon = ("Tensor", "tensor", "dtype", "torch", "float32", "object", "size mismatch", "dimension")
+    jargon = ("Tensor", "tensor", "dtype", "torch", "float32", " object at 0x", "size mismatch", "dimension")
     assert not any(word in sentence for word in jargon), sentence
 
 

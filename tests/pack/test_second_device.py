@@ -86,7 +86,8 @@ def run(inputs, name, device="cpu"):
 @pytest.fixture(scope="module")
 def expected(node_inputs):
     """{name: what a node leads to}, computed on the CPU."""
-    return {name: run(node_inputs, name) for name in NODES}
+    with torch.inference_mode():  # the fixture of that name begins after fixtures of a module
+        return {name: run(node_inputs, name) for name in NODES}
 
 
 @pytest.fixture(scope="module")

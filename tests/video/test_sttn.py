@@ -12,7 +12,7 @@ from kit.nodes import run_node
 from kit.pictures import box_mask
 from pentimento.model_patchers.arch import sttn as arch
 from pentimento.model_patchers.video import frames as clips
-from pentimento.model_patchers.video import sttn
+from pentimento.model_patchers.video import ostrack, sttn
 from pentimento.nodes.video.sttn import STTNFill
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -313,6 +313,10 @@ class TestFiles:
     def test_another_network(self):
         with pytest.raises(ValueError, match=r"'x.pth' holds .* of no network that is known here. Load STTN needs"):
             sttn.sttn_weights({"a.weight": torch.zeros(2)}, "x.pth")
+
+    def test_other_loaders_name_it(self):
+        with pytest.raises(ValueError, match="'x.pth' holds STTN, for Load STTN. Load OSTrack needs OSTrack-256 or"):
+            ostrack.ostrack_weights(thin.weights(), "x.pth")
 
     def test_its_successors_are_named(self):
         weights = thin.weights() | {"ss.embedding.weight": torch.zeros(2, 2)}

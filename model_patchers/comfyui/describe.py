@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-
 FOR_VIDEO = {  # keys of the pack's own networks for clips, and what to call them
     "transformer.0.attention.query_embedding.weight": "STTN, for Load STTN",
     "backbone.pos_embed_z": "OSTrack, for Load OSTrack",

@@ -3,19 +3,15 @@
 import torch
 from torch import Tensor
 
-FOR_VIDEO = {  # keys of the pack's own networks for clips, and what to call them
-    "transformer.0.attention.query_embedding.weight": "STTN, for Load STTN",
-    "backbone.pos_embed_z": "OSTrack, for Load OSTrack",
-}
-
 
 def describe(weights: dict[str, Tensor]) -> str:
     """What a file of weights is, in a few words for a message: "an ESRGAN network", or its size and a key."""
-    for key, kind in FOR_VIDEO.items():
-        if below(weights, key):
-            return kind
     from spandrel import MAIN_REGISTRY  # heavy, and needed only here
 
+    if below(weights, "transformer.0.attention.query_embedding.weight"):
+        return "STTN, for Load STTN"
+    if below(weights, "backbone.pos_embed_z"):
+        return "OSTrack, for Load OSTrack"
     for architecture in MAIN_REGISTRY.architectures("detection"):
         if architecture.architecture.detect(weights):
             return f"a network of type {architecture.architecture.name}"

@@ -5,20 +5,24 @@ from pathlib import Path
 import torch
 
 from .layers import Shapes, layer
-from .weights import random, save_pickle
+from .weights import drawn, random, save_pickle
 
 
 def sttn(path: Path) -> None:
     """sttn.pth: a pickle with the keys of STTN's generator, 8 blocks, an eighth as wide."""
     generator = torch.Generator().manual_seed(0)
-    save_pickle({"netG": {name: random(name, shape, generator) for name, shape in _sttn_shapes(8, 8, 16, 32)}}, path)
+    weights = {name: drawn(name, shape, generator) for name, shape in _sttn_shapes(8, 8, 16, 32)}
+    weights["decoder.6.weight"] *= 0.02  # the blocks add up, and the colours would all be pure ones
+    save_pickle({"netG": weights}, path)
 
 
 def ostrack(path: Path) -> None:
     """OSTrack_ep0300.pth.tar: a pickle with the keys of OSTrack-384, 12 blocks, a twelfth as wide."""
     generator = torch.Generator().manual_seed(0)
     shapes = _ostrack_shapes(width=64, channels=32, template=12, search=24)
-    save_pickle({"epoch": 300, "net": {name: random(name, shape, generator) for name, shape in shapes}}, path)
+    weights = {name: random(name, shape, generator) for name, shape in shapes}
+    weights["box_head.conv5_size.bias"] -= 1.4  # so that the box keeps its size, a fifth of the crop's
+    save_pickle({"epoch": 300, "net": weights}, path)
 
 
 def _sttn_shapes(a: int, b: int, c: int, d: int) -> Shapes:

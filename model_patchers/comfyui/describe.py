@@ -28,6 +28,10 @@ def describe(weights: dict[str, Tensor]) -> str:
     """What a file of weights is, in a few words for a message: "an ESRGAN network", or its size and a key."""
     from spandrel import MAIN_REGISTRY  # heavy, and needed only here
 
+    if below(weights, "transformer.0.attention.query_embedding.weight"):
+        return "STTN, for Load STTN"
+    if below(weights, "backbone.pos_embed_z"):
+        return "OSTrack, for Load OSTrack"
     for architecture in MAIN_REGISTRY.architectures("detection"):
         if architecture.architecture.detect(weights):
             return f"a network of type {architecture.architecture.name}"

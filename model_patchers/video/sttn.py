@@ -98,18 +98,26 @@ def holes(masks: Masks, window: slice) -> Tensor:
     return selected(masks[window])
 
 
-def part(masks: Masks, area: str) -> Box | None:
-    """The part of every frame that the network sees, None where no frame has a hole.
+def survey(masks: Masks) -> tuple[Tensor, list[bool]]:
+    """The holes of all frames together, bool (H, W), and which of the frames have a hole."""
+    unions, present = [], []
+    for start in range(0, len(masks), WINDOW):
+        hole = holes(masks, slice(start, start + WINDOW))
+        unions = [torch.stack([*unions, *hole]).any(0)]
+        present += hole.flatten(1).any(1).tolist()
+    return unions[0], present
+
+
+def part(union: Tensor, area: str) -> Box:
+    """The part of every frame that the network sees.
 
     For "each hole" it is one box for the whole clip, so that nothing shakes: twice as wide and as high as the box
     around all holes, 432 x 240 at least, in these proportions, moved into the picture and cut to it.
+
+    Args:
+        union: The holes of all frames together, bool (H, W); there must be one.
+        area: One of AREAS.
     """
-    union = None
-    for start in range(0, len(masks), WINDOW):
-        hole = holes(masks, slice(start, start + WINDOW)).any(0)
-        union = hole if union is None else union | hole
-    if not union.any():
-        return None
     height, width = union.shape
     if area == "whole picture":
         return Box(0, 0, width, height)
@@ -169,27 +177,29 @@ class STTN(Managed):
         """The frames that have a hole, with it filled, in order; each as soon as no later window changes it.
 
         Args:
-            frames: The clip. It is read in order, and before that its references.
+            frames: The clip. It is read in order, and before that its references. Parts without a hole are not read.
             masks: One mask for each frame.
             area: One of AREAS.
             stride: Frames from window to window. A window has as many frames before and after its middle one.
             reference_every: Every how many frames of the clip one is looked at in all windows.
         """
-        box = part(masks, area)
-        if box is None:
+        union, present = survey(masks)
+        every = windows(len(frames), stride, reference_every)
+        plan = [(near, references) for near, references in every if any(present[near.start : near.stop])]
+        if not plan:
             return
-        plan = list(windows(len(frames), stride, reference_every))
+        box, shared = part(union, area), range(0, len(frames), reference_every)
+        encoded = {number for near, _ in plan for number in near}.union(shared)
         self.load(ROOM + FRAME_BYTES * max(len(near) + len(references) for near, references in plan))
-        clip = _Clip(self, frames, masks, box, Progress(len(frames) + len(plan) * len(self.network.transformer)))
+        clip = _Clip(self, frames, masks, box, Progress(len(encoded) + len(plan) * len(self.network.transformer)))
         results: dict[int, np.ndarray] = {}
         for (near, references), done in zip(plan, [*(near.start for near, _ in plan[1:]), len(frames)], strict=True):
-            clip.keep({*near, *range(0, len(frames), reference_every)})
+            clip.keep({*near, *shared})
             self._fill_window(clip, near, references, results)
             for number in sorted(number for number in results if number < done):
                 result = results.pop(number)
-                hole = clip.hole(number)
-                if hole.any():
-                    yield Filled(number, box, large(result, box.height, box.width), hole)
+                if present[number]:
+                    yield Filled(number, box, large(result, box.height, box.width), clip.hole(number))
 
     def _fill_window(self, clip: "_Clip", near: range, references: list[int], results: dict[int, np.ndarray]) -> None:
         """Puts what the network makes of the frames of a window into `results`, (240, 432, 3) in 0 ... 255 each."""
@@ -207,18 +217,16 @@ class _Clip:
 
     def __init__(self, sttn: STTN, frames: Frames, masks: Masks, box: Box, progress: Progress) -> None:
         self.sttn, self.frames, self.masks, self.box, self.progress = sttn, frames, masks, box, progress
-        self.known: dict[int, tuple[Small, Tensor, Tensor]] = {}  # the frame, its features, its hole at full size
+        self.known: dict[int, tuple[Small, Tensor]] = {}  # the frame and its features
 
     def keep(self, numbers: set[int]) -> None:
         """Encodes these frames and forgets all others."""
         self.known = {number: values for number, values in self.known.items() if number in numbers}
         for number in sorted(numbers - self.known.keys()):
-            one = slice(number, number + 1)
-            hole = holes(self.masks, one)[0][self.box.slices]
-            frame = small(self.frames[one][0][self.box.slices], hole)
+            frame = small(self.frames[number : number + 1][0][self.box.slices], self.hole(number))
             x = torch.from_numpy(frame.levels).to(self.sttn.device).movedim(-1, 0)[None].float() / 255 * 2 - 1
             x = x * torch.from_numpy(~frame.hole).to(x)
-            self.known[number] = frame, self.sttn.network.encode(x), hole
+            self.known[number] = frame, self.sttn.network.encode(x)
             self.progress()
 
     def features(self, number: int) -> Tensor:
@@ -228,7 +236,8 @@ class _Clip:
         return self.known[number][0]
 
     def hole(self, number: int) -> Tensor:
-        return self.known[number][2]
+        """Of a frame, at the size of the part: bool (h, w)."""
+        return holes(self.masks, slice(number, number + 1))[0][self.box.slices]
 
 
 def load(path: str | Path) -> STTN:

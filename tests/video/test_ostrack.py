@@ -13,7 +13,7 @@ from kit.assertions import relative_error
 from kit.nodes import run_node
 from pentimento.model_patchers.arch import ostrack as arch
 from pentimento.model_patchers.pixels.boxes import Box
-from pentimento.model_patchers.video import ostrack
+from pentimento.model_patchers.video import ostrack, sttn
 from pentimento.model_patchers.video.frames import ImageFrames
 from pentimento.nodes.video.ostrack import TrackBox
 
@@ -221,6 +221,10 @@ class TestFiles:
     def test_another_network(self):
         with pytest.raises(ValueError, match=r"'x.pth' holds .* of no network that is known here. Load OSTrack needs"):
             ostrack.ostrack_weights({"a.weight": torch.zeros(2)}, "x.pth")
+
+    def test_other_loaders_name_it(self):
+        with pytest.raises(ValueError, match="'x.pth' holds OSTrack, for Load OSTrack. Load STTN needs STTN as its"):
+            sttn.sttn_weights(thin.weights(), "x.pth")
 
     def test_another_head_is_named(self):
         weights = thin.weights() | {"net.box_head.conv1_tl.0.weight": torch.zeros(2, 2, 3, 3)}

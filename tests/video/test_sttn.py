@@ -9,9 +9,10 @@ from comfy import model_management
 from kit import sttn as thin
 from kit.assertions import relative_error
 from kit.nodes import run_node
+from kit.pictures import box_mask
 from pentimento.model_patchers.arch import sttn as arch
 from pentimento.model_patchers.video import frames as clips
-from pentimento.model_patchers.video import sttn
+from pentimento.model_patchers.video import ostrack, sttn
 from pentimento.nodes.video.sttn import STTNFill
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -167,6 +168,16 @@ class TestLoop:
         monkeypatch.setattr(sttn._Clip, "keep", lambda self, numbers: keep(self, numbers | self.known.keys()))
         assert torch.equal(fill(model, *clip, area=WHOLE), filled[0])
 
+    def test_windows_without_a_hole_are_left_out_and_change_nothing(self, model, clip, filled, monkeypatch):
+        images, mask = clip[0], clip[1].clone()
+        mask[8:] = 0
+        whole = fill(model, images, mask, area=WHOLE)
+        encoded, encode = [], type(model.network).encode
+        monkeypatch.setattr(type(model.network), "encode", lambda *a: encoded.append(1) or encode(*a))
+        assert torch.equal(fill(model, images, mask, area=WHOLE), whole) and len(encoded) == 16 + 1  # 0 to 15, and 20
+        monkeypatch.setattr(sttn, "survey", lambda masks: (masks[:].any(0), [True] * len(masks)))
+        assert torch.equal(fill(model, images, mask, area=WHOLE), whole)
+
     def test_a_clip_that_is_read_in_windows_gives_the_same_bits(self, model, clip, filled):
         class Streamed(clips.ImageFrames):
             def __getitem__(self, window):
@@ -182,30 +193,31 @@ class TestLoop:
 
 
 class TestPart:
-    def mask(self, *boxes, size=(600, 800)):
-        mask = torch.zeros(len(boxes), *size)
-        for frame, (x, y, w, h) in zip(mask, boxes, strict=True):
-            frame[y : y + h, x : x + w] = 1
-        return mask
+    def union(self, *boxes, size=(600, 800)):
+        masks = torch.stack([box_mask(*size, box)[0] for box in boxes])
+        return sttn.survey(masks)[0]
 
     def test_a_small_hole_has_the_networks_own_size(self):
-        box = sttn.part(self.mask((300, 200, 40, 30)), EACH)
+        box = sttn.part(self.union((300, 200, 40, 30)), EACH)
         assert (box.width, box.height) == (432, 240) and box.x == 320 - 216 and box.y == 215 - 120
 
     def test_the_holes_of_all_frames_share_it(self):
-        box = sttn.part(self.mask((300, 200, 40, 30), (400, 200, 180, 30)), EACH)
+        box = sttn.part(self.union((300, 200, 40, 30), (400, 200, 180, 30)), EACH)
         assert (box.width, box.height) == (560, 312) and box.x == 160
 
     def test_it_stays_in_the_picture(self):
-        assert sttn.part(self.mask((0, 590, 5, 5)), EACH) == (0, 360, 432, 240)
-        assert sttn.part(self.mask((0, 0, 800, 20)), EACH) == (0, 0, 800, 600)
-        assert sttn.part(self.mask((9, 9, 5, 5), size=(50, 60)), EACH) == (0, 0, 60, 50)
+        assert sttn.part(self.union((0, 590, 5, 5)), EACH) == (0, 360, 432, 240)
+        assert sttn.part(self.union((0, 0, 800, 20)), EACH) == (0, 0, 800, 600)
+        assert sttn.part(self.union((9, 9, 5, 5), size=(50, 60)), EACH) == (0, 0, 60, 50)
 
     def test_whole_picture(self):
-        assert sttn.part(self.mask((300, 200, 40, 30)), WHOLE) == (0, 0, 800, 600)
+        assert sttn.part(self.union((300, 200, 40, 30)), WHOLE) == (0, 0, 800, 600)
 
-    def test_no_hole(self):
-        assert sttn.part(torch.zeros(3, 20, 30), EACH) is None
+    def test_the_holes_of_a_clip_are_surveyed_in_windows(self, monkeypatch):
+        monkeypatch.setattr(sttn, "WINDOW", 2)
+        masks = torch.cat([box_mask(9, 9), box_mask(9, 9, (1, 1, 2, 2)), box_mask(9, 9, (5, 5, 2, 2))])
+        union, present = sttn.survey(masks)
+        assert torch.equal(union, masks.any(0)) and present == [False, True, True]
 
 
 class TestNode:
@@ -301,6 +313,10 @@ class TestFiles:
     def test_another_network(self):
         with pytest.raises(ValueError, match=r"'x.pth' holds .* of no network that is known here. Load STTN needs"):
             sttn.sttn_weights({"a.weight": torch.zeros(2)}, "x.pth")
+
+    def test_other_loaders_name_it(self):
+        with pytest.raises(ValueError, match="'x.pth' holds STTN, for Load STTN. Load OSTrack needs OSTrack-256 or"):
+            ostrack.ostrack_weights(thin.weights(), "x.pth")
 
     def test_its_successors_are_named(self):
         weights = thin.weights() | {"ss.embedding.weight": torch.zeros(2, 2)}

@@ -22,35 +22,42 @@ def bilinear(planes: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return F.grid_sample(planes[None], grid[None, None].to(planes), align_corners=True)[0, :, 0]
 
 
-def bicubic(picture: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The values of a picture (H, W, C) at points (N,) -> (N, C), by cubic convolution with a = -1/2.
+def cubic(picture: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The values of a picture (H, W, C) at points (N,) -> (N, C), by cubic convolution over 6 x 6 pixels.
 
-    Keys, "Cubic convolution interpolation for digital image processing", TASSP 29, 1981. The border repeats. At a whole
-    coordinate the weights are 0, 1, 0, 0, so the pixel there keeps its bits.
+    Keys, "Cubic convolution interpolation for digital image processing", TASSP 29, 1981, the fourth-order kernel, eq 25:
+    fine texture stays sharper than under the usual four points. The border repeats. At a whole coordinate one weight is
+    1 and the others are 0, so the pixel there keeps its bits.
     """
     height, width = picture.shape[:2]
     left, top = x.floor(), y.floor()
-    across, down = _cubic((x - left).float()), _cubic((y - top).float())  # (N, 4)
-    taps = torch.arange(-1, 3, device=x.device)
-    columns = (left.long()[:, None] + taps).clamp(0, width - 1)  # (N, 4)
-    rows = (top.long()[:, None] + taps).clamp(0, height - 1)
+    across, down = _weights((x - left).float()), _weights((y - top).float())  # (N, 6)
+    taps = torch.arange(-2, 4, device=x.device)
+    columns = (left.long()[:, None] + taps).clamp(0, width - 1)  # (N, 6)
+    rows = (top.long()[:, None] + taps).clamp(0, height - 1) * width
     flat, values = picture.reshape(height * width, -1), 0
-    for j in range(4):
-        row = 0
-        for i in range(4):
-            row = row + across[:, i, None] * flat[rows[:, j] * width + columns[:, i]]
+    for j in range(6):
+        index = rows[:, j, None] + columns
+        row = sum(across[:, i, None] * flat[index[:, i]] for i in range(6))
         values = values + down[:, j, None] * row
     return values
 
 
-def _cubic(t: Tensor) -> Tensor:
-    """Weights (N, 4) of the pixels at -1, 0, 1, 2 for a position t in 0 ... 1."""
-    return torch.stack(
-        (
-            ((-0.5 * t + 1) * t - 0.5) * t,
-            (1.5 * t - 2.5) * t * t + 1,
-            ((-1.5 * t + 2) * t + 0.5) * t,
-            (0.5 * t - 0.5) * t * t,
-        ),
-        -1,
-    )
+def _weights(t: Tensor) -> Tensor:
+    """Weights (N, 6) of the pixels at -2 ... 3 for a position t in 0 ... 1."""
+    return torch.stack([piece(d) for piece, d in zip(PIECES, (2 + t, 1 + t, t, 1 - t, 2 - t, 3 - t), strict=True)], -1)
+
+
+def _near(d: Tensor) -> Tensor:
+    return (1 - d) * (1 + d - 4 / 3 * d * d)
+
+
+def _middle(d: Tensor) -> Tensor:
+    return (d - 1) * (d - 2) * (-7 / 12 * d + 5 / 4)
+
+
+def _far(d: Tensor) -> Tensor:
+    return (d - 2) * (d - 3) ** 2 / 12
+
+
+PIECES = _far, _middle, _near, _near, _middle, _far  # of the kernel, at distances 2 ... 3, 1 ... 2 and 0 ... 1

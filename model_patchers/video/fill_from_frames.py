@@ -1,6 +1,6 @@
 """What stands behind a thing, taken from the frames that show it.
 
-A hole's pixels are looked up in other frames by the motion of the background, each by one bicubic interpolation of the
+A hole's pixels are looked up in other frames by the motion of the background, each by one cubic interpolation of the
 original frame. Three frames vote where they differ, so that another moving thing does not print through.
 """
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ..comfyui.progress import ignore
+from ..pixels import checks, images, warp
 from ..pixels import masks as pixel_masks
-from ..pixels import warp
 from ..pixels.boxes import Box
-from .frames import Frames, Masks
-from .motion import Motion, Small, grown_known, refined, windows
+from .frames import Frames, ImageFrames, MaskBatch, Masks
+from .motion import Motion, Small, estimate, grown_known, refined, windows
 
 VOTES = 3  # frames that are asked for a pixel
 DIFFER = 0.06  # of a channel: above it the votes' median counts, below it the nearest frame
@@ -60,9 +60,9 @@ class Source:
     def colours(self, x: Tensor, y: Tensor) -> Tensor:
         """(N, 3)"""
         x, y = x - self.box.x, y - self.box.y
-        left, top = max(int(x.min()) - 2, 0), max(int(y.min()) - 2, 0)
-        part = self.levels[top : int(y.max()) + 4, left : int(x.max()) + 4]
-        return warp.bicubic(part.float() / 255 if part.dtype == torch.uint8 else part, x - left, y - top)
+        left, top = max(int(x.min()) - 3, 0), max(int(y.min()) - 3, 0)
+        part = self.levels[top : int(y.max()) + 5, left : int(x.max()) + 5]
+        return warp.cubic(part.float() / 255 if part.dtype == torch.uint8 else part, x - left, y - top)
 
 
 def fill(
@@ -106,7 +106,38 @@ def fill(
         yield pictures, left
 
 
-def key_frame(left: list[int]) -> int:
+def fill_images(
+    image: Tensor, mask: Tensor, motion: str, reach: int, grow: int, progress: Callable[[int], None] = ignore
+) -> tuple[Tensor, Tensor, int, Motion]:
+    """`estimate` and `fill` for an IMAGE batch.
+
+    Args:
+        image: (B, H, W, C), C = 1, 3 or 4. Values in the hole are not read; alpha does not change.
+        mask: One for each picture, or one for all.
+        motion: A key of `motion.MOTIONS`.
+        progress: Called twice per frame.
+
+    Returns:
+        The pictures (B, H, W, C), what no frame shows (B, H, W), the key frame, and the motion.
+
+    Raises:
+        ValueError: The masks do not fit, or a value outside them is not finite.
+    """
+    frames = ImageFrames(image)
+    masks = MaskBatch(mask, frames)
+    hole = pixel_masks.selected(masks[:])
+    checks.finite(image, "images", hole, " outside the mask")
+    measured = estimate(frames, masks, motion, grow, progress)
+    filled, left = image.clone(), torch.zeros(hole.shape, device=image.device)
+    start = 0
+    for pictures, rest in fill(frames, masks, measured, reach, grow, progress):
+        window = slice(start, start + len(pictures))
+        filled[window] = images.put_rgb(image[window], pictures, hole[window])
+        left[window], start = rest.float(), window.stop
+    return filled, left, key_frame(left.sum((1, 2)).tolist()), measured
+
+
+def key_frame(left: list[float]) -> int:
     """The frame to edit as a picture: the one with the most pixels that no frame shows; 0 if there are none.
 
     Args:

@@ -27,6 +27,7 @@ COARSE = 24  # pixels: the shorter side of the coarsest level, at least
 OVERLAP = 0.4  # share of the known pixels that a start must share
 FALLS = 0.98  # a model with more parameters leaves at most this part of the residual
 STILL_FALLS = 0.9  # the same for a shift after none: a camera on a tripod is copied to the bit
+ROUNDING = 1e-4  # residual that no model can improve
 CERTAIN = 0.25  # pixels: standard deviation of the corners that a model may have
 ALIKE, CLOSE = 0.6, 0.03  # correlation below and residual above which two frames are of two scenes
 
@@ -178,7 +179,7 @@ def link(template: Small, image: Small, motion: str) -> tuple[Fit | None, int]:
         fit = _from_coarse(a, b, None if parameters == 2 else best, parameters)
         if fit is None:
             break
-        falls = best is None or fit.residual < best.residual * (FALLS if kind else STILL_FALLS)
+        falls = best is None or fit.residual < best.residual * (FALLS if kind else STILL_FALLS) - ROUNDING * (not kind)
         sure = fit.uncertainty < CERTAIN and falls
         if sure or motion != "auto":
             best, kind = fit, parameters

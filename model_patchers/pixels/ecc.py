@@ -105,7 +105,7 @@ def align(
     matrix = to_unit @ start @ from_unit
     matrix /= matrix[2, 2]
     basis = _basis(parameters)
-    weights, uncertainty = torch.ones_like(t), 0.0
+    weights, uncertainty, moved = torch.ones_like(t), 0.0, float("inf")
     for step in range(steps + 1):
         u, v = warp.move(matrix, x, y)
         i, ix, iy, known = warp.bilinear(image.planes, u * unit + centre[0], v * unit + centre[1])
@@ -119,7 +119,7 @@ def align(
             w = weights * known
         total = w.sum()
         i, t0 = i - (w * i).sum() / total, t - (w * t).sum() / total  # zero mean
-        if step == (steps if parameters else 0) or (step and moved < enough):
+        if step == (steps if parameters else 0) or moved < enough:
             break
         gradient = _steepest(matrix, basis, x, y, u, v, ix * unit, iy * unit)  # (k, N)
         gradient = gradient - (gradient @ w)[:, None] / total

@@ -25,9 +25,9 @@ def bilinear(planes: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def cubic(picture: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """The values of a picture (H, W, C) at points (N,) -> (N, C), by cubic convolution over 6 x 6 pixels.
 
-    Keys, "Cubic convolution interpolation for digital image processing", TASSP 29, 1981, the fourth-order kernel, eq 25:
-    fine texture stays sharper than under the usual four points. The border repeats. At a whole coordinate one weight is
-    1 and the others are 0, so the pixel there keeps its bits.
+    Keys, "Cubic convolution interpolation for digital image processing", TASSP 29, 1981, the kernel of fourth
+    order, eq 25: fine texture stays sharper than under the usual four points. The border repeats. At a whole coordinate
+    one weight is 1 and the others are 0, so the pixel there keeps its bits.
     """
     height, width = picture.shape[:2]
     left, top = x.floor(), y.floor()

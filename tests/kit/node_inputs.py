@@ -93,6 +93,12 @@ class NodeInputs:
         ella, t5 = self.ApplyELLA()["ella"], self.result("LoadELLAT5", "t5.safetensors", "fp32")[0]
         return {"ella": ella, "t5": t5, "text": "a cat"}
 
+    def FillFromFrames(self):
+        mask = torch.zeros(3, 48, 64)
+        for t in range(3):
+            mask[t, 20:32, 10 + 15 * t : 22 + 15 * t] = 0.5
+        return {"images": rand(3, 48, 64, 3), "mask": mask}
+
     def FillWithoutModel(self):
         return self.picture_and_mask()
 

@@ -129,10 +129,9 @@ class VideoFrames:
         Raises:
             ValueError: The file cannot be read, has no frames, or they change their size.
         """
-        source = video.get_stream_source()
-        in_memory = isinstance(source, io.BytesIO)
-        self._file = io.BytesIO(source.getvalue()) if in_memory else source
-        self._name = "video" if in_memory else f"video: the file '{Path(source).name}'"
+        self._file = own_file(video)
+        in_memory = isinstance(self._file, io.BytesIO)
+        self._name = "video" if in_memory else f"video: the file '{Path(self._file).name}'"
         self._trim = video.get_active_trim_window()
         self._entries: list[Entry] = []
         self._keys: list[int] = []  # numbers of the key frames
@@ -275,6 +274,12 @@ def _padding(frame: av.VideoFrame, time_base: Fraction) -> av.filter.Graph:
     fill.link_to(sink)
     graph.configure()
     return graph
+
+
+def own_file(video: Input.Video) -> str | io.BytesIO:
+    """The path of a VIDEO's file, or the file in memory with a place of its own, as others may read it too."""
+    file = video.get_stream_source()
+    return io.BytesIO(file.getvalue()) if isinstance(file, io.BytesIO) else file
 
 
 def open_video(file: str | io.BytesIO, name: str) -> tuple:

@@ -1,5 +1,6 @@
 """The frames of a clip and their masks, read a few at a time, so that a clip need not fit into memory."""
 
+import copy
 import io
 import zlib
 from bisect import bisect_right
@@ -101,6 +102,11 @@ def of_video(video: Input.Video) -> Frames:
     return ImageFrames(images)
 
 
+def second_reader(frames: Frames) -> Frames:
+    """The same frames, to be read at two places at once: a VIDEO would decode anew at each change of place."""
+    return frames.again() if isinstance(frames, VideoFrames) else frames
+
+
 @dataclass(frozen=True)
 class Entry:
     """What is known of one frame: its time in the stream's units, and a sum of its pixels."""
@@ -152,6 +158,13 @@ class VideoFrames:
         for frame, number in zip(frames, numbers, strict=True):
             frame.copy_(self._converter(self._frame(number)))
         return frames
+
+    def again(self) -> "VideoFrames":
+        """The same frames with a place of their own in the file, and without decoding all once more."""
+        twin = copy.copy(self)
+        twin._file = io.BytesIO(self._file.getvalue()) if isinstance(self._file, io.BytesIO) else self._file
+        twin._start()
+        return twin
 
     def _start(self) -> None:
         """Opens the file, so that the first frame of the window comes next."""

@@ -1,3 +1,5 @@
 """Nodes for clips: a batch of pictures, or a VIDEO that is read a few frames at a time."""
 
-NODES: list = []
+from . import remove_from_video
+
+NODES = [*remove_from_video.NODES]

@@ -121,7 +121,7 @@ def fault(graph: Graph, info: Info, key: str, name: str, value: object) -> str:
     if name not in inputs:
         if name in node["inputs"]:  # of a dynamic input, which the class does not list
             return ""
-        there = ", ".join(input_name for input_name in inputs if not _is_socket(inputs[input_name]))
+        there = ", ".join(input_name for input_name in inputs if not is_socket(inputs[input_name]))
         return f"{addresses.name(graph, key)} has no input {name}.{nearest(name, inputs)} It has {there or 'none'}."
     kind, *rest = inputs[name]
     options = rest[0] if rest and isinstance(rest[0], dict) else {}
@@ -133,12 +133,12 @@ def fault(graph: Graph, info: Info, key: str, name: str, value: object) -> str:
         return f"{where} is {_word(value)}, and {KINDS[kind]} is needed."
     if kind == "STRING" and not isinstance(value, str):
         return f"{where} is {_word(value)}, and text is needed: put it in quotation marks."
-    if _is_socket(inputs[name]) and kind != "STRING":
+    if is_socket(inputs[name]) and kind != "STRING":
         return f"{where} takes a connection of the type {kind}, and no value can be set there."
     return ""
 
 
-def _is_socket(declaration: list) -> bool:
+def is_socket(declaration: list) -> bool:
     """Whether an input takes a connection alone."""
     kind, *rest = declaration
     options = rest[0] if rest and isinstance(rest[0], dict) else {}

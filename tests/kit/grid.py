@@ -2,7 +2,7 @@
 
 import json
 
-from pentimento.model_patchers.grid import parse
+from pentimento.model_patchers.grid import check, folder, parse, run
 
 
 def node(class_type, title=None, **inputs):
@@ -79,10 +79,10 @@ INFO = {
 }
 
 
-def written(folder, graph=GRAPH):
+def written(path, graph=GRAPH):
     """The folder, with the workflow in it."""
-    (folder / "workflow.json").write_text(json.dumps(graph))
-    return folder
+    (path / "workflow.json").write_text(json.dumps(graph))
+    return path
 
 
 def library(graph=GRAPH):
@@ -90,11 +90,76 @@ def library(graph=GRAPH):
     return lambda name: (graph, None)
 
 
-def spanned(axes, folder=None, graph=GRAPH, **fields):
+def spanned(axes, path=None, graph=GRAPH, **fields):
     """The grid of these axes over the small workflow."""
-    return parse.parse(json.dumps({"workflow": "small", "axes": axes, **fields}), folder, library(graph))
+    return parse.parse(json.dumps({"workflow": "small", "axes": axes, **fields}), path, library(graph))
 
 
-def faulty(axes, folder=None, graph=GRAPH, **fields):
+def faulty(axes, path=None, graph=GRAPH, **fields):
     """The faults of the file alone."""
-    return parse.read(json.dumps({"workflow": "small", "axes": axes, **fields}), folder, library(graph))[1]
+    return parse.read(json.dumps({"workflow": "small", "axes": axes, **fields}), path, library(graph))[1]
+
+
+class Fake:
+    """A ComfyUI in this process, as `Runner` wants one: it runs a prompt when somebody asks for it.
+
+    A picture's bytes are its prompt and its workflow. Steps 13 are refused, and cfg 66 fails.
+    """
+
+    def __init__(self):
+        self.queued, self.over = {}, {}  # prompt id -> (graph, workflow); prompt id -> outcome
+        self.ran, self.lost, self.most = [], set(), 0  # graphs; names of files that are gone; most in the queue
+        self.files, self.forgotten, self.cancelled = {}, 0, []
+
+    def queue(self, prompt_id, graph, workflow):
+        if graph["6"]["inputs"]["steps"] == 13:
+            raise run.CellError("KSampler: steps is 13, which nobody wants.")
+        self.queued[prompt_id] = (graph, workflow)
+        self.most = max(self.most, len(self.queued))
+
+    def knows(self, prompt_id):
+        return prompt_id in self.queued or prompt_id in self.over
+
+    def finished(self, prompt_ids):
+        prompt_id = prompt_ids[0]
+        if prompt_id not in self.over:
+            self.over[prompt_id] = self._ran(*self.queued.pop(prompt_id))
+        return {prompt_id: self.over[prompt_id]}
+
+    def _ran(self, graph, workflow):
+        self.ran.append(graph)
+        inputs = graph["6"]["inputs"]
+        if inputs["cfg"] == 66:
+            return run.Outcome({}, "KSampler: the number is unlucky.", 0.5)
+        name = f"{len(self.ran)}.png"
+        self.files[name] = json.dumps([graph, workflow], sort_keys=True).encode()
+        count = graph["5"]["inputs"]["batch_size"]
+        files = [{"filename": name, "subfolder": "", "type": "output"}] * count
+        texts = {"3": {"text": ["seen <b>"]}} if inputs["steps"] == 5 else {}
+        return run.Outcome({"8": {"images": files}, **texts}, "", 0.25)
+
+    def fetch(self, file):
+        if file["filename"] in self.lost:
+            raise run.Lost("The file is gone.")
+        return self.files[file["filename"]]
+
+    def forget(self):
+        self.forgotten += 1
+
+    def cancel(self, prompt_ids):
+        self.cancelled += prompt_ids
+        for prompt_id in prompt_ids:
+            self.queued.pop(prompt_id, None)
+
+
+def runner(grid, path, server, chosen=None):
+    """A run of a grid over the small workflow, in this folder."""
+    folder.claim(path)
+    return run.Runner(grid, folder.Folder(path), server, INFO, check.order(grid, INFO), chosen)
+
+
+def shown(path):
+    """What the viewer is told: the data, and {number of a cell: what came of it}."""
+    text = (path / "data.js").read_text()
+    data = json.loads(text.removeprefix("pentimentoGrid(").removesuffix(");\n"))
+    return data, dict(data["cells"])

@@ -3,6 +3,7 @@
     pentimento_grid.json   says that the folder is a grid's. Any other folder that is not empty is refused.
     cells.jsonl            the journal: a line for each event of a cell, and the last line of a cell counts
     cells/                 the files of the cells, under the keys of their values
+    index.html             the viewer, a copy of web/grid/index.html
     data.js                all cells for the viewer; written anew as the grid runs, never seen half
     scores.csv             a row for each cell
 
@@ -38,6 +39,7 @@ from . import addresses
 from .expand import Change, Grid, GridError, Index, Value, digest
 
 MARKER, JOURNAL, CELLS, DATA, SCORES = "pentimento_grid.json", "cells.jsonl", "cells", "data.js", "scores.csv"
+VIEWER = Path(__file__).resolve().parents[2] / "web" / "grid" / "index.html"
 LOCK = "run.lock"  # held by the process that writes
 SHARE = 0.05  # of the time that writing data.js may take
 LEAST = 1.0  # seconds between two writings
@@ -169,6 +171,10 @@ class Folder:
             target.parent.mkdir(parents=True, exist_ok=True)
             _put(target, content)
         return names
+
+    def write_viewer(self) -> None:
+        """Puts the page that shows data.js into the folder."""
+        _put(self.path / VIEWER.name, VIEWER.read_bytes())
 
     def write_data(self, grid: Grid, digests: Digests, progress: dict, now: bool = False) -> None:
         """Writes data.js, unless it was written just before; `now` writes it in any case."""

@@ -138,6 +138,7 @@ class Runner:
         self.progress = Progress(self.progress.total, done=self.progress.total - self.missing())
         cells = self._todo()
         self._write(now=True)
+        self.folder.write_viewer()
         try:
             while self._fill(cells):
                 for prompt_id, outcome in self.server.finished(list(self.flights)).items():

@@ -73,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     bench = verbs.add_parser("bench", help="compare with peers side by side; a run of all writes docs/speed.md")
     bench.add_argument("name", nargs="*", help="only these benchmarks, into bench.md beside the virtual environment")
     grid = verbs.add_parser("grid", help="run a workflow over axes of values")
-    grid.add_argument("action", choices=["check", "run"], help="say what is wrong and what it costs, or run it")
+    grid.add_argument(
+        "action", choices=["check", "run", "view"], help="say what is wrong and what it costs; run it; open the results"
+    )
     grid.add_argument("file", metavar="FILE", help="the grid file, YAML or JSON")
     grid.add_argument("--server", default=client.SERVER, metavar="URL", help=f"ComfyUI's address ({client.SERVER})")
     grid.add_argument(

@@ -1,4 +1,4 @@
-"""`python3 host grid`: checks and runs grid files on a ComfyUI, here or elsewhere."""
+"""`python3 host grid`: checks and runs grid files on a ComfyUI, here or elsewhere, and opens the results."""
 
 import argparse
 import contextlib
@@ -7,6 +7,7 @@ import shutil
 import statistics
 import sys
 import time
+import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ load_package("pentimento_model_patchers", PACK / "model_patchers")
 
 from pentimento_model_patchers.grid import check, parse  # noqa: E402
 from pentimento_model_patchers.grid.expand import Chosen, Grid, GridError, part  # noqa: E402
-from pentimento_model_patchers.grid.folder import LOCK, MARKER, Folder, claim  # noqa: E402
+from pentimento_model_patchers.grid.folder import LOCK, MARKER, VIEWER, Folder, claim  # noqa: E402
 from pentimento_model_patchers.grid.run import CellError, Lost, Outcome, Progress, Runner  # noqa: E402
 
 WAIT = 1.0  # seconds until a look whether all cells are still in the queue
@@ -148,9 +149,12 @@ def command(options: argparse.Namespace) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a Windows console may lack the letters of a title
     try:
-        return check_grid(options) if options.action == "check" else run_grid(options)
+        return {"check": check_grid, "run": run_grid, "view": view_grid}[options.action](options)
     except (GridError, client.RunError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:  # of a file here: those of the server are RunErrors
+        print(f"{error.filename or 'A file'}: {error.strerror}. The same command goes on.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on.", file=sys.stderr)
@@ -164,14 +168,7 @@ def load(options: argparse.Namespace) -> tuple[Grid, dict, Chosen, Path]:
         GridError: With a sentence on each fault.
         HostError: There is no such file.
     """
-    file = Path(options.file).expanduser().resolve()
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise HostError(f"{options.file} is no text in UTF-8.") from error
-    except OSError as error:
-        raise HostError(f"{options.file} cannot be read: {error.strerror}.") from error
-    grid, faults = parse.read(text, file.parent, library, file.stem)
+    grid, faults, path = read(options.file)
     info = json.loads(client.get(client.address(options.server), "object_info"))
     faults += check.faults(grid, info)
     try:
@@ -180,7 +177,24 @@ def load(options: argparse.Namespace) -> tuple[Grid, dict, Chosen, Path]:
         faults += str(error).splitlines()
     if faults:
         raise GridError("\n".join(faults))
-    return grid, info, chosen, file.parent / grid.out
+    return grid, info, chosen, path
+
+
+def read(name: str) -> tuple[Grid, list[str], Path]:
+    """The grid of a file, what is wrong with the file, and the results' folder.
+
+    Raises:
+        HostError: There is no such file.
+    """
+    file = Path(name).expanduser().resolve()
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise HostError(f"{name} is no text in UTF-8.") from error
+    except OSError as error:
+        raise HostError(f"{name} cannot be read: {error.strerror}.") from error
+    grid, faults = parse.read(text, file.parent, library, file.stem)
+    return grid, faults, file.parent / grid.out
 
 
 def check_grid(options: argparse.Namespace) -> int:
@@ -234,6 +248,19 @@ def run_grid(options: argparse.Namespace) -> int:
     if progress.failed:
         print("The same command tries those that failed again.")
     return 1 if progress.failed else 0
+
+
+def view_grid(options: argparse.Namespace) -> int:
+    """Opens the page with the results; the exit status."""
+    _, faults, path = read(options.file)
+    if faults:
+        raise GridError("\n".join(faults))
+    page = path / VIEWER.name
+    if not (path / MARKER).is_file() or not page.is_file():
+        raise GridError(f"No cell has run yet: {path} holds no results. python3 host grid run makes them.")
+    print(page)
+    webbrowser.open(page.as_uri())
+    return 0
 
 
 @contextlib.contextmanager

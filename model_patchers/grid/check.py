@@ -16,6 +16,7 @@ LIGHT = frozenset(  # types of outputs that are no models
     + ("GUIDER", "BOUNDING_BOX", "AUDIO", "VIDEO", "*")
 )
 UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload", "animated_image_upload", "remote")
+MOST_CELLS = 1_000_000
 KINDS = {"INT": "a whole number", "FLOAT": "a number", "BOOLEAN": "true or false", "STRING": "text"}
 
 
@@ -70,6 +71,8 @@ def faults(grid: Grid, info: Info) -> list[str]:
         info: What the server that is to run it says of its nodes.
     """
     sentences = [*_conflicts(grid), *_base(grid, info)]
+    if (size := grid.size()) > MOST_CELLS:
+        sentences.append(f"The grid has {size} cells, and {MOST_CELLS} is the limit: shorten an axis, or skip values.")
     for axis in grid.axes:
         for value in axis.values:
             for change in value.changes if not value.skip else ():

@@ -6,6 +6,7 @@
     index.html             the viewer, a copy of web/grid/index.html
     data.js                all cells for the viewer; written anew as the grid runs, never seen half
     scores.csv             a row for each cell
+    run.lock               held by the process that writes
 
 A line of the journal is {"cell": digest, "status": "queued" | "done" | "failed", ...}: with "prompt_id" when queued;
 with "files" (paths from this folder), "texts" ({node: text}), "seconds" and "scores" ({name: number}) when done; with
@@ -19,7 +20,8 @@ data.js is one call, pentimentoGrid({...}), of a function that the page defines:
     axes                   [{key, title, description, default, values: [{key, title, description, skip, sets}]}], where
                            sets is {"NODE.INPUT": value}
     view                   {"x" | "y" | "super_x" | "super_y": number of an axis}
-    progress               {total, done, failed, seconds_left, running, written}, the last in seconds since 1970
+    progress               of the last run and the cells that it was to make: {total, done, failed, seconds_left,
+                           running, written}, the last in seconds since 1970
     cells                  [[number, {files, texts, seconds, scores} | {error, seconds}]] of the cells that were run: of
                            a cell whose values are v on axes of n values, number is ((v0 * n1) + v1) * n2 + v2 ...
 """
@@ -40,7 +42,7 @@ from .expand import Change, Grid, GridError, Index, Value, digest
 
 MARKER, JOURNAL, CELLS, DATA, SCORES = "pentimento_grid.json", "cells.jsonl", "cells", "data.js", "scores.csv"
 VIEWER = Path(__file__).resolve().parents[2] / "web" / "grid" / "index.html"
-LOCK = "run.lock"  # held by the process that writes
+LOCK = "run.lock"
 SHARE = 0.05  # of the time that writing data.js may take
 LEAST = 1.0  # seconds between two writings
 
@@ -116,15 +118,16 @@ class Folder:
     # The journal
 
     def _read_journal(self) -> None:
-        with self._journal.open("a+b") as file:
-            file.seek(0)
-            offset = 0
+        self._torn = False  # whether a crash has cut the last line off
+        if not self._journal.is_file():
+            return
+        offset, line = 0, b"\n"
+        with self._journal.open("rb") as file:
             for line in file:
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that a crash cut off
+                with contextlib.suppress(ValueError, KeyError, TypeError):
                     self._at[json.loads(line)["cell"]] = offset
                 offset += len(line)
-            if offset and not line.endswith(b"\n"):
-                file.write(b"\n")
+        self._torn = not line.endswith(b"\n")
 
     def record(self, cell: str) -> dict:
         """The last line of a cell, by its digest; empty where there is none."""
@@ -137,7 +140,10 @@ class Folder:
     def add(self, cell: str, status: str, **more: object) -> None:
         """Writes a line."""
         line = json.dumps({"cell": cell, "status": status, **more}).encode() + b"\n"
-        with self._journal.open("ab") as file:
+        with self._journal.open("ab", buffering=0) as file:  # whole lines, for those who read meanwhile
+            if self._torn:
+                file.write(b"\n")
+                self._torn = False
             self._at[cell] = file.tell()
             file.write(line)
 
@@ -233,7 +239,7 @@ class Folder:
 
     def _records(self, grid: Grid, digests: Digests) -> Iterator[tuple[Index, dict]]:
         """Each cell with its last line, one after the other."""
-        with self._journal.open("rb") as file:
+        with self._journal.open("rb") if self._at else io.BytesIO() as file:
             for cell in grid.cells():
                 place = self._at.get(digests[cell])
                 if place is None:

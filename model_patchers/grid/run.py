@@ -20,7 +20,7 @@ from .folder import Digests, Folder
 from .interface import mirrored
 
 AHEAD = 2  # cells in the queue: the next one waits while one runs
-LONGEST_TEXT = 10_000  # letters of a text that a node shows
+LONGEST_TEXT = 10_000  # letters of a text that a node shows, or of an error
 
 
 class CellError(Exception):
@@ -225,6 +225,7 @@ class Runner:
 
     def _fail(self, flight: _Flight, error: str, seconds: float | None) -> None:
         self._failed.add(flight.digest)
+        error = error[:LONGEST_TEXT]
         self.folder.add(flight.digest, "failed", error=error, seconds=seconds)
         self._count(flight, "failed")
         names = ", ".join(value.title for value in self.grid.values(flight.cell))

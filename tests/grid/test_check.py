@@ -58,6 +58,11 @@ def test_a_right_grid_has_none():
     assert faults(axes) == []
 
 
+def test_a_grid_of_too_many_cells_is_refused():
+    axes = {"KSampler.seed": "1, ..., 1001", "KSampler.steps": "1, ..., 1000"}
+    assert faults(axes) == ["The grid has 1001000 cells, and 1000000 is the limit: shorten an axis, or skip values."]
+
+
 def test_skipped_values_are_not_checked():
     assert faults({"KSampler.steps": [1, {"SKIP": 0}]}) == []
 

@@ -218,6 +218,27 @@ def test_a_second_run_at_the_same_time_is_refused(fake, folder):
     assert call("run", fake.address, cwd=folder)[0] == 0
 
 
+def test_a_full_disk_is_said(fake, folder, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device", "cats/a.png")
+
+    monkeypatch.setattr(command.Folder, "put", full)
+    status, _, complaints = call("run", fake.address, cwd=folder)
+    assert status == 1
+    assert complaints.endswith("cats/a.png: No space left on device. The same command goes on.\n")
+
+
+def test_view_opens_the_page(fake, folder, monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    status, _, complaints = call("view", "127.0.0.1:9", cwd=folder)
+    assert (status, opened) == (1, [])
+    assert complaints.startswith("No cell has run yet")
+    call("run", fake.address, cwd=folder)
+    assert call("view", "127.0.0.1:9", cwd=folder)[:2] == (0, f"{folder / 'cats' / 'index.html'}\n")
+    assert opened == [(folder / "cats" / "index.html").as_uri()]
+
+
 def test_times_are_words():
     assert [command.duration(seconds) for seconds in (5, 89, 600, 9000)] == ["5 s", "89 s", "10 min", "2 h 30 min"]
 

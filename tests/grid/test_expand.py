@@ -2,6 +2,7 @@
 
 import json
 import math
+import unicodedata
 from pathlib import PurePosixPath, PureWindowsPath
 
 import pytest
@@ -118,6 +119,12 @@ def test_values_that_are_added_change_no_key(axes):
     for old, new in zip(before.axes, after.axes, strict=True):
         assert [value.key for value in old.values] == [value.key for value in new.values][:-1]
         assert len({value.key.casefold() for value in new.values}) == len(new.values)
+
+
+def test_keys_differ_where_the_case_of_letters_counts_for_nothing():
+    keys = paths.distinct(["A", "a", "a", "\u00e9", "e\u0301"], ["1", "2", "3", "4", "5"])
+    assert keys[0] == "A"
+    assert len({unicodedata.normalize("NFC", key).casefold() for key in keys}) == 5
 
 
 def test_readable_titles_are_keys_as_they_are():

@@ -118,8 +118,10 @@ class Dying(Fake):
         return super().finished(prompt_ids)
 
 
+@pytest.mark.parametrize("drained", [False, True])
 @pytest.mark.parametrize("cells", range(0, 12, 3))
-def test_a_killed_run_goes_on_and_takes_over_what_is_queued(out, tmp_path, cells):
+def test_a_killed_run_goes_on_and_takes_over_what_is_queued(out, tmp_path, cells, drained):
+    """The cells in the queue may wait still, or have run meanwhile."""
     grid, server = spanned(AXES), Dying(cells)
     with pytest.raises(Killed):
         runner(grid, out, server).run()
@@ -127,12 +129,25 @@ def test_a_killed_run_goes_on_and_takes_over_what_is_queued(out, tmp_path, cells
         journal.write(b'{"cell": "cut o')
     assert len(server.queued) == 2
     server.cells = None
+    for prompt_id in [*server.queued] if drained else []:
+        server.finished([prompt_id])
     progress = runner(grid, out, server).run()
     assert (progress.done, progress.left) == (12, 0)
     assert len(server.ran) == len({expand.digest(graph) for graph in server.ran}) == 12
+    assert server.queued == {}
     runner(grid, tmp_path / "undisturbed", Fake()).run()
     assert pictures(out) == pictures(tmp_path / "undisturbed")
     assert shown(out)[1].keys() == set(range(12))
+
+
+def test_a_line_that_a_crash_cut_off_costs_no_other(out):
+    folder.claim(out)
+    folder.Folder(out).add("a", "done", files=[])
+    with (out / "cells.jsonl").open("ab") as journal:
+        journal.write(b'{"cell": "b", "sta')
+    folder.Folder(out).add("c", "failed", error="x")
+    again = folder.Folder(out)
+    assert (again.is_done("a"), again.record("b"), again.record("c")["error"]) == (True, {}, "x")
 
 
 def test_a_server_that_forgot_the_queue_gets_its_cells_again(out):

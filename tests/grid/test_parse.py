@@ -2,11 +2,13 @@
 
 import json
 import random
+import re
 import string
 
 import pytest
 
 from kit.grid import GRAPH, faulty, library, spanned, written
+from kit.paths import PACK
 from pentimento.model_patchers.grid import parse
 from pentimento.model_patchers.grid.expand import Change, GridError
 from pentimento.model_patchers.grid.text import load
@@ -245,3 +247,13 @@ def test_damaged_files_give_sentences_and_no_tracebacks(tmp_path):
             assert str(error).strip()
             outcomes.add("a sentence")
     assert outcomes == {"a grid", "a sentence"}
+
+
+def test_the_example_of_the_documentation_is_a_grid(tmp_path):
+    page = (PACK / "docs" / "grid.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    graph = json.loads((PACK / "workflows" / "api" / "remove_without_models.json").read_text())
+    grid = parse.parse(example, tmp_path, library(graph))
+    assert (grid.size(), grid.view) == (16, {"x": 1, "y": 0, "super_x": 2})
+    for field in (*parse.FIELDS, *parse.AXIS_FIELDS, *parse.VALUE_FIELDS, *parse.SOURCES):
+        assert f"`{field}`" in page or f"{field}:" in page

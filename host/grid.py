@@ -221,11 +221,11 @@ def estimate(grid: Grid, info: dict, chosen: Chosen, folder: Folder | None) -> I
         loads = (f"{name} {_count(times, 'time')}" for name, times in cost.loads.items())
         yield f"Models are loaded by {', '.join(loads)}."
     seconds = folder.seconds() if folder else []
-    if seconds:
+    if seconds and missing:
         median = statistics.median(seconds)
         basis = f"{median:.1f} s a cell as in {_count(len(seconds), 'cell')}"
         yield f"Those that are left take about {duration(missing * median)}, {basis}."
-    else:
+    elif missing:
         yield "No cell has run yet, so the time is not known."
 
 

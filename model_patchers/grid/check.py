@@ -31,7 +31,7 @@ def _conflicts(grid: Grid) -> Iterator[str]:
             present = grid.graph[node]["inputs"].get(name)
             if addresses.is_link(present, grid.graph):
                 source = addresses.name(grid.graph, str(present[0]))
-                yield f"{axis.title}: {where} is connected to {source}. Disconnect it, or vary an input of {source}."
+                yield _of(axis, f"{where} is connected to {source}. Disconnect it, or vary an input of {source}.")
         for place in dict.fromkeys((change.node, change.input) for change in changes if change.find is None):
             if place in setter:
                 where = f"{addresses.name(grid.graph, place[0])}.{place[1]}"
@@ -46,19 +46,18 @@ def _not_there(grid: Grid, axis: Axis, texts: dict[tuple[str, str], set[str]]) -
     for value in axis.values:
         for change in value.changes:
             place = change.node, change.input
-            present = grid.graph[change.node]["inputs"].get(change.input, "")
-            before = texts.get(place) or {str(present)}
+            before = texts.setdefault(place, {str(grid.graph[change.node]["inputs"].get(change.input, ""))})
             if change.find is None:
                 after.setdefault(place, set()).add(str(change.value))
                 continue
             if not any(change.find in text for text in (*before, *after.get(place, ()))):
                 where = f"{addresses.name(grid.graph, change.node)}.{change.input}"
-                yield f"{axis.title}: {where} does not hold {shown(change.find)}, which is to be replaced."
+                yield _of(axis, f"{where} does not hold {shown(change.find)}, which is to be replaced.")
             made = {text.replace(change.find, str(change.value)) for text in before}
             after.setdefault(place, set()).update(made)
     for place, made in after.items():
         touched_by_all = all(any((c.node, c.input) == place for c in value.changes) for value in axis.values)
-        texts[place] = made if touched_by_all else made | texts.get(place, set())
+        texts[place] = made if touched_by_all else made | texts[place]
 
 
 # Against ComfyUI's nodes
@@ -78,11 +77,15 @@ def faults(grid: Grid, info: Info) -> list[str]:
             for change in value.changes if not value.skip else ():
                 if change.find is None:
                     sentence = fault(grid.graph, info, change.node, change.input, change.value)
-                    sentences += [f"{axis.title}: {sentence}"] if sentence else []
+                    sentences += [_of(axis, sentence)] if sentence else []
                 elif fault(grid.graph, info, change.node, change.input, "text") and not _is_text(grid, info, change):
                     where = f"{addresses.name(grid.graph, change.node)}.{change.input}"
                     sentences.append(f"{axis.title}: {where} holds no text in which something could be replaced.")
     return list(dict.fromkeys(sentences))
+
+
+def _of(axis: Axis, sentence: str) -> str:
+    return sentence if sentence.startswith(axis.title) else f"{axis.title}: {sentence}"
 
 
 def _is_text(grid: Grid, info: Info, change: Change) -> bool:

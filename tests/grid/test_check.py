@@ -20,7 +20,7 @@ FAULTS = [
         "KSampler has no input cgf. Is it cfg? It has seed, steps, cfg, sampler_name, tiled, denoise.",
     ),
     ({"KSampler.sampler_name": ["eulr"]}, f"name is eulr, {NONE} Is it euler? There are euler, dpmpp_2m, heun."),
-    ({"LoRA.lora_name": ["z.safetensors"]}, f"LoRA.lora_name: LoRA.lora_name is z.safetensors, {NONE}"),
+    ({"LoRA.lora_name": ["z.safetensors"]}, f"LoRA.lora_name is z.safetensors, {NONE}"),
     ({"KSampler.steps": [0]}, "KSampler.steps is 0, and the least is 1."),
     ({"LoRA.strength": [2.5]}, "LoRA.strength is 2.5, and the most is 2.0."),
     ({"KSampler.steps": [7.5]}, "KSampler.steps is 7.5, and a whole number is needed."),
@@ -38,7 +38,9 @@ FAULTS = [
 
 @pytest.mark.parametrize(("axes", "sentence"), FAULTS)
 def test_a_fault_gets_its_sentence(axes, sentence):
-    assert any(sentence in fault for fault in faults(axes)), faults(axes)
+    said = faults(axes)
+    assert any(sentence in fault for fault in said), said
+    assert not any(fault.startswith(f"{name}: {name}") for fault in said for name in axes)
 
 
 def test_all_faults_come_at_once():
@@ -50,6 +52,8 @@ def test_a_right_grid_has_none():
     axes = {
         "Prompt.text": ["a red cat", "cat => dog"],
         "Colour": {"input": "Prompt.text", "values": ["red => blue", "dog => wolf"]},
+        "Half": [{"title": "no", "set": {"Negative.text": "x"}}, {"title": "steps", "set": {"KSampler.steps": 5}}],
+        "Negative": {"input": "Negative.text", "values": "blurry => dull || x => y"},
         "KSampler.cfg": "1, 2, ..., 4",
         "KSampler.denoise": [0.5],
         "KSampler.tiled": [True, False],

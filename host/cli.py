@@ -34,6 +34,8 @@ def _run(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
     try:
         if INSIDE in os.environ:
             return VERBS[options.verb](host, options, rest)
+        if options.verb == "grid":  # needs no ComfyUI of ours
+            return _grid_outside(host, options, rest)
         prepare(host)
     except OSError as error:
         if system.is_full(error):
@@ -42,6 +44,10 @@ def _run(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
     if options.verb == "setup":
         print(f"Ready: ComfyUI in {host.comfyui}, Python in {host.python}.")
         return 0
+    return _inside(host)
+
+
+def _inside(host: Host) -> int:
     command = child.command(host.python, PACK / "host", *sys.argv[1:])
     return subprocess.call(command, env=os.environ | {INSIDE: "1"})
 
@@ -75,6 +81,19 @@ def _parser() -> argparse.ArgumentParser:
     verbs.add_parser("test", help="run the tests; further arguments go to pytest", add_help=False)
     bench = verbs.add_parser("bench", help="compare with peers side by side; a run of all writes docs/speed.md")
     bench.add_argument("name", nargs="*", help="only these benchmarks, into bench.md beside the virtual environment")
+    grid = verbs.add_parser("grid", help="run a workflow over axes of values")
+    grid.add_argument(
+        "action", choices=["check", "run", "view"], help="say what is wrong and what it costs; run it; open the results"
+    )
+    grid.add_argument("file", metavar="FILE", help="the grid file, YAML or JSON")
+    grid.add_argument("--server", default=client.SERVER, metavar="URL", help=f"ComfyUI's address ({client.SERVER})")
+    grid.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="AXIS[=VALUE]",
+        help="this value of the axis alone, or this axis with the others at their defaults; may be repeated",
+    )
     models = verbs.add_parser("models", help="list the model files that the workflows want")
     models.add_argument("--download", metavar="NAME", help="fetch this one, verified")
     return parser
@@ -150,4 +169,15 @@ def _models(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-VERBS = {"demo": _demo, "serve": _serve, "test": _test, "bench": _bench, "models": _models}
+def _grid(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
+    from . import grid
+
+    return grid.command(options)
+
+
+def _grid_outside(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
+    """In the host's Python where there is one, since it has PyYAML, and else in this one."""
+    return _inside(host) if host.python.exists() else _grid(host, options, rest)
+
+
+VERBS = {"demo": _demo, "serve": _serve, "test": _test, "bench": _bench, "models": _models, "grid": _grid}

@@ -153,7 +153,8 @@ def get(server: str, path: str, **query: str) -> bytes:
     return _answer(urllib.request.Request(url))
 
 
-def _post(server: str, path: str, value: object) -> bytes:
+def post(server: str, path: str, value: object) -> bytes:
+    """The body of POST server/path with a value as JSON; it raises as `get` does."""
     headers = {"Content-Type": "application/json"}
     return _answer(urllib.request.Request(f"{server}/{path}", json.dumps(value).encode(), headers))
 
@@ -292,18 +293,24 @@ def run(server: str, graph: Graph, on_progress: Callable[[float], None] = lambda
     client_id, prompt_id = uuid.uuid4().hex, str(uuid.uuid4())
     try:
         with Events(server, client_id) as events:
-            _queue(server, graph, client_id, prompt_id)
+            queue(server, graph, client_id, prompt_id)
             _follow(events, graph, prompt_id, on_progress)
         return json.loads(get(server, f"history/{prompt_id}"))[prompt_id]["outputs"]
     except OSError as error:
         raise Gone(_silence(server, error)) from error
     except KeyboardInterrupt:
-        _cancel(server, prompt_id)
+        cancel(server, prompt_id)
         raise
 
 
-def _queue(server: str, graph: Graph, client_id: str, prompt_id: str) -> None:
-    body = json.dumps({"prompt": graph, "client_id": client_id, "prompt_id": prompt_id}).encode()
+def queue(server: str, graph: Graph, client_id: str, prompt_id: str, **more: object) -> None:
+    """Queues a workflow; `more` are further fields of ComfyUI's /prompt, such as extra_data.
+
+    Raises:
+        RunError: ComfyUI refused the workflow or a part of it.
+        Gone: The server does not answer.
+    """
+    body = json.dumps({"prompt": graph, "client_id": client_id, "prompt_id": prompt_id, **more}).encode()
     request = urllib.request.Request(f"{server}/prompt", body, {"Content-Type": "application/json"})
     try:
         answer = json.loads(_answer(request))
@@ -314,14 +321,15 @@ def _queue(server: str, graph: Graph, client_id: str, prompt_id: str) -> None:
             raise RunError("\n".join(refusals(graph, json.loads(error.__cause__.read())))) from error
         raise
     if answer["node_errors"]:  # ComfyUI would run the rest, without the result that was asked for
-        _cancel(server, prompt_id)
+        cancel(server, prompt_id)
         raise RunError("\n".join(refusals(graph, answer)))
 
 
-def _cancel(server: str, prompt_id: str) -> None:
+def cancel(server: str, prompt_id: str) -> None:
+    """Takes a workflow out of the queue, or stops it where it runs."""
     with contextlib.suppress(RunError):
-        _post(server, "queue", {"delete": [prompt_id]})
-        _post(server, "interrupt", {"prompt_id": prompt_id})
+        post(server, "queue", {"delete": [prompt_id]})
+        post(server, "interrupt", {"prompt_id": prompt_id})
 
 
 def _follow(events: Events, graph: Graph, prompt_id: str, on_progress: Callable[[float], None]) -> None:
@@ -341,16 +349,23 @@ def _follow(events: Events, graph: Graph, prompt_id: str, on_progress: Callable[
             share = max(share, min((done + len(cached - set(data["nodes"]))) / len(graph), 1.0))
             on_progress(share)
         elif event["type"] == "execution_error":
-            key = data["node_id"]
-            name = title(graph, key) if key in graph else data["node_type"]
-            failure = f"{name}: {data['exception_message'].strip()}"
+            failure = failed(graph, data)
         elif event["type"] == "execution_interrupted":
-            failure = "The run was interrupted."
+            failure = INTERRUPTED
         elif event["type"] == "executing" and data["node"] is None:  # over, and in the history
             if failure:
                 raise RunError(failure)
             on_progress(1.0)
             return
+
+
+INTERRUPTED = "The run was interrupted."
+
+
+def failed(graph: Graph, data: dict) -> str:
+    """A sentence on the node that failed, from what ComfyUI says of an `execution_error`."""
+    key = data["node_id"]
+    return f"{title(graph, key) if key in graph else data['node_type']}: {data['exception_message'].strip()}"
 
 
 def refusals(graph: Graph, answer: dict) -> list[str]:
@@ -802,11 +817,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", default="out", metavar="FOLDER", help="where the results go (out)")
     parser.add_argument("--again", action="store_true", help="with --images: also those whose results are there")
     parser.add_argument("--inputs", action="store_true", help="list what --set can set, and run nothing")
-    parser.add_argument("--server", default=SERVER, type=_address, metavar="URL", help=f"ComfyUI's address ({SERVER})")
+    parser.add_argument("--server", default=SERVER, type=address, metavar="URL", help=f"ComfyUI's address ({SERVER})")
     return parser
 
 
-def _address(text: str) -> str:
+def address(text: str) -> str:
+    """ComfyUI's address as a user writes it, with http:// where it was left out."""
     return (text if "://" in text else f"http://{text}").rstrip("/")
 
 

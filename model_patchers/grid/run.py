@@ -1,0 +1,272 @@
+"""Runs a grid: one prompt per cell, few in the queue, results saved at once, what is there left alone.
+
+A cell that was queued when an earlier run was killed is taken over where the server still knows it. A cell that fails
+keeps its error, and the next run tries it again.
+"""
+
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Protocol
+
+from . import addresses
+from .addresses import Graph
+from .check import Info
+from .expand import Chosen, Grid, Index
+from .folder import Digests, Folder
+from .interface import mirrored
+
+AHEAD = 2  # cells in the queue: the next one waits while one runs
+LONGEST_TEXT = 10_000  # letters of a text that a node shows, or of an error
+
+
+class CellError(Exception):
+    """A cell cannot be run, and others may; the text says why."""
+
+
+class Lost(CellError):
+    """The server no longer has a file that it has named."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a prompt.
+
+    Attributes:
+        outputs: {node id: {name: list of files or texts}}.
+        error: Why it failed, or nothing.
+        seconds: How long it ran, where the server says so.
+    """
+
+    outputs: dict
+    error: str = ""
+    seconds: float | None = None
+
+
+class Server(Protocol):
+    """A ComfyUI that runs prompts. Errors that are no CellError end the run."""
+
+    def queue(self, prompt_id: str, graph: Graph, workflow: dict | None) -> None:
+        """Queues a prompt; `workflow` is what its pictures carry in ComfyUI's own form. May raise CellError."""
+
+    def knows(self, prompt_id: str) -> bool:
+        """Whether a prompt waits, runs or has run."""
+
+    def finished(self, prompt_ids: list[str]) -> dict[str, Outcome]:
+        """What came of those prompts that are over. Waits for one, a second at most."""
+
+    def fetch(self, file: dict[str, str]) -> bytes:
+        """The content of a file that a node has saved. May raise Lost."""
+
+    def forget(self) -> None:
+        """Has the server drop the results that it keeps, so that nodes run again and save files again."""
+
+    def cancel(self, prompt_ids: list[str]) -> None:
+        """Takes prompts out of the queue, and stops one that runs."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands: cells of the chosen part."""
+
+    total: int
+    done: int = 0
+    failed: int = 0
+    seconds_left: float | None = None
+    running: bool = True
+
+    @property
+    def left(self) -> int:
+        return self.total - self.done - self.failed
+
+
+Report = Callable[[Progress, str], None]
+"""Called with the progress, and with a sentence on a cell that failed."""
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """A cell in the server's queue."""
+
+    cell: Index
+    digest: str
+    again: bool = False  # whether it runs for the second time since a file was lost
+
+
+class Runner:
+    """A run of a grid or a part of it.
+
+    Args:
+        folder: Of the results.
+        info: What the server says of its nodes.
+        order: The axes, the one that changes least first.
+        chosen: The part of the grid.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        folder: Folder,
+        server: Server,
+        info: Info,
+        order: tuple[int, ...],
+        chosen: Chosen | None = None,
+    ):
+        self.grid, self.folder, self.server, self.info = grid, folder, server, info
+        self.order, self.chosen = order, chosen
+        self.digests = Digests(grid)
+        self.progress = Progress(grid.size(chosen))
+        self.flights: dict[str, _Flight] = {}  # prompt id -> cell
+        self._failed: set[str] = set()  # digests
+        self._shared: set[str] = set()  # digests of several cells that were done in this run
+        self._twins: dict[str, int] = {}  # digest -> further cells with it, of those in the queue
+
+    def missing(self) -> int:
+        """How many cells are not there."""
+        return sum(not self.folder.is_done(self.digests[cell]) for cell in self.grid.cells(chosen=self.chosen))
+
+    def run(self, report: Report = lambda progress, sentence: None) -> Progress:
+        """Runs the cells that are not there.
+
+        Raises:
+            Exception: As the server's methods, when it goes; or KeyboardInterrupt, which stops the cells, too.
+        """
+        self.report, self._start, self._ended = report, time.monotonic(), 0
+        self.progress = Progress(self.progress.total, done=self.progress.total - self.missing())
+        cells = self._todo()
+        self._write(now=True)
+        self.folder.write_viewer()
+        try:
+            while self._fill(cells):
+                for prompt_id, outcome in self.server.finished(list(self.flights)).items():
+                    self._end(self.flights.pop(prompt_id), outcome)
+                    self._write()
+                self.report(self.progress, "")
+        except KeyboardInterrupt:
+            self.server.cancel(list(self.flights))
+            raise
+        finally:
+            self.progress.running = False
+            self._write(now=True)
+            self.folder.write_scores(self.grid, self.digests)
+        return self.progress
+
+    def _todo(self) -> Iterator[tuple[Index, str]]:
+        for cell in self.grid.cells(self.order, self.chosen):
+            digest = self.digests[cell]
+            if not self.folder.is_done(digest):
+                yield cell, digest
+            elif digest in self._shared:
+                self.progress.done += 1
+
+    def _fill(self, cells: Iterator[tuple[Index, str]]) -> bool:
+        """Queues cells until enough are there; whether any is."""
+        while len(self.flights) < AHEAD and (item := next(cells, None)):
+            cell, digest = item
+            if digest in self._failed:
+                self.progress.failed += 1
+            elif any(flight.digest == digest for flight in self.flights.values()):
+                self._twins[digest] = self._twins.get(digest, 0) + 1
+            else:
+                if not self._take_over(cell, digest):
+                    self._queue(_Flight(cell, digest))
+        return bool(self.flights)
+
+    def _take_over(self, cell: Index, digest: str) -> bool:
+        """Whether an earlier run has queued the cell and the server still knows it."""
+        record = self.folder.record(digest)
+        if record.get("status") != "queued" or not self.server.knows(record["prompt_id"]):
+            return False
+        self.flights[record["prompt_id"]] = _Flight(cell, digest)
+        return True
+
+    def _queue(self, flight: _Flight) -> None:
+        graph, prompt_id = self.grid.workflow(flight.cell), str(uuid.uuid4())
+        self.folder.add(flight.digest, "queued", prompt_id=prompt_id)
+        try:
+            self.server.queue(prompt_id, graph, self._interface(graph))
+        except CellError as error:
+            self._fail(flight, str(error), None)
+        else:
+            self.flights[prompt_id] = flight
+
+    def _interface(self, graph: Graph) -> dict | None:
+        interface = self.grid.interface
+        return mirrored(interface, self.grid.original, graph, self.info) if interface else None
+
+    def _end(self, flight: _Flight, outcome: Outcome) -> None:
+        if outcome.error:
+            self._fail(flight, outcome.error, outcome.seconds)
+            return
+        try:
+            self._save(flight, outcome)
+        except Lost as error:
+            if flight.again:
+                self._fail(flight, str(error), outcome.seconds)
+            else:
+                self.server.forget()
+                self._queue(_Flight(flight.cell, flight.digest, again=True))
+        except CellError as error:
+            self._fail(flight, str(error), outcome.seconds)
+        else:
+            self._count(flight, "done")
+
+    def _save(self, flight: _Flight, outcome: Outcome) -> None:
+        files, texts = saved_files(outcome.outputs), saved_texts(outcome.outputs, self.grid.graph)
+        if not files and not texts:
+            raise CellError("The workflow ran and saved nothing.")
+        contents = ((suffix(file["filename"]), self.server.fetch(file)) for file in files)
+        names = self.folder.put(self.grid.path(flight.cell, flight.digest), contents, len(files))
+        more = {"texts": texts} if texts else {}
+        self.folder.add(flight.digest, "done", files=names, seconds=outcome.seconds, **more)
+
+    def _fail(self, flight: _Flight, error: str, seconds: float | None) -> None:
+        self._failed.add(flight.digest)
+        error = error[:LONGEST_TEXT]
+        self.folder.add(flight.digest, "failed", error=error, seconds=seconds)
+        self._count(flight, "failed")
+        names = ", ".join(value.title for value in self.grid.values(flight.cell))
+        self.report(self.progress, f"{names}: {error}")
+
+    def _count(self, flight: _Flight, what: str) -> None:
+        if flight.digest in self.digests.shared and what == "done":
+            self._shared.add(flight.digest)
+        cells = 1 + self._twins.pop(flight.digest, 0)
+        setattr(self.progress, what, getattr(self.progress, what) + cells)
+        self._ended += cells
+        self.progress.seconds_left = (time.monotonic() - self._start) / self._ended * self.progress.left
+
+    def _write(self, now: bool = False) -> None:
+        self.folder.write_data(self.grid, self.digests, asdict(self.progress), now)
+
+
+def saved_files(outputs: dict) -> list[dict[str, str]]:
+    """The files that a prompt saved, {"filename", "subfolder", "type"}; its previews where it saved none."""
+    files = [
+        {name: str(file.get(name, "")) for name in ("filename", "subfolder", "type")}
+        for node in outputs.values()
+        for items in node.values()
+        for file in (items if isinstance(items, list) else [])
+        if isinstance(file, dict) and file.get("filename")
+    ]
+    return [file for file in files if file["type"] == "output"] or [file for file in files if file["type"] == "temp"]
+
+
+def saved_texts(outputs: dict, graph: Graph) -> dict[str, str]:
+    """{node: text} of the nodes that show text."""
+    texts = {}
+    for key, node in outputs.items():
+        lines = node.get("text", [])
+        lines = [line for line in (lines if isinstance(lines, list) else [lines]) if isinstance(line, str)]
+        if lines:
+            texts[addresses.name(graph, key) if key in graph else key] = "\n".join(lines)[:LONGEST_TEXT]
+    return texts
+
+
+def suffix(filename: str) -> str:
+    """The ending of a file, where it is one."""
+    ending = PurePosixPath(filename).suffix
+    return ending.lower() if re.fullmatch(r"\.[A-Za-z0-9]{1,10}", ending) else ".bin"

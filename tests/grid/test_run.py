@@ -1,0 +1,338 @@
+"""Running a grid: what is queued, what is saved, what a second run leaves alone."""
+
+import csv
+import json
+import tracemalloc
+
+import pytest
+
+from kit.grid import GRAPH, INFO, Fake, runner, shown, spanned
+from pentimento.model_patchers.grid import expand, folder, run
+from pentimento.model_patchers.grid.expand import GridError
+
+AXES = {"KSampler.seed": [1, 2, 3], "KSampler.cfg": [5, 6], "Model.ckpt_name": ["a.safetensors", "b.safetensors"]}
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def pictures(path):
+    """{path: content} of all results."""
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*.png")}
+
+
+def test_every_cell_is_run_once_with_the_slow_axis_outermost(out):
+    grid, server = spanned(AXES), Fake()
+    progress = runner(grid, out, server).run()
+    assert (progress.total, progress.done, progress.failed, progress.left) == (12, 12, 0, 0)
+    assert [graph["1"]["inputs"]["ckpt_name"][0] for graph in server.ran] == ["a"] * 6 + ["b"] * 6
+    assert len({expand.digest(graph) for graph in server.ran}) == 12
+    assert server.most == run.AHEAD
+    assert len(pictures(out)) == 12
+    data, cells = shown(out)
+    assert sorted(cells) == list(range(12))
+    for cell in grid.cells():
+        (file,) = cells[grid.number(cell)]["files"]
+        graph, workflow = json.loads((out / file).read_bytes())
+        assert graph == grid.workflow(cell)
+        assert workflow is None
+        assert file == f"cells/{grid.path(cell, expand.digest(graph))}.png"
+    assert data["progress"].pop("written") > 1e9
+    assert data["progress"] == {"total": 12, "done": 12, "failed": 0, "seconds_left": 0.0, "running": False}
+
+
+def test_a_second_run_runs_nothing(out):
+    grid = spanned(AXES)
+    runner(grid, out, Fake()).run()
+    before, again = pictures(out), Fake()
+    progress = runner(grid, out, again).run()
+    assert (progress.done, again.ran, again.queued) == (12, [], {})
+    assert pictures(out) == before
+
+
+def test_more_values_and_axes_run_new_cells_alone(out):
+    first = spanned(AXES)
+    runner(first, out, Fake()).run()
+    before = pictures(out)
+    axes = {"Prompt.text": ["a red cat, on a mat", "cat => dog"], **AXES, "KSampler.seed": [4, 3, 2, 1]}
+    grid, server = spanned(axes), Fake()
+    progress = runner(grid, out, server).run()
+    assert (progress.total, progress.done) == (32, 32)
+    assert len(server.ran) == 32 - 12
+    assert pictures(out).items() > before.items()
+    assert len(shown(out)[1]) == 32
+
+
+def test_another_workflow_runs_anew_and_going_back_finds_the_old_pictures(out):
+    runner(spanned(AXES), out, Fake()).run()
+    before, changed = pictures(out), Fake()
+    runner(spanned(AXES, set={"KSampler.steps": 9}), out, changed).run()
+    assert len(changed.ran) == 12
+    assert pictures(out).items() > before.items()
+    back = Fake()
+    runner(spanned(AXES), out, back).run()
+    assert back.ran == []
+
+
+def test_a_deleted_picture_is_made_again(out):
+    grid = spanned(AXES)
+    runner(grid, out, Fake()).run()
+    before = pictures(out)
+    (out / next(iter(before))).unlink()
+    server = Fake()
+    runner(grid, out, server).run()
+    assert len(server.ran) == 1
+    assert pictures(out) == before
+
+
+def test_failed_cells_keep_their_errors_and_are_tried_again(out):
+    grid, server, heard = spanned({"KSampler.cfg": [5, 66, 7], "KSampler.steps": [1, 13]}), Fake(), []
+    progress = runner(grid, out, server).run(lambda progress, sentence: heard.append(sentence))
+    assert (progress.done, progress.failed, progress.left) == (2, 4, 0)
+    assert "66, 1: KSampler: the number is unlucky." in heard
+    assert "5, 13: KSampler: steps is 13, which nobody wants." in heard
+    _, cells = shown(out)
+    assert cells[2] == {"error": "KSampler: the number is unlucky.", "seconds": 0.5}
+    assert cells[1] == {"error": "KSampler: steps is 13, which nobody wants."}
+    again = Fake()
+    assert runner(grid, out, again).run().failed == 4
+    assert len(again.ran) == 1
+
+
+class Killed(BaseException):
+    pass
+
+
+class Dying(Fake):
+    """Its runner is killed after some cells; the server runs what is in its queue."""
+
+    def __init__(self, cells):
+        super().__init__()
+        self.cells = cells
+
+    def finished(self, prompt_ids):
+        if len(self.ran) == self.cells:
+            raise Killed
+        return super().finished(prompt_ids)
+
+
+@pytest.mark.parametrize("drained", [False, True])
+@pytest.mark.parametrize("cells", range(0, 12, 3))
+def test_a_killed_run_goes_on_and_takes_over_what_is_queued(out, tmp_path, cells, drained):
+    """The cells in the queue may wait still, or have run meanwhile."""
+    grid, server = spanned(AXES), Dying(cells)
+    with pytest.raises(Killed):
+        runner(grid, out, server).run()
+    with (out / "cells.jsonl").open("ab") as journal:
+        journal.write(b'{"cell": "cut o')
+    assert len(server.queued) == 2
+    server.cells = None
+    for prompt_id in [*server.queued] if drained else []:
+        server.finished([prompt_id])
+    progress = runner(grid, out, server).run()
+    assert (progress.done, progress.left) == (12, 0)
+    assert len(server.ran) == len({expand.digest(graph) for graph in server.ran}) == 12
+    assert server.queued == {}
+    runner(grid, tmp_path / "undisturbed", Fake()).run()
+    assert pictures(out) == pictures(tmp_path / "undisturbed")
+    assert shown(out)[1].keys() == set(range(12))
+
+
+def test_a_line_that_a_crash_cut_off_costs_no_other(out):
+    folder.claim(out)
+    folder.Folder(out).add("a", "done", files=[])
+    with (out / "cells.jsonl").open("ab") as journal:
+        journal.write(b'{"cell": "b", "sta')
+    folder.Folder(out).add("c", "failed", error="x")
+    again = folder.Folder(out)
+    assert (again.is_done("a"), again.record("b"), again.record("c")["error"]) == (True, {}, "x")
+
+
+def test_a_server_that_forgot_the_queue_gets_its_cells_again(out):
+    grid, server = spanned(AXES), Dying(4)
+    with pytest.raises(Killed):
+        runner(grid, out, server).run()
+    another = Fake()
+    assert runner(grid, out, another).run().done == 12
+    assert len(another.ran) == 8
+
+
+def test_ctrl_c_takes_the_cells_out_of_the_queue(out):
+    class Stopped(Dying):
+        def finished(self, prompt_ids):
+            try:
+                return super().finished(prompt_ids)
+            except Killed:
+                raise KeyboardInterrupt from None
+
+    server = Stopped(5)
+    with pytest.raises(KeyboardInterrupt):
+        runner(spanned(AXES), out, server).run()
+    assert (len(server.cancelled), server.queued) == (2, {})
+    data, cells = shown(out)
+    assert len(cells) == 5
+    assert data["progress"]["running"] is False
+
+
+def test_cells_of_one_workflow_are_run_once(out):
+    """Two values that come to the same, beside each other in the queue and apart from each other."""
+    values = [{"title": title, "set": {"KSampler.cfg": cfg}} for title, cfg in (("a", 1), ("b", 1), ("c", 2), ("d", 1))]
+    grid, server = spanned({"A": {"values": values}, "KSampler.seed": [1, 2, 3]}), Fake()
+    progress = runner(grid, out, server).run()
+    assert (progress.total, progress.done, progress.left) == (12, 12, 0)
+    assert len(server.ran) == 6
+    assert shown(out)[1].keys() == set(range(12))
+    assert runner(grid, out, Fake()).run().done == 12
+
+
+def test_a_failed_workflow_fails_all_its_cells(out):
+    values = [{"title": title, "set": {"KSampler.cfg": 66}} for title in "ab"]
+    server = Fake()
+    progress = runner(spanned({"A": {"values": values}, "KSampler.seed": [1, 2, 3]}), out, server).run()
+    assert (progress.failed, progress.left, len(server.ran)) == (6, 0, 3)
+
+
+def test_several_files_have_numbers_and_texts_are_kept(out):
+    grid = spanned({"Size.batch_size": [1, 3], "KSampler.steps": [4, 5]})
+    runner(grid, out, Fake()).run()
+    _, cells = shown(out)
+    names = [name.rpartition("/")[2].split(".")[-2][8:] for name in cells[2]["files"]]
+    assert names == ["-1", "-2", "-3"]
+    assert len(cells[0]["files"]) == 1
+    assert cells[1]["texts"] == {"Prompt": "seen <b>"}
+    assert "seen \\u003cb>" in (out / "data.js").read_text()
+
+
+@pytest.mark.parametrize(
+    ("lost", "counts"), [({"1.png"}, (3, 0, 1, 4)), ({f"{number}.png" for number in range(20)}, (0, 3, 3, 6))]
+)
+def test_a_file_that_the_server_lost_is_made_again_once(out, lost, counts):
+    grid, server = spanned({"KSampler.cfg": [1, 2, 3]}), Fake()
+    server.lost = lost
+    progress = runner(grid, out, server).run()
+    assert (progress.done, progress.failed, server.forgotten, len(server.ran)) == counts
+
+
+def test_a_workflow_that_saves_nothing_fails(out):
+    class Silent(Fake):
+        def _ran(self, graph, workflow):
+            return run.Outcome({}, "", 1.0)
+
+    assert runner(spanned({"KSampler.cfg": [1]}), out, Silent()).run().failed == 1
+    assert shown(out)[1][0]["error"] == "The workflow ran and saved nothing."
+
+
+def test_a_part_is_run_and_the_data_show_all(out):
+    grid = spanned(AXES)
+    progress = runner(grid, out, Fake(), expand.part(grid, ["KSampler.seed=2"])).run()
+    assert (progress.total, progress.done) == (4, 4)
+    progress = runner(grid, out, Fake(), expand.part(grid, ["KSampler.cfg=6"])).run()
+    assert (progress.total, progress.done) == (6, 6)
+    assert len(shown(out)[1]) == 8
+
+
+def test_data_describe_axes_and_values(out):
+    axes = {
+        "Prompt.text": {"description": "Which?", "values": ["cat => <dog>", {"title": "long", "value": "x" * 400}]},
+        "KSampler.cfg": [{"SKIP": 1}, 2],
+    }
+    runner(spanned(axes, title="<T>", view={"x": "KSampler.cfg"}), out, Fake()).run()
+    data, cells = shown(out)
+    assert (data["version"], data["title"], data["view"]) == (1, "<T>", {"x": 1})
+    prompt, cfg = data["axes"]
+    assert prompt["values"][0]["sets"] == {"Prompt.text": "cat => <dog>"}
+    assert prompt["values"][1]["sets"] == {"Prompt.text": "x" * 400}
+    assert [value["skip"] for value in cfg["values"]] == [True, False]
+    assert cfg["default"] == 1
+    assert cells.keys() == {1, 3}
+    assert "<" not in (out / "data.js").read_text()
+
+
+def test_scores_are_a_table_without_formulas(out):
+    axes = {"Prompt.text": [{"title": "=1+1", "value": "a"}, {"title": "-5", "value": "b"}], "KSampler.cfg": [5, 66]}
+    runner(spanned(axes), out, Fake()).run()
+    with (out / "scores.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["Prompt.text"] for row in rows] == ["'=1+1", "'=1+1", "-5", "-5"]
+    assert [row["status"] for row in rows] == ["done", "failed"] * 2
+    assert rows[1]["error"] == "KSampler: the number is unlucky."
+    assert rows[0]["files"].endswith(".png")
+
+
+def test_foreign_folders_are_never_written_to(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(GridError, match="holds files that no grid made"):
+        folder.claim(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+    with pytest.raises(GridError, match="cannot be used"):
+        folder.claim(tmp_path / "mine.txt")
+
+
+def test_a_damaged_marker_is_said(tmp_path):
+    folder.claim(tmp_path / "a")
+    for text in ("", "[]", '{"id": "../x"}', '{"id": 5}'):
+        (tmp_path / "a" / folder.MARKER).write_text(text)
+        with pytest.raises(GridError, match="is damaged"):
+            folder.Folder(tmp_path / "a")
+
+
+def test_suffixes_are_endings_alone():
+    names = ["a.PNG", "b.mp4", "c", "d.tar.gz", "e./../../x", "f.<script>", "g.averylongending"]
+    assert [run.suffix(name) for name in names] == [".png", ".mp4", ".bin", ".gz", ".bin", ".bin", ".bin"]
+
+
+def test_previews_count_where_nothing_is_saved():
+    preview, saved = ({"filename": "a.png", "type": kind} for kind in ("temp", "output"))
+    assert run.saved_files({"1": {"images": [preview]}})[0]["type"] == "temp"
+    assert [file["type"] for file in run.saved_files({"1": {"images": [preview]}, "2": {"gifs": [saved]}})] == [
+        "output"
+    ]
+    assert run.saved_files({"1": {"text": ["a"], "n": 5, "input": [{"filename": "x", "type": "input"}]}}) == []
+
+
+def test_memory_does_not_grow_with_the_pictures(out):
+    """Three hundred pictures of 100 kB through one run."""
+
+    class Large(Fake):
+        def _ran(self, graph, workflow):
+            return run.Outcome({"8": {"images": [{"filename": "a.png", "subfolder": "", "type": "output"}]}}, "", 1.0)
+
+        def fetch(self, file):
+            return bytes(100_000)
+
+        def finished(self, prompt_ids):
+            outcomes = super().finished(prompt_ids)
+            self.over.clear()
+            return outcomes
+
+    work = runner(spanned({"KSampler.seed": "1, ..., 300"}), out, Large())
+    tracemalloc.start()
+    try:
+        work.run()
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_viewers_data_are_whole_at_any_time(out):
+    seen = []
+
+    class Watching(Fake):
+        def fetch(self, file):
+            seen.append(len(shown(out)[1]))
+            return super().fetch(file)
+
+    work = runner(spanned(AXES), out, Watching())
+    work.folder._next_data = 0
+    work.run()
+    assert len(seen) == 12
+    assert not list(out.rglob("*.part"))
+
+
+def test_graphs_are_not_written_to(out):
+    copy = json.loads(json.dumps(GRAPH))
+    runner(spanned(AXES), out, Fake()).run()
+    assert copy == GRAPH
+    assert INFO["KSampler"]["output"] == ["LATENT"]

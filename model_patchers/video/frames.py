@@ -1,5 +1,6 @@
 """The frames of a clip and their masks, read a few at a time, so that a clip need not fit into memory."""
 
+import copy
 import io
 import zlib
 from bisect import bisect_right
@@ -101,6 +102,11 @@ def of_video(video: Input.Video) -> Frames:
     return ImageFrames(images)
 
 
+def second_reader(frames: Frames) -> Frames:
+    """The same frames, to be read at two places at once: a VIDEO would decode anew at each change of place."""
+    return frames.again() if isinstance(frames, VideoFrames) else frames
+
+
 @dataclass(frozen=True)
 class Entry:
     """What is known of one frame: its time in the stream's units, and a sum of its pixels."""
@@ -129,10 +135,9 @@ class VideoFrames:
         Raises:
             ValueError: The file cannot be read, has no frames, or they change their size.
         """
-        source = video.get_stream_source()
-        in_memory = isinstance(source, io.BytesIO)
-        self._file = io.BytesIO(source.getvalue()) if in_memory else source
-        self._name = "video" if in_memory else f"video: the file '{Path(source).name}'"
+        self._file = own_file(video)
+        in_memory = isinstance(self._file, io.BytesIO)
+        self._name = "video" if in_memory else f"video: the file '{Path(self._file).name}'"
         self._trim = video.get_active_trim_window()
         self._entries: list[Entry] = []
         self._keys: list[int] = []  # numbers of the key frames
@@ -153,6 +158,13 @@ class VideoFrames:
         for frame, number in zip(frames, numbers, strict=True):
             frame.copy_(self._converter(self._frame(number)))
         return frames
+
+    def again(self) -> "VideoFrames":
+        """The same frames with a place of their own in the file, and without decoding all once more."""
+        twin = copy.copy(self)
+        twin._file = io.BytesIO(self._file.getvalue()) if isinstance(self._file, io.BytesIO) else self._file
+        twin._start()
+        return twin
 
     def _start(self) -> None:
         """Opens the file, so that the first frame of the window comes next."""
@@ -275,6 +287,12 @@ def _padding(frame: av.VideoFrame, time_base: Fraction) -> av.filter.Graph:
     fill.link_to(sink)
     graph.configure()
     return graph
+
+
+def own_file(video: Input.Video) -> str | io.BytesIO:
+    """The path of a VIDEO's file, or the file in memory with a place of its own, as others may read it too."""
+    file = video.get_stream_source()
+    return io.BytesIO(file.getvalue()) if isinstance(file, io.BytesIO) else file
 
 
 def open_video(file: str | io.BytesIO, name: str) -> tuple:

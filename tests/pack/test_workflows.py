@@ -66,7 +66,9 @@ WITHOUT_COMPARE = {  # their result is no change of one picture
     "demofusion",
     "ella",
     "ella_clip_controlnet",
+    "remove_anything_video",
     "segment_everything",
+    "track_anything",
     "unclip_variations",
 }
 

@@ -66,8 +66,10 @@ WITHOUT_COMPARE = {  # their result is no change of one picture
     "demofusion",
     "ella",
     "ella_clip_controlnet",
+    "remove_anything_video",
     "remove_anything_video_2023",
     "segment_everything",
+    "track_anything",
     "unclip_variations",
 }
 

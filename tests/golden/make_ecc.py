@@ -3,8 +3,8 @@
     python tests/golden/make_ecc.py
 
 in an environment with opencv-python-headless 5.0.0.93 (Apache-2.0), SciPy and Pillow. `template` and `image2`,
-`image6`, `image8` are uint8; a bright thing stands in the images. `known` is False there and at the border. `matrix2` ... are
-where the search ends with so many parameters, from no motion, with the mask `known` of the image.
+`image6`, `image8` are uint8; a bright thing stands in the images. `known` is False there and at the border. `matrix2`
+... are where the search ends with so many parameters, from no motion, with the mask `known` of the image.
 """
 
 from pathlib import Path

@@ -125,7 +125,7 @@ def align(
         gradient = gradient - (gradient @ w)[:, None] / total
         weighted = gradient * w
         hessian, image_part, template_part = (
-            part.double().cpu().numpy() for part in (weighted @ gradient.T, weighted @ i, weighted @ t0)
+            part.cpu().double().numpy() for part in (weighted @ gradient.T, weighted @ i, weighted @ t0)
         )
         try:
             inverse = np.linalg.inv(hessian)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def move(matrix: np.ndarray, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Where a homography (3, 3) takes points, float64 in between: a translation by whole pixels stays exact."""
+    """Where a homography (3, 3) takes points (N,): a translation by whole pixels stays exact."""
     (a, b, c), (d, e, f), (g, h, i) = matrix.tolist()
     if g == h == 0 and i == 1:
         return a * x + b * y + c, d * x + e * y + f

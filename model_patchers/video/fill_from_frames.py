@@ -188,7 +188,7 @@ class Asker:
     """A frame with a hole, which looks pixels up in other frames.
 
     Attributes:
-        x, y: float64 (N,), the pixels of the hole.
+        x, y: float32 (N,), the pixels of the hole.
     """
 
     def __init__(self, picture: Tensor, hole: Tensor, known: Tensor, scale: int) -> None:
@@ -198,7 +198,7 @@ class Asker:
             hole, known: bool (H, W); what lies between the two keeps its values, and nothing is compared with it.
         """
         self.rows, self.columns = hole.nonzero(as_tuple=True)
-        self.x, self.y = self.columns.double(), self.rows.double()
+        self.x, self.y = self.columns.float(), self.rows.float()
         self.small = Small(picture, known, scale)
         top, left = int(self.rows.min()), int(self.columns.min())
         box = Box(left, top, int(self.columns.max()) + 1 - left, int(self.rows.max()) + 1 - top)
@@ -235,7 +235,7 @@ class Asker:
 
         Least squares in the ring, again without what is far off, so that a thing that crosses the ring does not count.
         """
-        x, y = warp.move(matrix, self.ring_x.double(), self.ring_y.double())
+        x, y = warp.move(matrix, self.ring_x.float(), self.ring_y.float())
         shown = source.shows(x, y)
         if shown.sum() < FEW:
             return None, None

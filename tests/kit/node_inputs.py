@@ -94,9 +94,8 @@ class NodeInputs:
         return {"ella": ella, "t5": t5, "text": "a cat"}
 
     def FillFromFrames(self):
-        mask = torch.zeros(3, 48, 64)
-        for t in range(3):
-            mask[t, 20:32, 10 + 15 * t : 22 + 15 * t] = 0.5
+        mask = torch.zeros(1, 48, 64)
+        mask[:, 20:32, 10:22] = 0.5
         return {"images": rand(3, 48, 64, 3), "mask": mask}
 
     def FillWithoutModel(self):

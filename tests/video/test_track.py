@@ -13,7 +13,7 @@ from transformers import Sam2VideoInferenceSession
 
 from kit.assertions import relative_error
 from kit.clips import write_video
-from kit.sam2 import FRAME, golden, load, make_sam2, reference
+from kit.sam2 import FRAME, golden, load, lowered, make_sam2, reference
 from kit.tensors import rand
 from pentimento.model_patchers.arch import sam2_bank, sam2_network
 from pentimento.model_patchers.arch.sam_decoder import Prompts
@@ -210,6 +210,15 @@ def test_a_track_equals_transformers(long_track, theirs):
     assert relative_error(logits(long_track), expected) < NEAR
 
 
+@pytest.mark.both_devices
+@pytest.mark.in_half
+def test_a_track_in_half_precision_is_as_near_as_transformers(sam2, theirs, precision):
+    clip, keys = CLIP[:6], track.key_frames(KeyFrame(2, 1, points((70, 40))))
+    expected = their_logits(theirs, clip, keys)
+    limit = precision.tolerance(NEAR, expected, lambda: their_logits(lowered(theirs, precision), clip, keys))
+    assert relative_error(logits(track.follow(sam2, ImageFrames(clip), keys, holes=0)), expected) < limit
+
+
 def test_a_frame_forgotten_or_kept_makes_no_difference(long_track, sam2, monkeypatch):
     sizes = []
     keep = sam2_bank.Bank.keep
@@ -280,6 +289,18 @@ def test_interrupted(sam2, monkeypatch):
     with pytest.raises(model_management.InterruptProcessingException):
         track.follow(sam2, ImageFrames(CLIP), KEYS)
     assert len(steps) == 3
+
+
+def test_no_more_than_one_frame_is_read_at_a_time(sam2):
+    class Watched(ImageFrames):
+        read = []
+
+        def __getitem__(self, window):
+            self.read.append(window.stop - window.start)
+            return super().__getitem__(window)
+
+    track.follow(sam2, Watched(CLIP[:5]), track.key_frames(KeyFrame(2, 1, points((70, 40)))))
+    assert Watched.read == [1] * 5
 
 
 def test_one_frame_grey_and_transparent_clips(sam2):

@@ -19,7 +19,7 @@ def picture(side: int, hole: int) -> tuple[Tensor, Tensor]:
 def main(name: str, area: str, side: int, hole: int) -> dict:
     image, mask = picture(side, hole)
     with torch.inference_mode():
-        fill = {"ours": _ours, "peer": _spandrel}[name](area)
+        fill = {"ours": ours, "peer": _spandrel}[name](area)
         fill(*picture(64, 32))  # threads and caches
         return _pack.measure(lambda: fill(image, mask))
 
@@ -31,7 +31,7 @@ def _net() -> torch.nn.Module:
     return LaMa(in_nc=4, out_nc=3).eval()
 
 
-def _ours(area: str) -> Callable[[Tensor, Tensor], Tensor]:
+def ours(area: str) -> Callable[[Tensor, Tensor], Tensor]:
     _pack.load()
     from pentimento.model_patchers.fill import lama
 

@@ -21,7 +21,7 @@ def main(name: str) -> dict:
     images, mask = clip()
     _pack.load()
     if name == "peer":
-        fill = _lama._ours("each hole")
+        fill = _lama.ours("each hole")
     else:
         from pentimento.model_patchers.video.fill_from_frames import fill_images
 

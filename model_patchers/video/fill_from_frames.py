@@ -96,7 +96,7 @@ def fill(
         pictures, holes = frames[window].clone(), pixel_masks.selected(masks[window])
         left = torch.zeros(holes.shape, dtype=torch.bool, device=holes.device)
         for t, (picture, hole, rest) in enumerate(zip(pictures, holes, left, strict=True), window.start):
-            while len(motion) > len(sources) and max(sources, default=-1) < min(t + reach, len(motion) - 1):
+            while max(sources, default=-1) < min(t + reach, len(motion) - 1):
                 number, source = next(reading)
                 sources[number] = source
             sources = {number: source for number, source in sources.items() if number >= t - reach}

@@ -49,9 +49,25 @@ def test_what_another_frame_shows_is_put_behind_the_thing(name, request):
     ours = clips.psnr(images, clip.background, filled)
     assert ours > 40
     assert left[key].sum() == left.sum((1, 2)).max()
+    assert flicker(images, clip, filled) < 1.1 * flicker(clip.background, clip, filled)
     for method in ("harmonic", "patchmatch"):  # the fills of one frame alone
         alone = fill_pictures(clip.frames[5:6], clip.mask[5:6], method, 0)
         assert clips.psnr(alone, clip.background[5:6], filled[5:6]) < ours - 15
+    alone = fill_pictures(clip.frames, clip.mask, "harmonic", 0)
+    assert flicker(alone, clip, filled) > 5 * flicker(images, clip, filled)
+
+
+def flicker(pictures, clip, where):
+    """Mean squared difference to the next frame along the true motion (Lai et al., ECCV 2018)."""
+    errors = []
+    height, width = clip.mask.shape[1:]
+    for t in range(len(clip) - 1):
+        y, x = where[t].nonzero(as_tuple=True)
+        u, v = warp.move(clip.motion(t, t + 1), x.double(), y.double())
+        inside = (u >= 0) & (v >= 0) & (u <= width - 1) & (v <= height - 1)
+        ours = pictures[t, y[inside], x[inside]]
+        errors.append((warp.cubic(pictures[t + 1], u[inside], v[inside]) - ours).square().flatten())
+    return float(torch.cat(errors).mean())
 
 
 def test_one_fetch_of_the_original_beats_a_chain_of_bilinear_warps_and_nearest_pixels(turn, monkeypatch):

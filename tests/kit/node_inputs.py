@@ -1,12 +1,14 @@
 """Small inputs for every node that takes more than settings. A new node gets a method here, named as its id."""
 
 import json
+from fractions import Fraction
 from functools import cache
 from types import SimpleNamespace
 
 import safetensors.torch
 import torch
 from comfy.samplers import sampler_object
+from comfy_api.latest import InputImpl, Types
 
 from pentimento_host import standins
 
@@ -124,6 +126,12 @@ class NodeInputs:
 
     def PickPoints(self):
         return self.picture()
+
+    def RemoveFromVideo(self):
+        mask = torch.zeros(1, 64, 72)
+        mask[:, 20:40, 16:40] = 0.5
+        video = InputImpl.VideoFromComponents(Types.VideoComponents(rand(2, 64, 72, 3), Fraction(24)))
+        return {"video": video, "mask": mask, "rest": "lama", "lama": self.result("LoadLaMa", "lama.pt")[0]}
 
     def SAMSegment(self):
         box, mask = {"x": 5, "y": 5, "width": 40, "height": 30}, rand(1, 64, 72, seed=1)

@@ -1,6 +1,7 @@
 """Runs every bundled workflow on photographs through ComfyUI's API and lays the pictures out on one page."""
 
 import html
+import io
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -32,7 +33,10 @@ STANDIN_CHANGES = {
     "hires_fix": {"Size.width": 256, "Size.height": 192} | SMALL_WINDOWS,
     "Upscale Any Size": {"A megapixel.megapixels": 0.01} | SMALL_WINDOWS,
 }
-SHEET_ORDER = ("LoadImage", "MaskPreview", "PreviewImage", "SaveImage")
+SHEET_ORDER = ("LoadImage", "LoadVideo", "MaskPreview", "PreviewImage", "SaveImage", "SaveVideo")
+LOADED = {"LoadImage": "image", "LoadVideo": "file"}  # {node: the input that names its file}
+SAVED = ("SaveImage", "SaveVideo")
+VIDEO_SUFFIX = ".mp4"
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Pentimento demo</title>
@@ -170,8 +174,13 @@ def _play(server: str, run: Run, folder: Path, number: str) -> None:
         try:
             outputs = client.run(server, run.graph, show)
             for node, picture in _pictures(run.graph, outputs):
-                name = f"{number}_{run.workflow}_{len(run.pictures)}.png"
-                (folder / name).write_bytes(client.get(server, "view", channel="rgb", **picture))
+                stem = f"{number}_{run.workflow}_{len(run.pictures)}"
+                if picture["filename"].endswith(VIDEO_SUFFIX):
+                    name = f"{stem}.webp"
+                    _write_animation(folder / name, client.get(server, "view", **picture))
+                else:
+                    name = f"{stem}.png"
+                    (folder / name).write_bytes(client.get(server, "view", channel="rgb", **picture))
                 run.pictures.append((node["_meta"]["title"], name))
                 run.credits += photographs.credit(picture["filename"])
             run.compared = _compared(run, folder)
@@ -186,17 +195,27 @@ def _pictures(graph: Graph, outputs: dict) -> Iterator[tuple[dict, dict]]:
         for key, node in graph.items():
             if node["class_type"] != kind:
                 continue
-            if kind == "LoadImage":
-                yield node, {"filename": node["inputs"]["image"], "subfolder": "", "type": "input"}
+            if kind in LOADED:
+                yield node, {"filename": node["inputs"][LOADED[kind]], "subfolder": "", "type": "input"}
             for picture in outputs.get(key, {}).get("images", []):
                 yield node, picture
+
+
+def _write_animation(path: Path, video: bytes) -> None:
+    """A video as an animated picture, which a page plays by itself and the slider lays over another."""
+    import av
+
+    with av.open(io.BytesIO(video)) as container:
+        rate = container.streams.video[0].average_rate
+        frames = [frame.to_image() for frame in container.decode(video=0)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(1000 / rate), loop=0, quality=80)
 
 
 def _compared(run: Run, folder: Path) -> tuple[str, str] | None:
     """The pictures to lay over each other: the first that went in and the last that came out, where shapes agree."""
     kinds = {node["_meta"]["title"]: node["class_type"] for node in run.graph.values()}
-    before = [name for caption, name in run.pictures if kinds[caption] == "LoadImage"]
-    after = [name for caption, name in run.pictures if kinds[caption] == "SaveImage"]
+    before = [name for caption, name in run.pictures if kinds[caption] in LOADED]
+    after = [name for caption, name in run.pictures if kinds[caption] in SAVED]
     if not before or not after:
         return None
     ratios = [width / height for width, height in (Image.open(folder / n).size for n in (before[0], after[-1]))]

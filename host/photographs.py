@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from .environment import PACK, whole
 
 _pack = runpy.run_path(str(PACK / "model_patchers" / "comfyui" / "photographs.py"))
+CLIP = _pack["CLIP"]
 WORKFLOWS, DEMO = _pack["FOLDER"], PACK / "host" / "photographs"
 SQUARE = ((180, 180), (330, 180), (330, 330), (180, 330))
 
@@ -98,7 +99,8 @@ def put(folder: Path) -> None:
 
 def credit(name: str) -> list[str]:
     """The credit of a file that `put` wrote; nothing for another."""
-    return [f"Photograph: {photograph.credit}" for photograph in PHOTOGRAPHS if name in _names(photograph)]
+    source = "pentimento_coffee.png" if name == CLIP else name
+    return [f"Photograph: {photograph.credit}" for photograph in PHOTOGRAPHS if source in _names(photograph)]
 
 
 def _names(photograph: Photograph) -> list[str]:

@@ -2,19 +2,22 @@
 
 import logging
 
+import av
 import pytest
 
 from pentimento.model_patchers.comfyui import photographs
 
-NAMES = sorted(file.name for file in photographs.FOLDER.glob("*.png"))
+NAMES = sorted([*(file.name for file in photographs.FOLDER.glob("*.png")), photographs.CLIP])
 
 
 def test_missing_photographs_are_copied_and_named_in_the_log(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     photographs.put(tmp_path / "new" / "input")
     assert sorted(file.name for file in (tmp_path / "new" / "input").iterdir()) == NAMES
-    for name in NAMES:
-        assert (tmp_path / "new" / "input" / name).read_bytes() == (photographs.FOLDER / name).read_bytes()
+    for file in photographs.FOLDER.glob("*.png"):
+        assert (tmp_path / "new" / "input" / file.name).read_bytes() == file.read_bytes()
+    with av.open(str(tmp_path / "new" / "input" / photographs.CLIP)) as clip:
+        assert len(list(clip.decode(video=0))) == photographs.FRAMES
     assert ", ".join(NAMES) in caplog.text
     assert str(tmp_path) in caplog.text
 

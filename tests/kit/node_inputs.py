@@ -144,6 +144,12 @@ class NodeInputs:
     def PickPoints(self):
         return self.picture()
 
+    def RemoveFromVideo(self):
+        mask = torch.zeros(1, 64, 72)
+        mask[:, 20:40, 16:40] = 0.5
+        video = InputImpl.VideoFromComponents(Types.VideoComponents(rand(2, 64, 72, 3), Fraction(24)))
+        return {"video": video, "mask": mask, "rest": "lama", "lama": self.result("LoadLaMa", "lama.pt")[0]}
+
     def SAMSegment(self):
         box, mask = {"x": 5, "y": 5, "width": 40, "height": 30}, rand(1, 64, 72, seed=1)
         return self.picture() | {"sam": self.sam(), "positive_coords": POINTS, "bboxes": box, "mask_prompt": mask}

@@ -54,10 +54,10 @@ def test_one_scale_alone_does_not_find_a_long_way():
 
 
 def test_kinds_that_are_asked_for_are_used():
-    clip = clips.clip("coffee", "turn", **SIZE)
+    clip = clips.clip("coffee", "turn", frames=3, height=120, width=160)
     for kind in ("still", "pan", "similarity", "affine", "perspective"):
         assert set(estimate(clip, kind).parameters) == {motion.MOTIONS[kind]}
-    assert drift(clip, estimate(clip, "similarity")) < 0.05
+    assert drift(clip, estimate(clip, "similarity")) < 0.1
     assert drift(clip, estimate(clip, "pan")) > 0.3
 
 

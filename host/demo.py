@@ -191,13 +191,15 @@ def _play(server: str, run: Run, folder: Path, number: str) -> None:
 
 def _pictures(graph: Graph, outputs: dict) -> Iterator[tuple[dict, dict]]:
     """The photograph that a workflow loads, then what it shows, then what it saves: (node, the picture's reference)."""
+    of_video = any(node["class_type"] == "LoadVideo" for node in graph.values())
     for kind in SHEET_ORDER:
         for key, node in graph.items():
             if node["class_type"] != kind:
                 continue
             if kind in LOADED:
                 yield node, {"filename": node["inputs"][LOADED[kind]], "subfolder": "", "type": "input"}
-            for picture in outputs.get(key, {}).get("images", []):
+            shown = outputs.get(key, {}).get("images", [])
+            for picture in shown[:1] if of_video else shown:  # a mask for each frame would fill the page
                 yield node, picture
 
 

@@ -101,7 +101,7 @@ def filler(rest: str, lama: LaMa | None) -> Fill:
             filled = lama.fill(picture[None], hole[None].float(), "each hole", CONTEXT, 0)
         else:
             filled = fill_without_model.fill(picture[None], hole[None].float(), rest, seed=0)
-        return filled[0]
+        return filled[0].detach().cpu()
 
     return fill_picture
 
@@ -127,8 +127,8 @@ class Holes:
 
     def __getitem__(self, window: slice) -> Tensor:
         pictures = self.frames[window].clone()
-        for picture, (hole, colours, _) in zip(pictures, self.stored(window), strict=True):
-            picture[hole] = colours
+        for index, (hole, colours, _) in enumerate(self.stored(window)):
+            pictures[index][hole] = colours
         return pictures
 
     def put(self, window: slice, pictures: Tensor, left: Tensor) -> None:

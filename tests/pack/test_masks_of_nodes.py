@@ -4,6 +4,7 @@ from dataclasses import is_dataclass
 
 import pytest
 import torch
+from comfy_api.latest import Input
 
 from kit.assertions import Bits
 from kit.nodes import node_classes, run_node
@@ -33,6 +34,8 @@ def bits(value):
         return [Bits(value)]
     if is_dataclass(value):
         value = vars(value)
+    if isinstance(value, Input.Video):
+        return [Bits(value.get_components().images)]
     values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     return [bit for each in values for bit in bits(each)]
 
@@ -75,6 +78,8 @@ def test_the_haze_of_a_file_selects_nothing(node, name, node_inputs):
         prompts = {"positive_coords": "", "bboxes": None}
         with pytest.raises(ValueError, match="There is nothing to segment by"):
             run_node(node_classes()[node], **inputs | prompts | {name: haze})
+    elif node == "PentimentoRemoveFromVideo":
+        assert run_node(node_classes()[node], **inputs | {name: haze})[0] is inputs["video"]
     elif node == "PentimentoCropToMask":
         assert run_node(node_classes()[node], **inputs | {name: haze})[2].boxes == [(0, 0, 72, 64)]
     else:

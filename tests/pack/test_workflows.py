@@ -79,11 +79,17 @@ def test_a_workflow_that_changes_a_picture_compares_it_with_the_result(name):
     graph = models.workflows()[name]
     (compare,) = (node["inputs"] for node in graph.values() if node["class_type"] == "PentimentoCompare")
     (result,) = (node["inputs"] for node in graph.values() if node["_meta"]["title"] == "Result")
-    if "video" in result:  # whose frames are compared
-        frames = {key: node["inputs"] for key, node in graph.items() if node["class_type"] == "GetVideoComponents"}
-        (result,) = ({"images": [key, 0]} for key, inputs in frames.items() if inputs["video"] == result["video"])
-    assert compare["image_b"] == result["images"]
-    assert compare["image_a"] != result
+    images = images_of(result["video"], graph) if "video" in result else result["images"]
+    assert compare["image_b"] == images
+    assert compare["image_a"] != images
+
+
+def images_of(video, graph):
+    """The output that holds a VIDEO output's frames: what the video is made of, or what takes it apart."""
+    if graph[video[0]]["class_type"] == "CreateVideo":
+        return graph[video[0]]["inputs"]["images"]
+    apart = (key for key, node in graph.items() if node["class_type"] == "GetVideoComponents")
+    return next([key, 0] for key in apart if graph[key]["inputs"]["video"] == video)
 
 
 def corners(node):

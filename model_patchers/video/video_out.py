@@ -21,7 +21,14 @@ from torch import Tensor
 from ..pixels.images import to_levels
 from .frames import open_video, own_file
 
-FORMATS = {8: "bgr0", 10: "gbrp10le", 12: "gbrp12le", 16: "gbrp16le"}  # {bits: FFV1's RGB}
+# {bits: FFmpeg's codec, pixels, options}. ComfyUI decodes PNG's rgb24 to the levels themselves, and takes FFV1's RGB to
+# decimals by a way of FFmpeg's that loses up to a level of 8 bits.
+FORMATS = {
+    8: ("png", "rgb24", {"compression_level": "1", "pred": "paeth"}),
+    10: ("ffv1", "gbrp10le", {"level": "3", "slices": "4"}),
+    12: ("ffv1", "gbrp12le", {"level": "3", "slices": "4"}),
+    16: ("ffv1", "gbrp16le", {"level": "3", "slices": "4"}),
+}
 NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 LAYOUTS = "mono", "stereo", "2.1", "4.0", "5.0", "5.1", "6.1", "7.1"  # FFmpeg's, for 1 ... 8 channels in no known order
 
@@ -81,8 +88,9 @@ class Writer:
         depth = like.get_bit_depth()
         self.bits = next((bits for bits in FORMATS if bits >= depth), max(FORMATS))
         self.container = av.open(str(path), mode="w")
-        self.pictures = self.container.add_stream("ffv1", rate=self.rate, options={"level": "3", "slices": "4"})
-        self.pictures.height, self.pictures.width, self.pictures.pix_fmt = height, width, FORMATS[self.bits]
+        codec, self.form, options = FORMATS[self.bits]
+        self.pictures = self.container.add_stream(codec, rate=self.rate, options=options)
+        self.pictures.height, self.pictures.width, self.pictures.pix_fmt = height, width, self.form
         self.pictures.codec_context.time_base = 1 / self.rate
         self.sound = sound_of(like)
         if self.sound:
@@ -116,9 +124,9 @@ class Writer:
 
     def _coded(self, picture: Tensor) -> av.VideoFrame:
         if self.bits == 8:
-            return av.VideoFrame.from_ndarray(to_levels(picture), "rgb24").reformat(format=FORMATS[8])
+            return av.VideoFrame.from_ndarray(to_levels(picture), self.form)
         levels = (picture.cpu() * (2**self.bits - 1)).round().clamp(0, 2**self.bits - 1)
-        return av.VideoFrame.from_ndarray(levels.numpy().astype(np.uint16), FORMATS[self.bits])
+        return av.VideoFrame.from_ndarray(levels.numpy().astype(np.uint16), self.form)
 
     def _write_sound(self, until: Fraction | None) -> None:
         """Up to a time in seconds, so that FFmpeg need not hold sound that waits for pictures; None for all."""

@@ -4,7 +4,6 @@ A hole's pixels are looked up in other frames by the motion of the background, e
 original frame. Three frames vote where they differ, so that another moving thing does not print through.
 """
 
-import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -360,17 +359,7 @@ def _sources(
             levels = (part * 255).round().clamp(0, 255).to(torch.uint8)
             lossless = torch.equal(levels.float() / 255, part)
             small = Small(picture, known, motion.scale)
-            small.luma, small.known = _apart(small.luma), _apart(small.known)
-            yield s, Source(small, box, _apart(levels if lossless else part), _apart(known[rows, columns]))
-
-
-def _apart(x: Tensor) -> Tensor:
-    """A copy in memory of its own. In the heap, what is held long would lie between frames that are freed, and the heap
-    would grow to several times its contents."""
-    if not x.is_cpu:
-        return x.clone()
-    memory = mmap.mmap(-1, x.nbytes)
-    return torch.frombuffer(memory, dtype=x.dtype).view(x.shape).copy_(x)
+            yield s, Source(small, box, levels if lossless else part.clone(), known[rows, columns].clone())
 
 
 def _needed(motion: Motion, s: int, reach: int) -> Box:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..comfyui.memory import give_back
 from ..comfyui.progress import ignore
 from ..pixels import images, masks, phase
 from ..pixels.boxes import Box
@@ -86,6 +87,7 @@ def windows(frames: Frames) -> Iterator[slice]:
     step = max(1, min(MOST, WINDOW // (12 * frames.height * frames.width)))
     for start in range(0, len(frames), step):
         yield slice(start, min(start + step, len(frames)))
+        give_back()
 
 
 def estimate(

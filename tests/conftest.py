@@ -209,6 +209,13 @@ def inference_mode():
         yield
 
 
+@pytest.fixture(autouse=True)
+def files_listed_anew():
+    """ComfyUI remembers what folders hold, those of a test too, which goes away with its folder."""
+    yield
+    folder_paths.filename_list_cache.clear()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def precision(request):
     """What networks compute in: float32, and on the second device half precision too. Models are made for it."""

@@ -51,6 +51,8 @@ def workflow(name):
 def test_a_workflow_converts_to_its_committed_api_form(page, name, request):
     page.evaluate(LOAD, workflow(name))
     found = page.evaluate(TO_API)
+    for node in found.values():
+        node["inputs"].pop("video-preview", None)  # Load Video's player, once it has loaded
     committed = PACK / "workflows" / "api" / f"{name}.json"
     if request.config.getoption("--update-workflows"):
         committed.write_text(json.dumps(found, indent=2) + "\n")

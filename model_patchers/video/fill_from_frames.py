@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..comfyui.progress import ignore
 from ..pixels import checks, images, warp
 from ..pixels import masks as pixel_masks
 from ..pixels.boxes import Box
+from . import flow
 from .frames import Frames, ImageFrames, MaskBatch, Masks
 from .motion import Motion, Small, estimate, grown_known, refined, windows
 
@@ -107,7 +109,13 @@ def fill(
 
 
 def fill_images(
-    image: Tensor, mask: Tensor, motion: str, reach: int, grow: int, progress: Callable[[int], None] = ignore
+    image: Tensor,
+    mask: Tensor,
+    motion: str,
+    reach: int,
+    grow: int,
+    progress: Callable[[int], None] = ignore,
+    optical_flow: ModelPatcher | None = None,
 ) -> tuple[Tensor, Tensor, int, Motion]:
     """`estimate` and `fill` for an IMAGE batch.
 
@@ -115,7 +123,9 @@ def fill_images(
         image: (B, H, W, C), C = 1, 3 or 4. Values in the hole are not read; alpha does not change.
         mask: One for each picture, or one for all.
         motion: A key of `motion.MOTIONS`.
-        progress: Called twice per frame.
+        progress: Called twice per frame, and once more per pair of frames with `optical_flow`.
+        optical_flow: Fills by `flow.fill` what the motion of the background leaves; with "auto" also what moves
+            otherwise.
 
     Returns:
         The pictures (B, H, W, C), what no frame shows (B, H, W), the key frame, and the motion.
@@ -134,6 +144,11 @@ def fill_images(
         window = slice(start, start + len(pictures))
         filled[window] = images.put_rgb(image[window], pictures, hole[window])
         left[window], start = rest.float(), window.stop
+    if optical_flow is not None:
+        flowing = optical_flow, frames[:], hole, left > 0, measured, motion == "auto", reach, grow, progress
+        for t, picture, new in flow.fill(*flowing):
+            filled[t] = images.put_rgb(filled[t, None], picture[None], new[None])[0]
+            left[t, new] = 0
     return filled, left, key_frame(left.sum((1, 2)).tolist()), measured
 
 

@@ -1,5 +1,6 @@
 """Filling holes of a clip from the frames that show what is behind."""
 
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -61,6 +62,13 @@ class FillFromFrames(io.ComfyNode):
                     tooltip="Pixels around the mask that are not taken as background, because the soft edge of the "
                     "thing lies there. These pixels are not changed.",
                 ),
+                sockets.OpticalFlow.Input(
+                    "optical_flow",
+                    optional=True,
+                    tooltip="For scenes with parallax: the model of Load Optical Flow Model. It fills what the motion "
+                    "of the background leaves. With `motion` auto it also fills the frames in which the surroundings "
+                    "of the mask move differently from the background.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -76,10 +84,20 @@ class FillFromFrames(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images: Tensor, mask: Tensor, motion: str, reach: int, grow: int) -> io.NodeOutput:
+    def execute(
+        cls,
+        images: Tensor,
+        mask: Tensor,
+        motion: str,
+        reach: int,
+        grow: int,
+        optical_flow: ModelPatcher | None = None,
+    ) -> io.NodeOutput:
         images = checks.image(images, "images", whole=False)
-        progress = Progress(2 * len(images))
-        filled, left, key, measured = fill_from_frames.fill_images(images, mask, motion, reach, grow, progress)
+        progress = Progress(2 * len(images) + (optical_flow is not None) * (len(images) - 1))
+        filled, left, key, measured = fill_from_frames.fill_images(
+            images, mask, motion, reach, grow, progress, optical_flow
+        )
         return io.NodeOutput(home(filled), home(left), key, measured)
 
 

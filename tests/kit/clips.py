@@ -12,6 +12,8 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from comfy import model_management
+from comfy.model_patcher import ModelPatcher
 from PIL import Image
 from scipy import ndimage
 from torch import Tensor
@@ -24,6 +26,7 @@ PHOTOGRAPHS = {
     "brick": PACK / "host" / "photographs" / "brick.png",
     "gravel": PACK / "host" / "photographs" / "gravel.png",
 }
+LAYERS = 1.2, 3.4  # pixels per frame, to the right, of what is far and what is near in `parallax`
 MOTIONS = "still", "pan", "zoom", "turn", "perspective"
 
 
@@ -116,6 +119,63 @@ def clip(
     _put_square(seen, mask, side, _path(seen, side, 0.45 + 0.1 * across if hovers else across, rng))
     levels = [torch.from_numpy(np.rint(255 * x.clip(0, 1)).astype(np.float32) / 255) for x in (seen, background)]
     return Clip(levels[0], torch.from_numpy(mask), levels[1], places, scenes)
+
+
+def parallax(frames: int = 6, height: int = 150, width: int = 160, horizon: int = 84, side: int = 20) -> Clip:
+    """A camera that travels to the left: below `horizon` what is near moves by LAYERS[1], what is far by LAYERS[0].
+
+    The square crosses what is near. `places` are those of what is far.
+    """
+    background, masks = np.zeros((frames, height, width, 3)), np.zeros((frames, height, width), np.float32)
+    places = np.tile(np.eye(3), (2, frames, 1, 1))
+    for layer, (name, speed) in enumerate(zip(("coffee", "gravel"), LAYERS, strict=True)):
+        places[layer, :, :2, 2] = 40.3
+        places[layer, :, 0, 2] -= speed * np.arange(frames)
+        part = slice(horizon, None) if layer else slice(0, horizon)
+        for frame, place in zip(background, places[layer], strict=True):
+            frame[part] = _view(name, place, height, width)[part]
+    seen, x = background.copy(), np.linspace(12, width - side - 12, frames).astype(int)
+    _put_square(seen, masks, side, np.stack((x, np.full(frames, horizon + 24)), axis=1))
+    levels = [torch.from_numpy(np.rint(255 * x.clip(0, 1)).astype(np.float32) / 255) for x in (seen, background)]
+    return Clip(levels[0], torch.from_numpy(masks), levels[1], places[0], np.zeros(frames, int))
+
+
+class TrueFlow(torch.nn.Module):
+    """Stands in for an optical flow network: it knows the true flow of a clip of `parallax`, but not behind the square.
+
+    Args:
+        horizon: As in `parallax`.
+    """
+
+    def __init__(self, clip: Clip, horizon: int = 84) -> None:
+        super().__init__()
+        self.clip, self.horizon, self.calls = clip, horizon, []
+
+    def forward(self, first: Tensor, second: Tensor) -> list[Tensor]:
+        """Flows between pictures (B, 3, h, w) in [-1, 1], the last one of a list."""
+        size = first.shape[-2:]
+        self.calls.append(tuple(first.shape))
+        frames = torch.nn.functional.interpolate(self.clip.frames.movedim(-1, 1), size, mode="bilinear", antialias=True)
+        numbers = [(2 * frames - 1 - picture).abs().mean((1, 2, 3)).argmin() for picture in (*first, *second)]
+        _, height, width = self.clip.mask.shape
+        flow = torch.zeros(len(first), 2, height, width)
+        for plane, t, s in zip(flow[:, 0], numbers[: len(first)], numbers[len(first) :], strict=True):
+            plane[: self.horizon], plane[self.horizon :] = (speed * (s - t) for speed in LAYERS)
+            plane[self.clip.mask[t] > 0] = 9.0
+        flow = torch.nn.functional.interpolate(flow, size, mode="nearest")
+        return [flow * 0, flow * torch.tensor([size[1] / width, size[0] / height])[:, None, None]]
+
+
+class StillFlow(torch.nn.Module):
+    """Stands in for an optical flow network: nothing moves."""
+
+    def forward(self, first: Tensor, second: Tensor) -> list[Tensor]:
+        return [torch.zeros_like(first[:, :2])]
+
+
+def flow_model(network: torch.nn.Module) -> ModelPatcher:
+    """A network as ComfyUI's Load Optical Flow Model gives it."""
+    return ModelPatcher(network, model_management.get_torch_device(), model_management.unet_offload_device())
 
 
 def write_video(

@@ -13,7 +13,7 @@ from comfy_api.latest import InputImpl, Types
 from pentimento.model_patchers.video import track
 from pentimento_host import standins
 
-from . import ostrack, run, sam, sam2, sttn, thin, toy_network
+from . import clips, ostrack, run, sam, sam2, sttn, thin, toy_network
 from . import vae as vaes
 from .tensors import rand, randn
 
@@ -96,7 +96,7 @@ class NodeInputs:
     def FillFromFrames(self):
         mask = torch.zeros(1, 48, 64)
         mask[:, 20:32, 10:22] = 0.5
-        return {"images": rand(3, 48, 64, 3), "mask": mask}
+        return {"images": rand(3, 48, 64, 3), "mask": mask, "optical_flow": clips.flow_model(clips.StillFlow())}
 
     def FillWithoutModel(self):
         return self.picture_and_mask()

@@ -34,11 +34,10 @@ Nothing downloads by itself. `python3 host models` lists these files and says wh
 one and verifies it. The folders of your `extra_model_paths.yaml` are searched too, and Load LaMa searches both
 `models/inpaint` and `models/lama`. The workflow `remove_without_models` needs no model.
 
-ComfyUI lists the files that an open workflow misses under *Errors*, with a button that downloads each (not
-ViT-L-14_stats.th, whose form ComfyUI does not list, and not OSTrack_ep0300.pth.tar, which has no direct address: take
-them from the table). Move what your browser saved to the folder
-that the list names, give it the name in the list, and press the list's refresh button. A mirror is the same file at
-Hugging Face."""
+ComfyUI lists the files that an open workflow misses under *Errors*, with a button that downloads each. Take the others
+from the table: ViT-L-14_stats.th, whose form ComfyUI does not list, sttn.pth, from whose address it offers nothing, and
+OSTrack_ep0300.pth.tar, which has no direct address. Move what your browser saved to the folder that the list names,
+give it the name in the list, and press the list's refresh button. A mirror is the same file at Hugging Face."""
 
 CHECKSUMS = "`sha256sum --check --ignore-missing` verifies files by these lines:"
 

@@ -17,6 +17,7 @@ from .environment import Host, whole
 from .server import serve
 
 STANDIN_LIMITS = {"steps": 2, "megapixels": 0.1}
+STANDIN_SECONDS = 0.5  # of a video
 SMALL_WINDOWS = {"Windowed Diffusion.window": 256, "Windowed Diffusion.overlap": 64}
 STANDIN_CHANGES = {
     "upscale_sd_x4": {"Small picture.megapixels": 0.01},
@@ -162,7 +163,26 @@ def _shortened(run: Run) -> Graph:
         for name, limit in STANDIN_LIMITS.items():
             if isinstance(node["inputs"].get(name), (int, float)):
                 node["inputs"][name] = min(node["inputs"][name], limit)
-    return graph
+    return _trimmed(graph)
+
+
+def _trimmed(graph: Graph) -> Graph:
+    """With Trim Video behind each Load Video."""
+    clips = [key for key, node in graph.items() if node["class_type"] == "LoadVideo"]
+    for node in graph.values():
+        for name, value in node["inputs"].items():
+            if isinstance(value, list) and value[0] in clips:
+                node["inputs"][name] = [f"{value[0]} trimmed", 0]
+    part = {"start_time": 0.0, "duration": STANDIN_SECONDS, "strict_duration": False}
+    trims = {
+        f"{key} trimmed": {
+            "class_type": "Video Slice",
+            "inputs": {"video": [key, 0], **part},
+            "_meta": {"title": "Trim Video"},
+        }
+        for key in clips
+    }
+    return graph | trims
 
 
 def _play(server: str, run: Run, folder: Path, number: str) -> None:

@@ -22,7 +22,7 @@ from .frames import Frames, Masks
 
 MOTIONS = {"auto": 8, "still": 0, "pan": 2, "similarity": 4, "affine": 6, "perspective": 8}  # parameters at most
 SMALL = 480  # pixels: the width at which motion is measured, at most
-WINDOW = 1 << 26  # bytes of frames that are read at once, at most
+WINDOW = 1 << 25  # bytes of frames that are read at once, at most
 MOST = 32  # frames that are read at once
 COARSE = 24  # pixels: the shorter side of the coarsest level, at least
 OVERLAP = 0.4  # share of the known pixels that a start must share

@@ -50,6 +50,30 @@ def overlap(default: int, tooltip: str) -> io.Int.Input:
     return io.Int.Input("overlap", default=default, min=0, max=8184, step=8, tooltip=tooltip)
 
 
+def reach() -> io.Int.Input:
+    """How far a clip is searched for what a thing hides."""
+    return io.Int.Input(
+        "reach",
+        default=60,
+        min=1,
+        max=100_000,
+        tooltip="How many frames before and after a frame are searched for its hidden pixels. More frames "
+        "show more of the background, and need more memory.",
+    )
+
+
+def soft_edge() -> io.Int.Input:
+    """Pixels round a mask that are no background."""
+    return io.Int.Input(
+        "grow",
+        default=4,
+        min=0,
+        max=256,
+        tooltip="Pixels around the mask that are not taken as background, because the soft edge of the "
+        "thing lies there. These pixels are not changed.",
+    )
+
+
 def valid(check: Callable[..., object], *values: Any) -> bool | str:
     """For validate_inputs: True, or the sentence that `check(*values)` raises.
 

@@ -8,7 +8,7 @@ from ...model_patchers.comfyui.progress import Progress
 from ...model_patchers.comfyui.results import home
 from ...model_patchers.pixels import checks
 from ...model_patchers.video import fill_from_frames, motion
-from .. import sockets
+from .. import inputs, sockets
 
 
 class FillFromFrames(io.ComfyNode):
@@ -46,22 +46,8 @@ class FillFromFrames(io.ComfyNode):
                     "fits. still: a camera on a tripod; pixels are copied without any change. pan: shifts. similarity: "
                     "shifts, turns and zooms. affine: also stretches and shears. perspective: also tilts.",
                 ),
-                io.Int.Input(
-                    "reach",
-                    default=60,
-                    min=1,
-                    max=100_000,
-                    tooltip="How many frames before and after a frame are searched for its hidden pixels. More frames "
-                    "show more of the background, and need more memory.",
-                ),
-                io.Int.Input(
-                    "grow",
-                    default=4,
-                    min=0,
-                    max=256,
-                    tooltip="Pixels around the mask that are not taken as background, because the soft edge of the "
-                    "thing lies there. These pixels are not changed.",
-                ),
+                inputs.reach(),
+                inputs.soft_edge(),
                 sockets.OpticalFlow.Input(
                     "optical_flow",
                     optional=True,

@@ -6,7 +6,7 @@ from comfy_api.latest import Input, io
 from torch import Tensor
 
 from ...model_patchers.video import remove_from_video
-from .. import sockets
+from .. import inputs, sockets
 
 
 class RemoveFromVideo(io.ComfyNode):
@@ -38,22 +38,8 @@ class RemoveFromVideo(io.ComfyNode):
                     "the frame. harmonic: blends the colours around the hole. lama: by a LaMa network, which must be "
                     "connected.",
                 ),
-                io.Int.Input(
-                    "reach",
-                    default=60,
-                    min=1,
-                    max=100_000,
-                    tooltip="How many frames before and after a frame are searched for its hidden pixels. More frames "
-                    "show more of the background, and need more memory.",
-                ),
-                io.Int.Input(
-                    "grow",
-                    default=4,
-                    min=0,
-                    max=256,
-                    tooltip="Pixels around the mask that are not taken as background, because the soft edge of the "
-                    "thing lies there. These pixels are not changed.",
-                ),
+                inputs.reach(),
+                inputs.soft_edge(),
                 sockets.Track.Input(
                     "track",
                     optional=True,

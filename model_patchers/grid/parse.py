@@ -77,7 +77,7 @@ class _Parser:
     """Collects faults while it reads."""
 
     def __init__(self, folder: Path, library: Library):
-        self.folder, self.library, self.faults = folder, library, []
+        self.folder, self.bundled, self.faults = folder, library, []
         self.graph: Graph = {}
 
     def grid(self, data: dict, default_out: str) -> Grid:
@@ -108,8 +108,8 @@ class _Parser:
         if not name:
             self.faults.append("The grid file names no workflow: add the field workflow with a file in the API's form.")
             return {}, None
-        if not name.lower().endswith(".json") and (bundled := self.library(name)):
-            return bundled
+        if not name.lower().endswith(".json") and (workflow := self.bundled(name)):
+            return workflow
         graph = self._json(name)
         if isinstance(graph, dict) and isinstance(graph.get("nodes"), list):
             self.faults.append(

@@ -96,7 +96,10 @@ def test_other_frames_fill_what_they_show_and_the_rest_is_spread_from_one_frame(
     assert not (result == scene.frames)[left].all(-1).any()  # nothing of the thing's one colour
 
 
-def test_few_key_frames_fill_the_rest(scene):
+@pytest.mark.parametrize("cut", [None, 4])
+def test_few_key_frames_fill_the_rest(scene, cut):
+    if cut:
+        scene = clip("coffee", "turn", frames=8, cut=cut, hovers=True, **SIZE)
     images = ImageFrames(scene.frames)
     masks = MaskBatch(scene.mask, images)
     keys = []

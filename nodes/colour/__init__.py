@@ -1,0 +1,3 @@
+"""Nodes for tones and colours: of finished pictures, and of latents while they are sampled."""
+
+NODES = []

@@ -1,0 +1,3 @@
+"""The node that runs a workflow over axes of values."""
+
+NODES = []

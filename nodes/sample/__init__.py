@@ -1,0 +1,3 @@
+"""Nodes that change how a model samples: guidance, symmetry, noise, sizes beyond the training's."""
+
+NODES = []

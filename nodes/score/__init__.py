@@ -1,0 +1,3 @@
+"""Nodes that score finished pictures."""
+
+NODES = []

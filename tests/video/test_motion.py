@@ -97,6 +97,26 @@ def test_ecc_is_as_high_as_that_of_opencv_and_nearer_to_the_truth(opencv, parame
     assert off(search(np.eye(3), whole, parameters).matrix) > 0.25
 
 
+@pytest.mark.parametrize("parameters", [2, 6, 8])
+def test_ecc_ends_where_that_of_opencv_does(opencv, parameters):
+    """In a scene without edges at the mask's border, where OpenCV's weights do not matter; the images have noise."""
+    template, image = (
+        torch.from_numpy(opencv[f"calm_{name}"]).float() / 255 for name in ("template", f"image{parameters}")
+    )
+    known, theirs = torch.from_numpy(opencv[f"calm_known{parameters}"]), opencv[f"calm_matrix{parameters}"]
+    height, width = template.shape
+    corners = np.array([[0, width - 1, 0, width - 1], [0, 0, height - 1, height - 1], [1, 1, 1, 1]])
+
+    def distance(mask):
+        views = View.of(template, torch.ones_like(template, dtype=torch.bool)), View.of(image, mask)
+        fit = align(*views, opencv["calm_start"], parameters, robust=False, steps=100, enough=1e-5)
+        ours, others = fit.matrix @ corners, theirs @ corners
+        return np.abs(ours[:2] / ours[2] - others[:2] / others[2]).max()
+
+    assert distance(known) < 1e-3
+    assert distance(torch.ones_like(known)) > 4e-3
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_start_is_that_of_scikit_image(seed):
     rng = np.random.default_rng(seed)

@@ -3,7 +3,10 @@
 """
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +21,13 @@ from ..comfyui.fit import sizes_of
 from ..comfyui.managed import Managed
 from ..comfyui.model_files import dequantized, read_model
 from ..pixels.images import to_levels
+from ..pixels.regions import EIGHT, small_regions
 from ..segment.sam import PRECISIONS
+from .frames import Frames
 
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures, from 0 to 1
+FILLED = 0.1  # the logit in a small hole that is filled
+WINDOW = 16  # frames that a VIDEO decodes at once where it is read backwards
 
 NEEDED = (
     "Load SAM 2 needs SAM 2 or 2.1 as its authors published it: sam2.1_hiera_tiny.pt, sam2.1_hiera_small.pt, "
@@ -197,3 +204,44 @@ def load(path: str | Path, precision: str = "auto") -> SAM2:
     """
     path = Path(path)
     return SAM2(sam2_weights(read_model(path), path.name), path.name, precision)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One look at the clip: in steps of 1 for forwards or -1 for backwards, for each object after a frame `starts`."""
+
+    step: int
+    starts: dict[int, int]
+
+    def looks(self, number: int, frame: int, keys: dict[int, Any]) -> bool:
+        """Whether an object is looked for in a frame: not in its key frames, which are known."""
+        return (frame - self.starts[number]) * self.step > 0 and frame not in keys
+
+
+def passes(objects: dict[int, dict[int, Any]], direction: str) -> list[Pass]:
+    """In which order frames are looked at.
+
+    forward: from the first key frame of each object to the end of the clip. backward: from the last to the beginning.
+    both: forward, then from the first key frame to the beginning.
+    """
+    first, last = ({number: end(own) for number, own in objects.items()} for end in (min, max))
+    ways = {"forward": [(1, first)], "backward": [(-1, last)], "both": [(1, first), (-1, first)]}
+    return [Pass(step, starts) for step, starts in ways[direction]]
+
+
+def pixels(clip: Frames, frames: list[int], step: int, side: int) -> Iterator[tuple[int, Tensor]]:
+    """Frames with their pixels for SAM 2. Backwards, several are read at once, since a video is decoded forwards."""
+    window = WINDOW if step < 0 else 1
+    for start in range(0, len(frames), window):
+        part = frames[start : start + window]
+        ready = {frame: preprocess(to_levels(clip[frame : frame + 1][0]), side) for frame in sorted(part)}
+        for frame in part:
+            yield frame, ready.pop(frame)
+
+
+def fill_holes(logits: Tensor, area: int) -> Tensor:
+    """Logits (1, 1, h, w) with holes of at most `area` cells filled: `fill_holes_in_mask_scores` of the original."""
+    if not area:
+        return logits
+    labels, small = small_regions((logits[0, 0] <= 0).cpu().numpy(), area, EIGHT)
+    return torch.where(torch.from_numpy(small[labels]).to(logits.device), FILLED, logits)

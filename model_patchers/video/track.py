@@ -1,4 +1,5 @@
-"""Objects followed through a clip by SAM 2. Ravi et al. 2024, "SAM 2: Segment Anything in Images and Videos".
+"""Objects followed through a clip by SAM 2, or moved between key frames without a model. Ravi et al. 2024, "SAM 2:
+Segment Anything in Images and Videos".
 
 A user marks each object on one or more key frames. SAM 2 then looks at one frame after the other, with the memory of
 earlier ones. Objects do not know of each other, and each is followed from a key frame of its own. The original follows
@@ -6,7 +7,7 @@ all objects from the earliest key frame of any. So it looks for an object before
 memory but that of later frames.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -23,15 +24,13 @@ from ..arch.sam_decoder import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT
 from ..comfyui.boxes import boxes_per_picture, no_box
 from ..comfyui.points import parse_points, read_points
 from ..comfyui.progress import Progress
-from ..pixels.images import to_levels
+from ..pixels.boxes import Box
 from ..pixels.masks import pair, selected
-from ..pixels.regions import EIGHT, small_regions
+from ..segment.moved_mask import MovedMask
 from .frames import Frames
-from .sam2 import SAM2, preprocess
+from .sam2 import SAM2, fill_holes, passes, pixels
 
 DIRECTIONS = ["both", "forward", "backward"]
-FILLED = 0.1  # the logit in a small hole that is filled
-WINDOW = 16  # frames that a VIDEO decodes at once where it is read backwards
 
 
 @dataclass(frozen=True)
@@ -116,16 +115,16 @@ class Prompt:
     mask: Tensor | None = None
 
 
-def prompts(keys: KeyFrames, clip: Frames, side: int) -> dict[int, dict[int, Prompt]]:
-    """The key frames of each object by the frames' numbers, both in rising order.
+def by_object(keys: KeyFrames, clip: Frames, read: Callable[[KeyFrame, int], Any]) -> dict[int, dict[int, Any]]:
+    """What `read` makes of the key frames, of each object by the frames' numbers, both in rising order.
 
     Args:
-        side: S.
+        read: Called with a key frame and the number of its frame.
 
     Raises:
         ValueError: A key frame does not match the clip.
     """
-    objects: dict[int, dict[int, Prompt]] = {}
+    objects: dict[int, dict[int, Any]] = {}
     for key in keys:
         frame = key.frame + len(clip) if key.frame < 0 else key.frame
         if not 0 <= frame < len(clip):
@@ -136,29 +135,49 @@ def prompts(keys: KeyFrames, clip: Frames, side: int) -> dict[int, dict[int, Pro
         own = objects.setdefault(key.object, {})
         if frame in own:
             raise ValueError(_twice(key.object, frame))
-        own[frame] = _drawn(key, frame, clip, side) if key.mask is not None else _pointed(key, frame, clip, side)
+        own[frame] = read(key, frame)
     return {number: dict(sorted(own.items())) for number, own in sorted(objects.items())}
 
 
-def _pointed(key: KeyFrame, frame: int, clip: Frames, side: int) -> Prompt:
-    height, width = clip.height, clip.width
-    boxes = boxes_per_picture(key.boxes, f"bboxes of {key.place}", len(clip), width, height)[frame]
+def prompts(keys: KeyFrames, clip: Frames, side: int) -> dict[int, dict[int, Prompt]]:
+    """The key frames as prompts in a square frame of `side` pixels, `by_object`."""
+    return by_object(keys, clip, lambda key, frame: _prompt(key, frame, clip, side))
+
+
+def _prompt(key: KeyFrame, frame: int, clip: Frames, side: int) -> Prompt:
+    if key.mask is not None:
+        mask = _drawn(key, frame, clip)[None, None].float().cpu()
+        square = F.interpolate(mask, (side, side), mode="bilinear", antialias=True) >= 0.5
+        if not square.any():
+            raise ValueError(
+                f"mask of {key.place} is too thin for SAM 2, which sees a frame as {side} x {side} pixels. Grow the "
+                "mask with Tune Mask."
+            )
+        return Prompt(mask=square.float())
+    boxes = _boxes(key, frame, clip)
+    positive = parse_points(key.positive, f"positive_coords of {key.place}", clip.width, clip.height)
+    negative = parse_points(key.negative, f"negative_coords of {key.place}", clip.width, clip.height)
+    if not positive and not boxes:
+        raise ValueError(f"bboxes of {key.place} has no box for this frame. Choose a frame that has one.")
+    corners = [corner for box in boxes for corner in ((box.x, box.y), (box.x + box.width, box.y + box.height))]
+    labels = [TOP_LEFT, BOTTOM_RIGHT][: len(corners)] + [POSITIVE] * len(positive) + [NEGATIVE] * len(negative)
+    points = np.array([*corners, *positive, *negative]) / (clip.width, clip.height) * side
+    return Prompt(torch.from_numpy(points.astype(np.float32))[None], torch.tensor([labels]))
+
+
+def _boxes(key: KeyFrame, frame: int, clip: Frames) -> list[Box]:
+    """One box or none."""
+    boxes = boxes_per_picture(key.boxes, f"bboxes of {key.place}", len(clip), clip.width, clip.height)[frame]
     if len(boxes) > 1:
         raise ValueError(
             f"bboxes of {key.place} has {len(boxes)} boxes, and an object has one. Use one Key Frame for each object, "
             "chained by before, with object 1, 2 and so on."
         )
-    positive = parse_points(key.positive, f"positive_coords of {key.place}", width, height)
-    negative = parse_points(key.negative, f"negative_coords of {key.place}", width, height)
-    if not positive and not boxes:
-        raise ValueError(f"bboxes of {key.place} has no box for this frame. Choose a frame that has one.")
-    corners = [corner for box in boxes for corner in ((box.x, box.y), (box.x + box.width, box.y + box.height))]
-    labels = [TOP_LEFT, BOTTOM_RIGHT][: len(corners)] + [POSITIVE] * len(positive) + [NEGATIVE] * len(negative)
-    points = np.array([*corners, *positive, *negative]) / (width, height) * side
-    return Prompt(torch.from_numpy(points.astype(np.float32))[None], torch.tensor([labels]))
+    return boxes
 
 
-def _drawn(key: KeyFrame, frame: int, clip: Frames, side: int) -> Prompt:
+def _drawn(key: KeyFrame, frame: int, clip: Frames) -> Tensor:
+    """bool (H, W): what the mask selects in the frame."""
     mask = key.mask
     if len(mask) not in (1, len(clip)):
         raise ValueError(
@@ -169,14 +188,36 @@ def _drawn(key: KeyFrame, frame: int, clip: Frames, side: int) -> Prompt:
     if not selected(mask).any():
         raise ValueError(f"mask of {key.place} selects nothing there. Choose a frame whose mask shows the object.")
     blank = mask.new_zeros(1, 1, 1, 3).expand(1, clip.height, clip.width, 3)
-    mask = selected(pair(blank, mask, ("the clip", f"mask of {key.place}"))[1])
-    square = F.interpolate(mask[:, None].float().cpu(), (side, side), mode="bilinear", antialias=True) >= 0.5
-    if not square.any():
-        raise ValueError(
-            f"mask of {key.place} is too thin for SAM 2, which sees a frame as {side} x {side} pixels. Grow the mask "
-            "with Tune Mask."
-        )
-    return Prompt(mask=square.float())
+    return selected(pair(blank, mask, ("the clip", f"mask of {key.place}"))[1])[0]
+
+
+def move(clip: Frames, keys: KeyFrames, overlap: bool = True) -> "Track":
+    """Objects that go straight from key frame to key frame, by their masks and boxes alone: `segment.moved_mask`.
+
+    Args:
+        overlap: As in Track.
+
+    Raises:
+        ValueError: The key frames do not match the clip, or have points.
+    """
+
+    def read(key: KeyFrame, frame: int) -> Tensor:
+        if key.mask is not None:
+            return _drawn(key, frame, clip)
+        boxes, drawn = _boxes(key, frame, clip), torch.zeros(clip.height, clip.width, dtype=torch.bool)
+        if read_points(key.positive, "positive_coords") or read_points(key.negative, "negative_coords") or not boxes:
+            raise ValueError(
+                f"{key.place[0].upper()}{key.place[1:]} needs a mask or a box, and has "
+                f"{'points' if boxes or no_box(key.boxes) else 'no box for this frame'}. Paint a mask, draw a box in "
+                "Pick Points, or follow the points with Track in Video and Load SAM 2."
+            )
+        left, top = round(boxes[0].x), round(boxes[0].y)
+        drawn[top : round(boxes[0].y + boxes[0].height), left : round(boxes[0].x + boxes[0].width)] = True
+        return drawn
+
+    objects = by_object(keys, clip, read)
+    moved = {number: MovedMask(own, len(clip)) for number, own in objects.items()}
+    return Track(clip.height, clip.width, moved, overlap)
 
 
 @dataclass(frozen=True)
@@ -192,7 +233,7 @@ class Track:
 
     height: int
     width: int
-    logits: dict[int, tuple[Tensor | None, ...]]
+    logits: dict[int, Sequence[Tensor | None]]
     overlap: bool = True
 
     def __len__(self) -> int:
@@ -285,47 +326,6 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-@dataclass(frozen=True)
-class Pass:
-    """One look at the clip: in steps of 1 for forwards or -1 for backwards, for each object after a frame `starts`."""
-
-    step: int
-    starts: dict[int, int]
-
-    def looks(self, number: int, frame: int, keys: dict[int, Prompt]) -> bool:
-        """Whether an object is looked for in a frame: not in its key frames, which are known."""
-        return (frame - self.starts[number]) * self.step > 0 and frame not in keys
-
-
-def passes(objects: dict[int, dict[int, Prompt]], direction: str) -> list[Pass]:
-    """In which order frames are looked at.
-
-    forward: from the first key frame of each object to the end of the clip. backward: from the last to the beginning.
-    both: forward, then from the first key frame to the beginning.
-    """
-    first, last = ({number: end(own) for number, own in objects.items()} for end in (min, max))
-    ways = {"forward": [(1, first)], "backward": [(-1, last)], "both": [(1, first), (-1, first)]}
-    return [Pass(step, starts) for step, starts in ways[direction]]
-
-
-def pixels(clip: Frames, frames: list[int], step: int, side: int) -> Iterator[tuple[int, Tensor]]:
-    """Frames with their pixels for SAM 2. Backwards, several are read at once, since a video is decoded forwards."""
-    window = WINDOW if step < 0 else 1
-    for start in range(0, len(frames), window):
-        part = frames[start : start + window]
-        ready = {frame: preprocess(to_levels(clip[frame : frame + 1][0]), side) for frame in sorted(part)}
-        for frame in part:
-            yield frame, ready.pop(frame)
-
-
-def fill_holes(logits: Tensor, area: int) -> Tensor:
-    """Logits (1, 1, h, w) with holes of at most `area` cells filled: `fill_holes_in_mask_scores` of the original."""
-    if not area:
-        return logits
-    labels, small = small_regions((logits[0, 0] <= 0).cpu().numpy(), area, EIGHT)
-    return torch.where(torch.from_numpy(small[labels]).to(logits.device), FILLED, logits)
-
-
 def follow(
     sam2: SAM2, clip: Frames, keys: KeyFrames, direction: str = "both", holes: int = 8, overlap: bool = True
 ) -> Track:
@@ -333,7 +333,7 @@ def follow(
 
     Args:
         sam2: Need not be loaded.
-        clip: Frames are read one by one, and backwards WINDOW by WINDOW.
+        clip: Frames are read one by one, and backwards some at once.
         direction: One of DIRECTIONS, as `passes` says.
         holes: Area in cells of the mask (256 x 256) up to which holes are filled.
         overlap: As in Track.

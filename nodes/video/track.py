@@ -1,4 +1,4 @@
-"""Objects followed through a clip by SAM 2, and their masks."""
+"""Objects followed through a clip by SAM 2 or between key frames, and their masks."""
 
 from comfy_api.latest import Input, io
 from torch import Tensor
@@ -9,6 +9,9 @@ from ...model_patchers.video import frames, sam2, track
 from .. import inputs, sockets
 
 LONGEST = 1_000_000  # frames
+
+
+OVERLAP = "Whether several objects may share pixels. Off: each pixel belongs to the object that "
 
 
 def _settings() -> list[io.Input]:
@@ -36,8 +39,7 @@ def _settings() -> list[io.Input]:
         io.Boolean.Input(
             "overlap",
             default=True,
-            tooltip="Whether several objects may share pixels. Off: each pixel belongs to the object that SAM 2 is "
-            "surest of.",
+            tooltip=f"{OVERLAP}SAM 2 is surest of.",
         ),
     ]
 
@@ -114,6 +116,53 @@ class TrackVideo(io.ComfyNode):
         return io.NodeOutput(track.follow(sam2, frames.of_video(video), key_frames, direction, fill_holes, overlap))
 
 
+class TrackWithoutModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PentimentoTrackWithoutModel",
+            display_name="Track Without a Model",
+            category="Pentimento/video",
+            description="Moves masks and boxes straight from key frame to key frame, and changes their shape on the "
+            "way. Needs no model file: for things that stand still or move evenly, and for what SAM 2 loses.",
+            search_aliases=["interpolate masks", "keyframe mask", "moving mask", "rotoscope", "tween", "animate mask"],
+            inputs=[
+                sockets.KeyFrames.Input(
+                    "key_frames",
+                    tooltip="Key Frames with a mask or a box: one for an object that stands still, two or more for one "
+                    "that moves. Before the first and after the last key frame the mask stays where it is.",
+                ),
+                io.Video.Input("video", optional=True, tooltip="The clip as a VIDEO. Connect either this or images."),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="The clip as a batch of pictures in their order. Connect either this or video.",
+                ),
+                io.Boolean.Input(
+                    "overlap",
+                    default=True,
+                    optional=True,
+                    tooltip=f"{OVERLAP}it lies deepest in.",
+                ),
+            ],
+            outputs=[sockets.Track.Output(display_name="track")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        key_frames: track.KeyFrames,
+        video: Input.Video | None = None,
+        images: Tensor | None = None,
+        overlap: bool = True,
+    ) -> io.NodeOutput:
+        if (video is None) == (images is None):
+            both = "None is connected." if video is None else "Both are connected: disconnect one."
+            raise ValueError(f"The clip comes from video or from images. {both}")
+        clip = frames.of_video(video) if images is None else frames.ImageFrames(checks.image(images, "images"))
+        return io.NodeOutput(track.move(clip, key_frames, overlap))
+
+
 class TrackToMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -124,7 +173,7 @@ class TrackToMask(io.ComfyNode):
             description="The masks of some or all objects of a track, for some or all frames.",
             search_aliases=["sam2", "track to mask", "masks of objects", "video mask"],
             inputs=[
-                sockets.Track.Input("track", tooltip="From Track or Track in Video."),
+                sockets.Track.Input("track", tooltip="From Track, Track in Video or Track Without a Model."),
                 io.String.Input(
                     "objects",
                     default="",
@@ -158,4 +207,4 @@ class TrackToMask(io.ComfyNode):
         return io.NodeOutput(home(track.part(objects, start, length)))
 
 
-NODES = [Track, TrackVideo, TrackToMask]
+NODES = [Track, TrackVideo, TrackWithoutModel, TrackToMask]

@@ -136,13 +136,13 @@ def holes_are_filled_before_they_are_remembered(monkeypatch):
     remember = sam2_network.Network.remember
 
     def wrong(self, features, logits, present, prompted):
-        return remember(self, features, track.fill_holes(logits, 100), present, prompted)
+        return remember(self, features, ours.fill_holes(logits, 100), present, prompted)
 
     monkeypatch.setattr(sam2_network.Network, "remember", wrong)
 
 
 def holes_connect_by_edges_alone(monkeypatch):
-    monkeypatch.setattr(track, "EIGHT", FOUR)
+    monkeypatch.setattr(ours, "EIGHT", FOUR)
 
 
 @pytest.mark.parametrize(
@@ -375,9 +375,9 @@ def test_wrong_objects_and_frames_are_refused(objects, start, message):
 
 def test_holes_equal_scipys_labels():
     logits = torch.from_numpy(ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((64, 64)), 1)).float()
-    filled = track.fill_holes(logits[None, None], 8)[0, 0]
+    filled = ours.fill_holes(logits[None, None], 8)[0, 0]
     labels, count = ndimage.label(logits.numpy() <= 0, np.ones((3, 3)))
     areas = np.bincount(labels.ravel())
     small = (labels > 0) & (areas[labels] <= 8)
     assert small.any() and (filled[small] == 0.1).all() and torch.equal(filled[~small], logits[~small])
-    assert track.fill_holes(logits[None, None], 0)[0, 0].equal(logits)
+    assert ours.fill_holes(logits[None, None], 0)[0, 0].equal(logits)

@@ -8,7 +8,9 @@ from ..pixels.boxes import Box
 EXAMPLE = '{"x": 10, "y": 20, "width": 100, "height": 50}'
 
 
-def boxes_per_picture(boxes: Any, name: str, pictures: int, width: int, height: int) -> list[list[Box]]:
+def boxes_per_picture(
+    boxes: Any, name: str, pictures: int, width: int, height: int, batch: str = "image"
+) -> list[list[Box]]:
     """The boxes of each picture, cut at its borders.
 
     Args:
@@ -16,6 +18,7 @@ def boxes_per_picture(boxes: Any, name: str, pictures: int, width: int, height: 
             a list of boxes for each picture. A list for a single picture serves every picture. None is no boxes.
         name: The input's name, for messages.
         pictures, width, height: Of the batch.
+        batch: The batch's name, for messages.
 
     Raises:
         ValueError: `boxes` has none of these forms; there are boxes for more or fewer pictures than there are; a box is
@@ -32,7 +35,7 @@ def boxes_per_picture(boxes: Any, name: str, pictures: int, width: int, height: 
     lists = boxes if boxes and all(isinstance(entry, list | tuple) for entry in boxes) else [boxes]
     if len(lists) not in (1, pictures):
         raise ValueError(
-            f"{name} has boxes for {len(lists)} pictures but image is a batch of {pictures}. Connect the boxes of "
+            f"{name} has boxes for {len(lists)} pictures but {batch} is a batch of {pictures}. Connect the boxes of "
             "these pictures, or one list for all."
         )
     per_picture = [[_box(entry, name, width, height) for entry in entries] for entries in lists]

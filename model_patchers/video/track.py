@@ -167,7 +167,9 @@ def _prompt(key: KeyFrame, frame: int, clip: Frames, side: int) -> Prompt:
 
 def _boxes(key: KeyFrame, frame: int, clip: Frames) -> list[Box]:
     """One box or none."""
-    boxes = boxes_per_picture(key.boxes, f"bboxes of {key.place}", len(clip), clip.width, clip.height)[frame]
+    boxes = boxes_per_picture(key.boxes, f"bboxes of {key.place}", len(clip), clip.width, clip.height, "the clip")[
+        frame
+    ]
     if len(boxes) > 1:
         raise ValueError(
             f"bboxes of {key.place} has {len(boxes)} boxes, and an object has one. Use one Key Frame for each object, "

@@ -93,7 +93,7 @@ class TrackBox(io.ComfyNode):
     ) -> io.NodeOutput:
         images = checks.image(images, "images")
         number = _number(frame, len(images))
-        boxes = boxes_per_picture(bboxes, "bboxes", len(images), images.shape[2], images.shape[1])[number]
+        boxes = boxes_per_picture(bboxes, "bboxes", len(images), images.shape[2], images.shape[1], "images")[number]
         if len(boxes) != 1:
             came = f"{len(boxes)} boxes" if boxes else "no box"
             raise ValueError(

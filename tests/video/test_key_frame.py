@@ -1,14 +1,17 @@
 """Key frames: how they are chained, what they give to SAM 2, and what is refused."""
 
 import json
+from fractions import Fraction
 
 import pytest
 import torch
 import torch.nn.functional as F
+from comfy_api.latest import InputImpl, Types
 
 from pentimento.model_patchers.video import track
 from pentimento.model_patchers.video.frames import ImageFrames
 from pentimento.nodes.video.key_frame import KeyFrame
+from pentimento.nodes.video.track import TrackToMask, TrackWithoutModel
 
 CLIP = ImageFrames(torch.zeros(6, 90, 120, 3))
 SIDE = 256
@@ -134,3 +137,52 @@ def test_a_mask_too_thin_for_sam_2_is_refused():
     line[:, 450] = 1
     with pytest.raises(ValueError, match="is too thin for SAM 2, which sees a frame as 256 x 256 pixels. Grow"):
         prompts(key(mask=line), ImageFrames(torch.zeros(1, 900, 1200, 3)))
+
+
+def moved(keys, clip=CLIP, **inputs):
+    result = TrackWithoutModel.execute(keys, images=clip.images, **inputs).result[0]
+    return TrackToMask.execute(result, "", 0, 0).result[0]
+
+
+def test_without_a_model_a_box_moves_from_key_frame_to_key_frame():
+    masks = moved(key(-1, bboxes=BOX | {"x": 40}, before=key(1, bboxes=BOX)))
+    for mask, x in zip(masks, (30, 30, 32, 35, 38, 40), strict=True):
+        box = torch.zeros(90, 120)
+        box[20:70, x : x + 60] = 1
+        assert x in (32, 38) or torch.equal(mask, box)
+        assert (mask != box).sum() <= 2 * 50
+
+
+def test_without_a_model_several_objects_share_pixels_or_not():
+    keys = key(0, 2, mask=drawn(), before=key(0, 1, bboxes=BOX))
+    together = moved(keys)
+    assert torch.equal(together[0], torch.maximum(moved(key(bboxes=BOX))[0], drawn()[0]))
+    track = TrackWithoutModel.execute(keys, images=CLIP.images, overlap=False).result[0]
+    one, two = (TrackToMask.execute(track, number, 0, 1).result[0] for number in "12")
+    assert not (one * two).any() and torch.equal(one + two, together[:1])
+
+
+def test_without_a_model_a_video_gives_what_its_pictures_give():
+    keys = key(-1, bboxes=BOX | {"x": 40}, before=key(1, mask=drawn()))
+    video = InputImpl.VideoFromComponents(
+        Types.VideoComponents(images=CLIP.images, audio=None, frame_rate=Fraction(25))
+    )
+    track = TrackWithoutModel.execute(keys, video).result[0]
+    assert torch.equal(TrackToMask.execute(track, "", 0, 0).result[0], moved(keys))
+
+
+@pytest.mark.parametrize(
+    ("keys", "inputs", "sentence"),
+    [
+        (key(3), {}, "^The Key Frame of object 1 on frame 3 needs a mask or a box, and has points. Paint a mask"),
+        (key(3, bboxes=BOX, positive_coords=points((60, 45))), {}, "has points"),
+        (key(2, bboxes=[[BOX], [], [], [], [], []]), {}, "has no box for this frame"),
+        (key(6, bboxes=BOX), {}, "frame 6 of object 1, but the clip has 6 frames"),
+        (key(mask=drawn().repeat(2, 1, 1)), {}, "is a batch of 2, but the clip has 6 frames"),
+        (key(bboxes=BOX), {"images": None}, "video or from images. None is connected"),
+        (key(bboxes=BOX), {"video": object()}, "Both are connected: disconnect one"),
+    ],
+)
+def test_without_a_model_sentences(keys, inputs, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        TrackWithoutModel.execute(keys, **{"images": CLIP.images} | inputs)

@@ -176,7 +176,7 @@ class TestErrors:
             ([BOX, BOX], "bboxes has 2 boxes for frame 0"),
             ({**BOX, "x": 160}, "bboxes has the box .* which lies outside the 160 x 120 picture"),
             ({**BOX, "width": 0}, "bboxes has the box .* which is empty"),
-            ([[BOX], [BOX]], "bboxes has boxes for 2 pictures but image is a batch of 3"),
+            ([[BOX], [BOX]], "bboxes has boxes for 2 pictures but images is a batch of 3"),
         ],
     )
     def test_boxes(self, models, clip, bboxes, message):

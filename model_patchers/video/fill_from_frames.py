@@ -16,6 +16,7 @@ from ..comfyui.progress import ignore
 from ..pixels import checks, images, warp
 from ..pixels import masks as pixel_masks
 from ..pixels.boxes import Box
+from ..pixels.exposure import Exposure, exposure
 from . import flow
 from .frames import Frames, ImageFrames, MaskBatch, Masks
 from .motion import Motion, Small, estimate, grown_known, refined, windows
@@ -27,8 +28,6 @@ OPINIONS = 6  # frames that are looked up for a second and third vote, at most
 SAMPLE = 2000  # pixels of a hole on which frames are chosen
 RING, RING_POINTS = 8, 4000  # pixels round a hole that tell gain and offset, and how many of them
 FEW = 30  # pixels of the ring that a frame must show to be compared
-GAIN = 0.8, 1.25
-HELPS = 0.9  # gain and offset are used if at most this part of the difference in the ring remains
 DISAGREES = 0.08  # median difference in the ring above which a frame is not used
 SLACK = 8  # pixels round the place where the chain looks, which the refined motion may need
 
@@ -239,38 +238,20 @@ class Asker:
         shown = source.shows(x, y)
         if chosen is not None:
             shown &= chosen
-        gain = self._gain(source, matrix, picture)
-        if gain is None or not shown.any():
+        measured = self._exposed(source, matrix, picture)
+        unlike = measured is not None and min(measured.plain, measured.difference) > DISAGREES
+        if unlike or not shown.any():
             return torch.zeros_like(shown), picture.new_zeros(0, 3)
         colours = source.colours(x[shown], y[shown]).to(picture)
-        return shown, (colours if gain[0] is None else gain[0] * colours + gain[1]).clamp(0, 1)
+        return shown, (colours if measured is None else measured.applied(colours)).clamp(0, 1)
 
-    def _gain(self, source: Source, matrix: np.ndarray, picture: Tensor) -> tuple[Tensor | None, Tensor | None] | None:
-        """Gain and offset (3,) that bring the source to the picture; (None, None): it needs none; None: it is unlike.
-
-        Least squares in the ring, again without what is far off, so that a thing that crosses the ring does not count.
-        """
+    def _exposed(self, source: Source, matrix: np.ndarray, picture: Tensor) -> Exposure | None:
+        """What brings the source to the picture, measured in the ring; None where the ring shows too little of it."""
         x, y = warp.move(matrix, self.ring_x.float(), self.ring_y.float())
         shown = source.shows(x, y)
         if shown.sum() < FEW:
-            return None, None
-        theirs = source.colours(x[shown], y[shown]).to(picture)
-        ours = picture[self.ring_y[shown], self.ring_x[shown]]
-        plain = (ours - theirs).abs().amax(1)
-        weights, gain, offset = torch.ones(len(ours), 1).to(ours), torch.ones(3).to(ours), torch.zeros(3).to(ours)
-        for _ in range(3):
-            total = weights.sum()
-            our_mean, their_mean = (weights * ours).sum(0) / total, (weights * theirs).sum(0) / total
-            a, b = ours - our_mean, theirs - their_mean
-            ridge = 1e-4 * total  # a ring of one colour tells no gain
-            gain = (((weights * a * b).sum(0) + ridge) / ((weights * b * b).sum(0) + ridge)).clamp(*GAIN)
-            offset = our_mean - gain * their_mean
-            difference = (ours - gain * theirs - offset).abs().amax(1)
-            limit = 4.685 * 1.4826 * difference.median().clamp_min(0.5 / 255)
-            weights = (1 - (difference / limit) ** 2).clamp_min(0)[:, None] ** 2
-        if torch.minimum(plain.median(), difference.median()) > DISAGREES:
             return None
-        return (gain, offset) if difference.median() < HELPS * plain.median() else (None, None)
+        return exposure(picture[self.ring_y[shown], self.ring_x[shown]], source.colours(x[shown], y[shown]).to(picture))
 
     def write(self, picture: Tensor, rest: Tensor, colours: Tensor, shown: Tensor) -> None:
         """Puts colours (M, 3) into the pixels `shown`, bool (N,), and takes them out of the rest."""

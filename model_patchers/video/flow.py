@@ -23,11 +23,14 @@ from torch import Tensor
 from ..comfyui.progress import ignore
 from ..fill.harmonic import harmonic
 from ..pixels import masks, warp
+from ..pixels.exposure import exposure
 from .motion import Motion, grown_known, selected_box
 
 LONG, SHORT, STEP = 640, 128, 8  # pixels: the network's longer side at most, its sides at least, and their divisor
 AROUND, GAP = 15, 21  # pixels round a hole without a trusted flow, and the side of the gaps between that are closed
 SHARP = 0.1  # pixels: an error of the return that makes a place worth 1 / e
+POINTS = 64  # across a frame: those that are compared for brightness
+FEW = 30  # points that both frames must show
 RING = 8  # pixels round a hole on which flow and the motion of the background are compared
 CLEARLY = 0.9  # flow is used if at most this part of the difference there remains
 
@@ -173,6 +176,47 @@ def colours(pictures: Tensor, known: Tensor, places: Places, found: Tensor) -> t
     return values, shown
 
 
+class Brightness:
+    """How bright frames are beside each other: points of one are followed to the other."""
+
+    def __init__(self, pictures: Tensor, known: Tensor, flows: list[tuple[Tensor, Tensor] | None]) -> None:
+        """
+        Args:
+            pictures, known, flows: As in `colours` and `propagate`.
+        """
+        self.pictures, self.known, self.flows = pictures, known, flows
+
+    def matched(self, colours: Tensor, places: Places, found: Tensor, t: int) -> Tensor:
+        """Colours (N, 3) from frames before t or from frames after t, each as bright as in frame t.
+
+        Args:
+            found: bool (N,), the places that were read.
+        """
+        wanted = places.source[found].unique().tolist()
+        for s, x, y, ours in self._followed(t, wanted) if wanted else ():
+            at = found & (places.source == s)
+            planes = torch.cat((self.pictures[s].movedim(-1, 0), self.known[s][None].to(self.pictures)))
+            theirs = warp.bilinear(planes, x, y)
+            shown = theirs[3] > 0.999
+            if shown.sum() >= FEW:
+                colours[at] = exposure(ours[shown], theirs[:3, shown].T).applied(colours[at]).clamp(0, 1)
+        return colours
+
+    def _followed(self, t: int, wanted: list[int]) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+        """Of each wanted frame its number, and where it shows points of frame t that have the colours (N, 3)."""
+        (_, height, width), side = self.known.shape, max(1, self.known.shape[2] // POINTS)
+        rows, columns = (self.known[t, ::side, ::side].nonzero() * side).T
+        x, y, ours = columns.double(), rows.double(), self.pictures[t, rows, columns]
+        step = 1 if wanted[0] > t else -1
+        for s in range(t + step, (wanted[-1] if step > 0 else wanted[0]) + step, step):
+            flow = read(self.flows[min(s, s - step)][int(step < 0)], x, y, (height, width))
+            x, y = x + flow[0], y + flow[1]
+            inside = _inside(x, y, width, height)
+            x, y, ours = x[inside], y[inside], ours[inside]
+            if s in wanted:
+                yield s, x, y, ours
+
+
 def measure(
     network: ModelPatcher, pictures: Tensor, holes: Tensor, motion: Motion, progress: Callable[[int], None] = ignore
 ) -> list[tuple[Tensor, Tensor] | None]:
@@ -237,8 +281,11 @@ def explains(t: int, pictures: Tensor, known: Tensor, flows: list, motion: Motio
         inside = _inside(*ways[0], width, height) & _inside(*ways[1], width, height)
         places = [Places(x, y, torch.full_like(rows, s), flow) for x, y in ways]
         (ours, shown), (theirs, too) = (colours(pictures, known, place, inside) for place in places)
+        both, here = shown & too, pictures[t, rows, columns]
         for all_of_them, values in zip(differences, (ours, theirs), strict=True):
-            all_of_them.append((values - pictures[t, rows, columns]).abs().amax(1)[shown & too])
+            if both.any():
+                values = exposure(here[both], values[both]).applied(values[both])
+                all_of_them.append((values - here[both]).abs().amax(1))
     medians = [torch.cat(parts).median() for parts in differences if parts]
     return len(medians) > 0 and bool(medians[0] < CLEARLY * medians[1])
 
@@ -269,7 +316,7 @@ def fill(
     holes, left, originals = holes.cpu(), left.cpu(), pictures.cpu()
     known = torch.stack([grown_known(hole, selected_box(hole), grow) for hole in holes])
     flows = measure(network, pictures, ~known, motion, progress)
-    both = propagate(~known, flows, progress=progress)
+    both, brightness = propagate(~known, flows, progress=progress), Brightness(originals, known, flows)
     for t, ways in enumerate(zip(*both, strict=True)):
         progress(0)
         ways = [places for places in ways if places is not None]
@@ -281,6 +328,7 @@ def fill(
             continue
         near = [wanted & (way.source >= 0) & ((way.source - t).abs() <= reach) for way in ways]
         values, shown = zip(*(colours(originals, known, *way) for way in zip(ways, near, strict=True)), strict=True)
+        values = [brightness.matched(*way, t) for way in zip(values, ways, shown, strict=True)]
         shown = torch.stack(shown)
         worth = weights(torch.stack([way.errors for way in ways]), shown).to(originals)
         seen = shown.any(0)

@@ -1,5 +1,7 @@
 """The flow of Fill from Other Frames: FGVC's propagation, and clips with parallax."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -163,6 +165,17 @@ def test_flow_changes_nothing_where_the_background_moves_as_one(monkeypatch):
     plain, rest = run(clip)
     assert torch.equal(images[rest == 0], plain[rest == 0])
     assert left.sum() <= rest.sum()
+
+
+def test_flow_follows_brightness_that_changes(travel, monkeypatch):
+    gains = torch.linspace(0.74, 1, len(travel))[:, None, None, None]
+    clip = replace(travel, frames=travel.frames * gains, background=travel.background * gains)
+    images, left = run(clip, clips.TrueFlow(clip))
+    filled = (clip.mask > 0) & (left == 0)
+    assert clips.psnr(images, clip.background, filled) > 36
+    monkeypatch.setattr(flow.Brightness, "matched", lambda self, colours, *_: colours)
+    images, _ = run(clip, clips.TrueFlow(clip))
+    assert clips.psnr(images, clip.background, filled) < 33
 
 
 def test_a_named_motion_is_kept_and_flow_fills_only_the_rest(travel):

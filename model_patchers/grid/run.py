@@ -4,12 +4,15 @@ A cell that was queued when an earlier run was killed is taken over where the se
 keeps its error, and the next run tries it again.
 """
 
+import math
 import re
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
+from statistics import fmean
 from typing import Protocol
 
 from . import addresses
@@ -21,6 +24,7 @@ from .interface import mirrored
 
 AHEAD = 2  # cells in the queue: the next one waits while one runs
 LONGEST_TEXT = 10_000  # letters of a text that a node shows, or of an error
+NUMBERS = "pentimento_scores"  # in a node's output: a list of {name: number}, as Score Image gives
 
 
 class CellError(Exception):
@@ -36,7 +40,7 @@ class Outcome:
     """What came of a prompt.
 
     Attributes:
-        outputs: {node id: {name: list of files or texts}}.
+        outputs: {node id: {name: list of files, texts or scores}}.
         error: Why it failed, or nothing.
         seconds: How long it ran, where the server says so.
     """
@@ -216,11 +220,12 @@ class Runner:
 
     def _save(self, flight: _Flight, outcome: Outcome) -> None:
         files, texts = saved_files(outcome.outputs), saved_texts(outcome.outputs, self.grid.graph)
-        if not files and not texts:
+        scores = saved_scores(outcome.outputs, self.grid.graph)
+        if not files and not texts and not scores:
             raise CellError("The workflow ran and saved nothing.")
         contents = ((suffix(file["filename"]), self.server.fetch(file)) for file in files)
         names = self.folder.put(self.grid.path(flight.cell, flight.digest), contents, len(files))
-        more = {"texts": texts} if texts else {}
+        more = ({"texts": texts} if texts else {}) | ({"scores": scores} if scores else {})
         self.folder.add(flight.digest, "done", files=names, seconds=outcome.seconds, **more)
 
     def _fail(self, flight: _Flight, error: str, seconds: float | None) -> None:
@@ -264,6 +269,29 @@ def saved_texts(outputs: dict, graph: Graph) -> dict[str, str]:
         if lines:
             texts[addresses.name(graph, key) if key in graph else key] = "\n".join(lines)[:LONGEST_TEXT]
     return texts
+
+
+def saved_scores(outputs: dict, graph: Graph) -> dict[str, float]:
+    """{name: number} of the nodes that score; the mean where a node ran over a list.
+
+    A name that several nodes give is "NODE: name" for each of them.
+    """
+    means = {}
+    for key, node in outputs.items():
+        items = node.get(NUMBERS, [])
+        items = [item for item in (items if isinstance(items, list) else []) if isinstance(item, dict)]
+        for name in dict.fromkeys(name for item in items for name in item):
+            if numbers := [item[name] for item in items if _is_number(item.get(name))]:
+                means[key, name] = fmean(numbers)
+    times = Counter(name for _, name in means)
+    return {
+        name if times[name] == 1 else f"{addresses.name(graph, key) if key in graph else key}: {name}": mean
+        for (key, name), mean in means.items()
+    }
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def suffix(filename: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from statistics import fmean
 from typing import Protocol
 
+from ..score import output
 from . import addresses
 from .addresses import Graph
 from .check import Info
@@ -24,7 +25,6 @@ from .interface import mirrored
 
 AHEAD = 2  # cells in the queue: the next one waits while one runs
 LONGEST_TEXT = 10_000  # letters of a text that a node shows, or of an error
-NUMBERS = "pentimento_scores"  # in a node's output: a list of {name: number}, as Score Image gives
 
 
 class CellError(Exception):
@@ -278,7 +278,7 @@ def saved_scores(outputs: dict, graph: Graph) -> dict[str, float]:
     """
     means = {}
     for key, node in outputs.items():
-        items = node.get(NUMBERS, [])
+        items = node.get(output.NAME, [])
         items = [item for item in (items if isinstance(items, list) else []) if isinstance(item, dict)]
         for name in dict.fromkeys(name for item in items for name in item):
             if numbers := [item[name] for item in items if _is_number(item.get(name))]:

@@ -9,6 +9,7 @@ import pytest
 from kit.grid import GRAPH, INFO, Fake, runner, shown, spanned
 from pentimento.model_patchers.grid import expand, folder, run
 from pentimento.model_patchers.grid.expand import GridError
+from pentimento.model_patchers.score import output
 
 AXES = {"KSampler.seed": [1, 2, 3], "KSampler.cfg": [5, 6], "Model.ckpt_name": ["a.safetensors", "b.safetensors"]}
 
@@ -263,7 +264,7 @@ def test_scores_are_a_table_without_formulas(out):
 
 def scored(*numbers):
     """What a node's output holds that scores, once for each item of a list."""
-    return {run.NUMBERS: list(numbers)}
+    return {output.NAME: list(numbers)}
 
 
 def test_scores_reach_the_page_and_the_table(out):
@@ -315,12 +316,12 @@ def test_scores_over_a_list_are_their_mean():
 
 
 @pytest.mark.parametrize(
-    "output",
-    [{}, {"text": ["a"]}, scored(), scored("a"), {run.NUMBERS: {"psnr": 1}}]
+    "parts",
+    [{}, {"text": ["a"]}, scored(), scored("a"), {output.NAME: {"psnr": 1}}]
     + [scored({"psnr": value}) for value in (None, True, "1", [1], float("nan"), float("inf"))],
 )
-def test_what_is_no_number_is_no_score(output):
-    assert run.saved_scores({"6": output}, GRAPH) == {}
+def test_what_is_no_number_is_no_score(parts):
+    assert run.saved_scores({"6": parts}, GRAPH) == {}
 
 
 def test_foreign_folders_are_never_written_to(tmp_path):

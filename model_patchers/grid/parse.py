@@ -65,9 +65,23 @@ def read(
     Raises:
         GridError: The text is no YAML and no JSON.
     """
+    return build(fields(text), folder, library, default_out)
+
+
+def fields(text: str) -> dict:
+    """The fields of a grid file.
+
+    Raises:
+        GridError: The text is no YAML and no JSON.
+    """
     data = load(text)
     if not isinstance(data, dict):
-        raise GridError("A grid file has fields such as title, workflow and axes.")
+        raise GridError("A grid has fields such as title and axes.")
+    return data
+
+
+def build(data: dict, folder: Path, library: Library, default_out: str = "") -> tuple[Grid, list[str]]:
+    """The grid of these fields; as `read`."""
     parser = _Parser(folder, library)
     grid = parser.grid(data, default_out)
     return grid, list(dict.fromkeys(parser.faults))

@@ -166,7 +166,7 @@ def test_names_with_dots_and_numbers_are_found():
         ({"A": {"input": "KSampler.cfg", "value": [1]}}, "A has no field value. Is it values?"),
         ({"A": {"input": "KSampler.cfg", "values": [{"valu": 1}]}}, "A value of A has no field valu. Is it value?"),
         ({"A": {"input": "KSampler.cfg", "values": [1], "default": 3}}, "A has no value 3. There are 1."),
-        ({"A": {"input": "KSampler.cfg", "values": {"lines": "../x"}}}, '"../x" leaves the folder of the grid file.'),
+        ({"A": {"input": "KSampler.cfg", "values": {"lines": "../x"}}}, '"../x" leaves the folder '),
         ({"A": {"values": [{"set": 5}]}}, "A value of A: set is 5. It has the form NAME: VALUE."),
         ({"A": {"values": [{"set": {"KSampler.cfg": [1]}}]}}, "A value of A: set: KSampler.cfg is a list."),
         (

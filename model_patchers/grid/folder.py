@@ -28,9 +28,11 @@ data.js is one call, pentimentoGrid({...}), of a function that the page defines:
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
+import sys
 import time
 import uuid
 from collections import Counter
@@ -39,6 +41,12 @@ from pathlib import Path
 
 from . import addresses
 from .expand import Change, Grid, GridError, Index, Value, digest
+
+WINDOWS = sys.platform == "win32"
+if WINDOWS:
+    import msvcrt
+else:
+    import fcntl
 
 MARKER, JOURNAL, CELLS, DATA, SCORES = "pentimento_grid.json", "cells.jsonl", "cells", "data.js", "scores.csv"
 VIEWER = Path(__file__).resolve().parents[2] / "web" / "grid" / "index.html"
@@ -70,23 +78,58 @@ class Digests:
         return self._data[place * self.SIZE : (place + 1) * self.SIZE].hex()
 
 
-def claim(path: Path) -> None:
+def claim(path: Path, owner: str = "") -> None:
     """Makes a folder a grid's, where it is not.
 
+    Args:
+        owner: What tells the grid from others, where its folder alone does not.
+
     Raises:
-        GridError: It holds files that no grid made, or cannot be written to.
+        GridError: It holds files that no grid made or those of another grid, or cannot be written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
         if (path / MARKER).is_file():
+            if owner_of(path) not in (owner, None):  # None: damaged, of which Folder speaks
+                raise GridError(f"The folder {path} holds another grid's results. Name another one in the field out.")
             return
         if any(file.name != LOCK for file in path.iterdir()):
             raise GridError(
                 f"The folder {path} holds files that no grid made. Empty it, or name another one in the field out."
             )
-        _put(path / MARKER, json.dumps({"version": 1, "id": str(uuid.uuid4())}).encode())
+        mark = {"version": 1, "id": str(uuid.uuid4())} | ({"owner": owner} if owner else {})
+        _put(path / MARKER, json.dumps(mark).encode())
     except OSError as error:
         raise GridError(f"The folder {path} cannot be used: {error.strerror}.") from error
+
+
+def owner_of(path: Path) -> str | None:
+    """What `claim` was told of the owner of a grid's folder; None of another folder."""
+    try:
+        mark = json.loads((path / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return str(mark.get("owner", "")) if isinstance(mark, dict) else None
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Holds a folder of results.
+
+    Raises:
+        GridError: Another run holds it.
+    """
+    with (path / LOCK).open("ab") as lock:
+        try:
+            if WINDOWS:
+                msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(lock, fcntl.LOCK_NB | fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
+                raise
+            raise GridError(f"Another run is writing to {path}. Wait for its end, or stop it.") from None
+        yield  # the lock ends with the file
 
 
 class Folder:

@@ -24,6 +24,7 @@ from .folder import Digests, Folder
 from .interface import mirrored
 
 AHEAD = 2  # cells in the queue: the next one waits while one runs
+INTERRUPTED = "The run was interrupted."
 LONGEST_TEXT = 10_000  # letters of a text that a node shows, or of an error
 
 
@@ -246,6 +247,20 @@ class Runner:
 
     def _write(self, now: bool = False) -> None:
         self.folder.write_data(self.grid, self.digests, asdict(self.progress), now)
+
+
+def outcome(entry: dict) -> Outcome:
+    """What ComfyUI's history says of a prompt."""
+    messages, graph = dict(entry["status"]["messages"]), entry["prompt"][2]
+    times = [data["timestamp"] for data in messages.values() if "timestamp" in data]
+    error = ""
+    if failure := messages.get("execution_error"):
+        key = failure["node_id"]
+        name = addresses.name(graph, key) if key in graph else failure["node_type"]
+        error = f"{name}: {failure['exception_message'].strip()}"
+    elif "execution_interrupted" in messages:
+        error = INTERRUPTED
+    return Outcome(entry["outputs"], error, (max(times) - min(times)) / 1000 if times else None)
 
 
 def saved_files(outputs: dict) -> list[dict[str, str]]:

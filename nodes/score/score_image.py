@@ -2,7 +2,6 @@
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
-from server import PromptServer
 from torch import Tensor
 
 from ...model_patchers.comfyui.folders import filenames, fingerprint, full_path
@@ -63,7 +62,6 @@ class ScoreImage(io.ComfyNode):
                 io.Float.Output(display_name="sharpness"),
                 io.String.Output(display_name="report"),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -90,8 +88,6 @@ class ScoreImage(io.ComfyNode):
             network = lpips.load(*files) if files[0] else None
         scores = score_image.score(image, reference, network, Progress(len(image)))
         means, report = score_image.means(scores), score_image.report(scores)
-        if cls.hidden:
-            PromptServer.instance.send_progress_text(report, cls.hidden.unique_id)  # the front end shows it on the node
         numbers = [means.get(name, ExecutionBlocker(missing(name, reference is None))) for name in score_image.WORDS]
         return io.NodeOutput(*numbers, report, ui={"text": [report], output.NAME: [means]})
 

@@ -41,7 +41,9 @@ ROUTE = "/pentimento/grid"
 NODE = "PentimentoGrid"
 GRIDS = "grids"  # the folder in ComfyUI's output folder
 LIMIT = 16 << 20  # bytes of a request: a workflow may hold pictures
+OTHER = "application/octet-stream"
 LONGEST_NAME = 200  # letters
+PAGE = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}  # on Windows programs change these types
 DRAWN = ("image/", "video/", "audio/")  # what a page of results may show; SVG, which may hold scripts, comes as a file
 
 
@@ -227,11 +229,10 @@ class Answers:
         folder = next((folder for folder in folders if (folder / MARKER).is_file()), None)
         if folder is None or not path.is_file():
             raise Refused(404, "There is no such file of a grid.")
-        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        of_cell = path.relative_to(folder).parts[0] == CELLS
-        if of_cell and (not kind.startswith(DRAWN) or "svg" in kind):
-            kind = "application/octet-stream"
-        return path, kind
+        kind = mimetypes.guess_type(path.name)[0] or OTHER
+        if path.relative_to(folder).parts[0] != CELLS:
+            return path, PAGE.get(path.suffix, kind)
+        return path, kind if kind.startswith(DRAWN) and "svg" not in kind else OTHER
 
 
 def _axes(grid: Grid) -> list[dict]:

@@ -4,20 +4,29 @@ A cell that was queued when an earlier run was killed is taken over where the se
 keeps its error, and the next run tries it again.
 """
 
+import contextlib
+import errno
 import re
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from . import addresses
 from .addresses import Graph
 from .check import Info
-from .expand import Chosen, Grid, Index
-from .folder import Digests, Folder
+from .expand import Chosen, Grid, GridError, Index
+from .folder import LOCK, Digests, Folder
 from .interface import mirrored
+
+WINDOWS = sys.platform == "win32"
+if WINDOWS:
+    import msvcrt
+else:
+    import fcntl
 
 AHEAD = 2  # cells in the queue: the next one waits while one runs
 INTERRUPTED = "The run was interrupted."
@@ -95,6 +104,26 @@ class _Flight:
     cell: Index
     digest: str
     again: bool = False  # whether it runs for the second time since a file was lost
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Holds a folder of results.
+
+    Raises:
+        GridError: Another run holds it.
+    """
+    with (path / LOCK).open("ab") as lock:
+        try:
+            if WINDOWS:
+                msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(lock, fcntl.LOCK_NB | fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
+                raise
+            raise GridError(f"Another run is writing to {path}. Wait for its end, or stop it.") from None
+        yield  # the lock ends with the file
 
 
 class Runner:

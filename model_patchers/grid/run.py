@@ -224,8 +224,8 @@ class Runner:
             self.flights[prompt_id] = flight
 
     def _interface(self, graph: Graph) -> dict | None:
-        interface = self.grid.interface
-        return mirrored(interface, self.grid.original, graph, self.info) if interface else None
+        grid = self.grid
+        return mirrored(grid.interface, grid.original, graph, self.info, grid.places) if grid.interface else None
 
     def _end(self, flight: _Flight, outcome: Outcome) -> None:
         if outcome.error:

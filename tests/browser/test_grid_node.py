@@ -201,7 +201,8 @@ def test_cells_are_the_prompts_that_are_queued_by_hand(tab, server):
     press(tab, "Run")
     says(tab, "The grid is done.")
     assert counts(tab) == [8, 8]
-    cells = prompts(server, history.prompt_ids(server) - before)
+    runs = runs_of(server, history.prompt_ids(server) - before)
+    cells = [text_of(run["prompt"][2]) for run in runs]
     before = history.prompt_ids(server)
     for values in itertools.product((8, 16), (1, 2), ("area", "bilinear")):
         tab.evaluate("([width, colour, method]) => window.set(width, colour, method)", values)
@@ -209,22 +210,30 @@ def test_cells_are_the_prompts_that_are_queued_by_hand(tab, server):
     tab.wait_for_function(
         "async (size) => Object.keys(await (await fetch('/history')).json()).length === size", arg=len(before) + 8
     )
-    by_hand = prompts(server, history.prompt_ids(server) - before)
+    by_hand = [text_of(run["prompt"][2]) for run in runs_of(server, history.prompt_ids(server) - before)]
     assert len(by_hand) == len(set(by_hand)) == 8
     assert sorted(cells) == sorted(by_hand)
     assert all("PentimentoGrid" not in prompt for prompt in cells)
     assert all(name in cells[0] for name in ("EmptyImage", "ImageScale", "SaveImage"))
     assert "ImageInvert" not in cells[0]
+    for run in runs:
+        # what a cell's picture carries opens the cell's graph, with the subgraph and the primitive node
+        tab.evaluate("(workflow) => window.app.loadGraphData(workflow)", run["prompt"][3]["extra_pnginfo"]["workflow"])
+        assert text_of(tab.evaluate("async () => (await window.app.graphToPrompt()).output")) == text_of(
+            run["prompt"][2]
+        )
 
 
-def prompts(server, ids):
-    """The prompts of these runs without the grid's node, as text."""
+def runs_of(server, ids):
     runs = json.loads(client.get(server, "history"))
-    graphs = [runs[key]["prompt"][2] for key in ids]
-    return [
-        json.dumps({key: node for key, node in graph.items() if node["class_type"] != "PentimentoGrid"}, sort_keys=True)
-        for graph in graphs
-    ]
+    return [runs[key] for key in ids]
+
+
+def text_of(prompt):
+    """A prompt without the grid's node."""
+    return json.dumps(
+        {key: node for key, node in prompt.items() if node["class_type"] != "PentimentoGrid"}, sort_keys=True
+    )
 
 
 def test_faults_are_sentences_and_stay_text(tab, nodes2):

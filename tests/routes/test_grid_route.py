@@ -342,6 +342,10 @@ def test_faults_of_the_text(output, text, faults):
         {"prompt": {"1": {}}},
         {"workflow": {}},
         {"workflow": 3},
+        {"places": {"1": {"color": ["", "1"]}}},
+        {"places": {"1": {"color": ["", "1", "0"]}}},
+        {"places": {"1": {"color": ["", 1, 0]}}},
+        {"places": []},
     ],
 )
 def test_malformed_requests_are_refused(changes):

@@ -20,8 +20,8 @@ load_package("pentimento_model_patchers", PACK / "model_patchers")
 
 from pentimento_model_patchers.grid import check, parse  # noqa: E402
 from pentimento_model_patchers.grid.expand import Chosen, Grid, GridError, part  # noqa: E402
-from pentimento_model_patchers.grid.folder import MARKER, VIEWER, Folder, alone, claim  # noqa: E402
-from pentimento_model_patchers.grid.run import CellError, Lost, Outcome, Progress, Runner, outcome  # noqa: E402
+from pentimento_model_patchers.grid.folder import MARKER, VIEWER, Folder, claim  # noqa: E402
+from pentimento_model_patchers.grid.run import CellError, Lost, Outcome, Progress, Runner, alone, outcome  # noqa: E402
 
 WAIT = 1.0  # seconds until a look whether all cells are still in the queue
 SELDOM = 10.0  # seconds between two lines of progress where nobody sees a line change

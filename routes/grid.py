@@ -7,7 +7,8 @@
     GET  /pentimento/grid/view/... a file of a grid's folder, such as the page with the results
 
 The body of check and run is JSON: {"key": a name of the node, "name": of the workflow, "text": of the grid, "prompt":
-the graph in the API's form, "workflow": the same in ComfyUI's own}, and {"quick": true} asks check for the count alone.
+the graph in the API's form, "workflow": the same in ComfyUI's own, "places": where it holds the graph's values, as in
+web/lib/grid_inputs.js}, and {"quick": true} asks check for the count alone.
 An answer is {"error": a sentence} or {"faults": sentences}; or what check or `Run.described` say.
 
 Files of values are read from ComfyUI's input folder. Everything is written below its output folder: into the folder
@@ -20,7 +21,7 @@ import json
 import mimetypes
 import statistics
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +32,7 @@ from ..model_patchers.grid import check, parse, values
 from ..model_patchers.grid.addresses import Graph
 from ..model_patchers.grid.expand import Grid, GridError
 from ..model_patchers.grid.folder import CELLS, MARKER, VIEWER, Folder, owner_of
+from ..model_patchers.grid.interface import Place, Places
 from ..model_patchers.grid.paths import key as file_name
 from ..model_patchers.grid.run import Runner
 from .grid_runs import Runs, handler
@@ -41,7 +43,9 @@ ROUTE = "/pentimento/grid"
 NODE = "PentimentoGrid"
 GRIDS = "grids"  # the folder in ComfyUI's output folder
 LIMIT = 16 << 20  # bytes of a request: a workflow may hold pictures
+OTHER = "application/octet-stream"
 LONGEST_NAME = 200  # letters
+PAGE = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}  # on Windows programs change these types
 DRAWN = ("image/", "video/", "audio/")  # what a page of results may show; SVG, which may hold scripts, comes as a file
 
 
@@ -55,6 +59,7 @@ class Request:
         text: Of the grid, not checked.
         graph: Without the nodes Infinite Grid.
         interface: The workflow in ComfyUI's own form.
+        places: Where it holds the graph's values.
     """
 
     key: str
@@ -62,6 +67,7 @@ class Request:
     text: str
     graph: Graph
     interface: dict | None
+    places: Places
     quick: bool = False
 
 
@@ -93,9 +99,17 @@ def read_request(body: bytes) -> Request:
         graph = {node_id: node for node_id, node in graph.items() if node["class_type"] != NODE}
         if graph and not parse.is_workflow(graph):
             raise TypeError
+        places = {node: dict(map(_place, inputs.items())) for node, inputs in fields.get("places", {}).items()}
     if not graph:
         raise Refused(400, "The graph has no node beside the grid. Add the workflow that the grid is to run.")
-    return Request(key, name, grid, graph, interface, bool(quick))
+    return Request(key, name, grid, graph, interface, places, bool(quick))
+
+
+def _place(entry: tuple[str, list]) -> tuple[str, Place]:
+    name, (subgraph, node, index) = entry
+    if type(index) is not int:
+        raise TypeError
+    return name, (text(subgraph), text(node), index)
 
 
 def read_grid(request: Request) -> tuple[Grid, list[str]]:
@@ -113,7 +127,7 @@ def read_grid(request: Request) -> tuple[Grid, list[str]]:
     fields = {"title": request.name or "Grid", **fields, "workflow": "graph", "interface": None}
     sources = Path(folder_paths.get_input_directory())
     grid, more = parse.build(fields, sources, lambda name: (request.graph, request.interface))
-    return grid, [*faults, *more]
+    return replace(grid, places=request.places), [*faults, *more]
 
 
 def results(output: Path, grid: Grid, key: str) -> Path:
@@ -227,11 +241,10 @@ class Answers:
         folder = next((folder for folder in folders if (folder / MARKER).is_file()), None)
         if folder is None or not path.is_file():
             raise Refused(404, "There is no such file of a grid.")
-        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        of_cell = path.relative_to(folder).parts[0] == CELLS
-        if of_cell and (not kind.startswith(DRAWN) or "svg" in kind):
-            kind = "application/octet-stream"
-        return path, kind
+        kind = mimetypes.guess_type(path.name)[0] or OTHER
+        if path.relative_to(folder).parts[0] != CELLS:
+            return path, PAGE.get(path.suffix, kind)
+        return path, kind if kind.startswith(DRAWN) and "svg" not in kind else OTHER
 
 
 def _axes(grid: Grid) -> list[dict]:

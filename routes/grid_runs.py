@@ -21,8 +21,8 @@ import folder_paths
 from ..model_patchers.grid import addresses, check, values
 from ..model_patchers.grid.addresses import Graph
 from ..model_patchers.grid.expand import Grid, GridError
-from ..model_patchers.grid.folder import Folder, alone, claim
-from ..model_patchers.grid.run import CellError, Lost, Outcome, Progress, Runner, outcome
+from ..model_patchers.grid.folder import Folder, claim
+from ..model_patchers.grid.run import CellError, Lost, Outcome, Progress, Runner, alone, outcome
 
 EVENT = "pentimento.grid"  # of ComfyUI's websocket, with the state of a run
 LOOK = 0.02  # seconds between two looks at ComfyUI's queue, which tells nobody of a prompt's end

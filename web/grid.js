@@ -6,7 +6,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { chain, element, newest } from "./lib/dom.js";
-import { settable } from "./lib/grid_inputs.js";
+import { places, settable } from "./lib/grid_inputs.js";
 import { CSS } from "./lib/grid_style.js";
 import { axisValues, withAxis } from "./lib/grid_text.js";
 import { t } from "./lib/i18n.js";
@@ -298,7 +298,8 @@ class GridWidget {
   async post(path, more = {}) {
     const { output, workflow } = await app.graphToPrompt();
     const name = app.extensionManager.workflow.activeWorkflow?.filename ?? "";
-    return this.send(path, { key: this.key, name, text: this.text, prompt: output, workflow, ...more });
+    const graph = { prompt: output, workflow, places: places(output) };
+    return this.send(path, { key: this.key, name, text: this.text, ...graph, ...more });
   }
 
   async send(path, body) {

@@ -28,11 +28,9 @@ data.js is one call, pentimentoGrid({...}), of a function that the page defines:
 
 import contextlib
 import csv
-import errno
 import io
 import json
 import os
-import sys
 import time
 import uuid
 from collections import Counter
@@ -41,12 +39,6 @@ from pathlib import Path
 
 from . import addresses
 from .expand import Change, Grid, GridError, Index, Value, digest
-
-WINDOWS = sys.platform == "win32"
-if WINDOWS:
-    import msvcrt
-else:
-    import fcntl
 
 MARKER, JOURNAL, CELLS, DATA, SCORES = "pentimento_grid.json", "cells.jsonl", "cells", "data.js", "scores.csv"
 VIEWER = Path(__file__).resolve().parents[2] / "web" / "grid" / "index.html"
@@ -110,26 +102,6 @@ def owner_of(path: Path) -> str | None:
     except (OSError, ValueError):
         return None
     return str(mark.get("owner", "")) if isinstance(mark, dict) else None
-
-
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Holds a folder of results.
-
-    Raises:
-        GridError: Another run holds it.
-    """
-    with (path / LOCK).open("ab") as lock:
-        try:
-            if WINDOWS:
-                msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.flock(lock, fcntl.LOCK_NB | fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
-                raise
-            raise GridError(f"Another run is writing to {path}. Wait for its end, or stop it.") from None
-        yield  # the lock ends with the file
 
 
 class Folder:

@@ -4,14 +4,17 @@ A cell that was queued when an earlier run was killed is taken over where the se
 keeps its error, and the next run tries it again.
 """
 
+import contextlib
+import errno
 import math
 import re
+import sys
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from statistics import fmean
 from typing import Protocol
 
@@ -19,9 +22,15 @@ from ..score import output
 from . import addresses
 from .addresses import Graph
 from .check import Info
-from .expand import Chosen, Grid, Index
-from .folder import Digests, Folder
+from .expand import Chosen, Grid, GridError, Index
+from .folder import LOCK, Digests, Folder
 from .interface import mirrored
+
+WINDOWS = sys.platform == "win32"
+if WINDOWS:
+    import msvcrt
+else:
+    import fcntl
 
 AHEAD = 2  # cells in the queue: the next one waits while one runs
 INTERRUPTED = "The run was interrupted."
@@ -99,6 +108,26 @@ class _Flight:
     cell: Index
     digest: str
     again: bool = False  # whether it runs for the second time since a file was lost
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Holds a folder of results.
+
+    Raises:
+        GridError: Another run holds it.
+    """
+    with (path / LOCK).open("ab") as lock:
+        try:
+            if WINDOWS:
+                msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(lock, fcntl.LOCK_NB | fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
+                raise
+            raise GridError(f"Another run is writing to {path}. Wait for its end, or stop it.") from None
+        yield  # the lock ends with the file
 
 
 class Runner:
@@ -199,8 +228,8 @@ class Runner:
             self.flights[prompt_id] = flight
 
     def _interface(self, graph: Graph) -> dict | None:
-        interface = self.grid.interface
-        return mirrored(interface, self.grid.original, graph, self.info) if interface else None
+        grid = self.grid
+        return mirrored(grid.interface, grid.original, graph, self.info, grid.places) if grid.interface else None
 
     def _end(self, flight: _Flight, outcome: Outcome) -> None:
         if outcome.error:

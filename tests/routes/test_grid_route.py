@@ -13,7 +13,7 @@ import pytest
 from execution import PromptQueue
 
 from kit.grid import INFO, shown, spanned
-from pentimento.model_patchers.grid import folder
+from pentimento.model_patchers.grid import folder, run
 from pentimento.model_patchers.grid.expand import GridError, digest
 from pentimento.routes import grid, grid_runs
 from pentimento.routes.refused import Refused
@@ -271,7 +271,7 @@ def test_another_grids_folder_and_a_foreign_one_are_refused(runs, worker, output
 
 def test_a_folder_is_one_runs_at_a_time(runs, worker, output):
     folder.claim(output / "g", "a")
-    with folder.alone(output / "g"):
+    with run.alone(output / "g"):
         runs.start("a", spanned(AXES), output / "g", INFO)
         assert "Another run is writing to" in until(runs, "stopped")["sentence"]
     assert worker.ran == []
@@ -342,6 +342,10 @@ def test_faults_of_the_text(output, text, faults):
         {"prompt": {"1": {}}},
         {"workflow": {}},
         {"workflow": 3},
+        {"places": {"1": {"color": ["", "1"]}}},
+        {"places": {"1": {"color": ["", "1", "0"]}}},
+        {"places": {"1": {"color": ["", 1, 0]}}},
+        {"places": []},
     ],
 )
 def test_malformed_requests_are_refused(changes):
@@ -385,7 +389,7 @@ def test_the_files_of_a_grid_are_served_and_no_others(output):
     (output / "a" / "g" / "link.png").symlink_to(output.parent / "secret.png")
     kinds = {name: answers.file(f"a/g/{name}")[1] for name in ("index.html", "cells/1.png", "cells/4.mp4")}
     assert [*kinds.values()] == ["text/html", "image/png", "video/mp4"]
-    assert "javascript" in answers.file("a/g/data.js")[1]
+    assert answers.file("a/g/data.js")[1] == "text/javascript"
     for name in ("cells/2.svg", "cells/3.html", "cells/5.js"):
         assert answers.file(f"a/g/{name}")[1] == "application/octet-stream"
     for name, status in (

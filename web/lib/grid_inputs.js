@@ -1,6 +1,9 @@
 // What of a graph a grid may vary: the inputs with a value in the prompt that ComfyUI would queue. So the nodes of
 // subgraphs are among them, and what reroutes, bypassed nodes and primitive nodes stand for is resolved.
 
+import { app } from "../../../scripts/app.js";
+import { setter } from "./graph.js";
+
 const GRID = "PentimentoGrid";
 
 const definition = (type) => LiteGraph.registered_node_types[type]?.nodeData?.input ?? {};
@@ -57,4 +60,44 @@ export function settable(prompt) {
         })),
     }))
     .filter(({ inputs }) => inputs.length);
+}
+
+/** How many ways lead from a graph to one inside it: of a subgraph that is used twice there are two. */
+function ways(from, to) {
+  if (from === to) return 1;
+  return from.nodes.reduce((sum, node) => sum + (node.subgraph ? ways(node.subgraph, to) : 0), 0);
+}
+
+/** The place of a node of a prompt, as in graph.js; null where the graph has none. */
+function placeOf(id) {
+  const ids = id.split(":");
+  const around = [];
+  let graph = app.rootGraph ?? app.graph;
+  for (const outer of ids.slice(0, -1)) {
+    const node = graph.getNodeById(outer);
+    if (!node?.subgraph) return null;
+    around.push(node);
+    graph = node.subgraph;
+  }
+  const node = graph.getNodeById(ids.at(-1));
+  return node && { node, around };
+}
+
+/**
+ * Where a saved workflow holds the values of a prompt, so that a cell's picture can carry the cell's workflow.
+ *
+ * @returns {node of the prompt: {input: [a subgraph's id or "", a node's id, index of its widget]}}, without what a
+ *   subgraph holds that is used more than once: its workflow has one value for all.
+ */
+export function places(prompt) {
+  const root = app.rootGraph ?? app.graph;
+  const of = (id, name) => {
+    const at = placeOf(id);
+    const set = at && setter(at, name);
+    const { graph, widgets, id: owner } = set?.node ?? {};
+    if (!set || ways(root, graph) !== 1) return [];
+    return [[name, [graph === root ? "" : graph.id, String(owner), widgets.indexOf(set.widget)]]];
+  };
+  const nodes = settable(prompt).map(({ id, inputs }) => [id, Object.fromEntries(inputs.flatMap(({ name }) => of(id, name)))]);
+  return Object.fromEntries(nodes);
 }

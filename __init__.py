@@ -17,11 +17,12 @@ class Pentimento(ComfyExtension):
         import folder_paths
 
         from .model_patchers.comfyui import folders, photographs
-        from .routes import picture, sam_preview, standins, wand_preview
+        from .routes import grid, picture, sam_preview, standins, wand_preview
 
         folders.register()
         photographs.put(Path(folder_paths.get_input_directory()))
         picture.add_route()
+        grid.add_route()
         sam_preview.add_route()
         wand_preview.add_route()
         standins.add_route()

@@ -11,7 +11,7 @@ import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import client, system
+from . import client
 from .client import Graph
 from .environment import PACK, HostError
 from .load_package import load_package
@@ -20,8 +20,8 @@ load_package("pentimento_model_patchers", PACK / "model_patchers")
 
 from pentimento_model_patchers.grid import check, parse  # noqa: E402
 from pentimento_model_patchers.grid.expand import Chosen, Grid, GridError, part  # noqa: E402
-from pentimento_model_patchers.grid.folder import LOCK, MARKER, VIEWER, Folder, claim  # noqa: E402
-from pentimento_model_patchers.grid.run import CellError, Lost, Outcome, Progress, Runner  # noqa: E402
+from pentimento_model_patchers.grid.folder import MARKER, VIEWER, Folder, claim  # noqa: E402
+from pentimento_model_patchers.grid.run import CellError, Lost, Outcome, Progress, Runner, alone, outcome  # noqa: E402
 
 WAIT = 1.0  # seconds until a look whether all cells are still in the queue
 SELDOM = 10.0  # seconds between two lines of progress where nobody sees a line change
@@ -117,18 +117,6 @@ class Remote:
             raise
         except client.RunError as error:
             raise kind(str(error)) from error
-
-
-def outcome(entry: dict) -> Outcome:
-    """What ComfyUI's history says of a prompt."""
-    messages = dict(entry["status"]["messages"])
-    times = [data["timestamp"] for data in messages.values() if "timestamp" in data]
-    error = ""
-    if "execution_error" in messages:
-        error = client.failed(entry["prompt"][2], messages["execution_error"])
-    elif "execution_interrupted" in messages:
-        error = client.INTERRUPTED
-    return Outcome(entry["outputs"], error, (max(times) - min(times)) / 1000 if times else None)
 
 
 # The command
@@ -261,22 +249,6 @@ def view_grid(options: argparse.Namespace) -> int:
     print(page)
     webbrowser.open(page.as_uri())
     return 0
-
-
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Holds a folder of results.
-
-    Raises:
-        GridError: Another run holds it.
-    """
-    with system.opened(path / LOCK) as lock:
-        if not system.try_lock(lock):
-            raise GridError(f"Another run is writing to {path}. Wait for its end, or stop it.")
-        try:
-            yield
-        finally:
-            system.unlock(lock)
 
 
 class Line:

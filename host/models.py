@@ -193,7 +193,7 @@ def listing(host: Host) -> str:
         here = find(host, model)
         rows += [
             f"{model.name}  ({'here: ' + str(here) if here else 'missing'})",
-            f"    for      {', '.join(users(model))}",
+            *([f"    for      {', '.join(names)}"] if (names := users(model)) else []),
             f"    goes to  models/{model.folder}/",
             f"    size     {f'{model.size / 1e6:,.1f} MB' if model.size else 'not stated'}",
             f"    sha256   {model.sha256 or 'not stated'}",

@@ -195,15 +195,15 @@ def has_left(request: Any) -> bool:
     return (transport := request.transport) is None or transport.is_closing()
 
 
-async def read_body(request: Any) -> bytes:
+async def read_body(request: Any, limit: int = LIMIT) -> bytes:
     """The body of an aiohttp request.
 
     Raises:
-        Refused: The body is longer than LIMIT, beyond which it is not read.
+        Refused: The body is longer than the limit, beyond which it is not read.
     """
-    body = b""
-    while len(body) <= LIMIT and (chunk := await request.content.readany()):
+    body = bytearray()
+    while len(body) <= limit and (chunk := await request.content.readany()):
         body += chunk
-    if len(body) > LIMIT:
-        raise Refused(413, f"The request is longer than {LIMIT} bytes.")
-    return body
+    if len(body) > limit:
+        raise Refused(413, f"The request is longer than {limit} bytes.")
+    return bytes(body)

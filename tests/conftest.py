@@ -196,7 +196,7 @@ def node_inputs(node_classes, tmp_path_factory):
     put_files(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(folder_paths, "temp_directory", str(folder))
-        for name in ("diffusion_models", "ella", "inpaint", "text_encoders", "unclip"):
+        for name in ("diffusion_models", "ella", "inpaint", "lpips", "text_encoders", "unclip"):
             extensions = folder_paths.folder_names_and_paths[name][1]
             patch.setitem(folder_paths.folder_names_and_paths, name, ([str(folder)], extensions))
         yield NodeInputs(node_classes)

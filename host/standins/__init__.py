@@ -20,11 +20,13 @@ from .diffusion import (
 from .ella import ella, flan_t5
 from .esrgan import esrgan
 from .lama import lama
+from .lpips import alexnet, lpips
 from .sam import sam
 from .sam2 import sam2
 from .video import ostrack, sttn
 
 __all__ = [
+    "alexnet",
     "controlnet",
     "depth_unet",
     "ella",
@@ -34,6 +36,7 @@ __all__ = [
     "inpaint",
     "ip2p",
     "lama",
+    "lpips",
     "ostrack",
     "sam",
     "sam2",

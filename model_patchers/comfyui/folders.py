@@ -6,7 +6,7 @@ import folder_paths
 
 from .model_files import versions
 
-FOLDERS = ("sams", "sam2", "inpaint", "lama", "unclip", "ella", "sttn", "ostrack")
+FOLDERS = ("sams", "sam2", "inpaint", "lama", "unclip", "ella", "sttn", "ostrack", "lpips")
 
 
 def register() -> None:

@@ -80,6 +80,7 @@ class Grid:
     Attributes:
         graph: The workflow with the file's `set`.
         original: The workflow as it was read; `interface` is the same in ComfyUI's own form, or None.
+        places: Where `interface` holds the values of `original`, as `interface.Places`, where the front end says so.
         out: The folder of the results, as named from the file's folder.
         view: {"x" | "y" | "super_x" | "super_y": index of the axis that the viewer shows there at first}.
     """
@@ -91,6 +92,7 @@ class Grid:
     out: str = ""
     original: Graph = field(default_factory=dict)
     interface: dict | None = None
+    places: dict = field(default_factory=dict)
     view: dict[str, int] = field(default_factory=dict)
 
     def size(self, chosen: Chosen | None = None) -> int:

@@ -70,23 +70,38 @@ class Digests:
         return self._data[place * self.SIZE : (place + 1) * self.SIZE].hex()
 
 
-def claim(path: Path) -> None:
+def claim(path: Path, owner: str = "") -> None:
     """Makes a folder a grid's, where it is not.
 
+    Args:
+        owner: What tells the grid from others, where its folder alone does not.
+
     Raises:
-        GridError: It holds files that no grid made, or cannot be written to.
+        GridError: It holds files that no grid made or those of another grid, or cannot be written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
         if (path / MARKER).is_file():
+            if owner_of(path) not in (owner, None):  # None: damaged, of which Folder speaks
+                raise GridError(f"The folder {path} holds another grid's results. Name another one in the field out.")
             return
         if any(file.name != LOCK for file in path.iterdir()):
             raise GridError(
                 f"The folder {path} holds files that no grid made. Empty it, or name another one in the field out."
             )
-        _put(path / MARKER, json.dumps({"version": 1, "id": str(uuid.uuid4())}).encode())
+        mark = {"version": 1, "id": str(uuid.uuid4())} | ({"owner": owner} if owner else {})
+        _put(path / MARKER, json.dumps(mark).encode())
     except OSError as error:
         raise GridError(f"The folder {path} cannot be used: {error.strerror}.") from error
+
+
+def owner_of(path: Path) -> str | None:
+    """What `claim` was told of the owner of a grid's folder; None of another folder."""
+    try:
+        mark = json.loads((path / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return str(mark.get("owner", "")) if isinstance(mark, dict) else None
 
 
 class Folder:
@@ -284,7 +299,7 @@ def _row(cells: list) -> bytes:
 
 
 def _harmless(cell: object) -> object:
-    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
         return cell
     try:
         float(cell)

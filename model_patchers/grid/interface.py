@@ -9,25 +9,63 @@ CONTROLS = ("fixed", "increment", "decrement", "randomize", "increment-wrap")
 SEEDS = ("seed", "noise_seed")  # ComfyUI's front end adds a control after these
 
 
-def mirrored(interface: dict, original: Graph, graph: Graph, info: Info) -> dict | None:
+Place = tuple[str, str, int]
+"""Where a workflow in ComfyUI's own form holds a value: a subgraph's id or "", a node's id, index of a widget."""
+
+Places = dict[str, dict[str, Place]]
+"""{node id: {input: place}}, as the front end knows it, which follows subgraphs and primitive nodes."""
+
+
+def mirrored(interface: dict, original: Graph, graph: Graph, info: Info, places: Places | None = None) -> dict | None:
     """The workflow `interface` with the widgets of `graph` where it differs from `original`; what is equal is shared.
 
     Returns:
-        None where a changed input has no widget in the workflow, as one in a subgraph or one that a primitive feeds.
-        ComfyUI then lays out the picture's prompt.
+        None where a changed input has no widget in the workflow that is its own. Without `places` these are the inputs
+        in a subgraph and those that a primitive node feeds. ComfyUI then lays out the picture's prompt.
     """
-    nodes = list(interface["nodes"])
+    whole = interface
     for key, inputs in _changes(original, graph):
-        place = next((place for place, node in enumerate(nodes) if str(node.get("id")) == key), None)
-        places = {} if place is None else _places(nodes[place], original[key], info)
-        if not inputs.keys() <= places.keys():
-            return None
-        values = nodes[place]["widgets_values"]
-        values = dict(values) if isinstance(values, dict) else list(values)
+        own = next((node for node in interface["nodes"] if str(node.get("id")) == key), None)
+        listed = _places(own, original[key], info) if own else {}
         for name, value in inputs.items():
-            values[places[name]] = value
-        nodes[place] = {**nodes[place], "widgets_values": values}
-    return {**interface, "nodes": nodes}
+            if place := (places or {}).get(key, {}).get(name):
+                alike = _fed(places or {}, place, graph, value)
+                whole = _put(whole, place, original[key]["inputs"].get(name), value) if alike else None
+            elif name in listed:
+                whole = _put(whole, ("", key, listed[name]), original[key]["inputs"].get(name), value)
+            else:
+                whole = None
+            if whole is None:
+                return None
+    return whole
+
+
+def _fed(places: Places, place: Place, graph: Graph, value: object) -> bool:
+    """Whether all inputs that the widget sets have this value."""
+    fed = [(key, name) for key, inputs in places.items() for name, other in inputs.items() if other == place]
+    return not any(_differs(graph[key]["inputs"].get(name), value) for key, name in fed if key in graph)
+
+
+def _put(workflow: dict, place: tuple[str, str, int | str], before: object, value: object) -> dict | None:
+    """The workflow with a widget's value; None where the widget does not hold the value `before`, or this one."""
+    subgraph, node_id, index = place
+    if subgraph:
+        definitions = workflow.get("definitions", {})
+        parts = definitions.get("subgraphs", [])
+        at = next((at for at, part in enumerate(parts) if part.get("id") == subgraph), None)
+        part = None if at is None else _put(parts[at], ("", node_id, index), before, value)
+        if part is None:
+            return None
+        return {**workflow, "definitions": {**definitions, "subgraphs": [*parts[:at], part, *parts[at + 1 :]]}}
+    nodes = workflow["nodes"]
+    at = next((at for at, node in enumerate(nodes) if str(node.get("id")) == node_id), None)
+    values = None if at is None else nodes[at].get("widgets_values")
+    values = dict(values) if isinstance(values, dict) else list(values or [])
+    present = values.get(index) if isinstance(values, dict) else dict(enumerate(values)).get(index)
+    if at is None or (_differs(present, before) and _differs(present, value)):  # the value: by another of its inputs
+        return None
+    values[index] = value
+    return {**workflow, "nodes": [*nodes[:at], {**nodes[at], "widgets_values": values}, *nodes[at + 1 :]]}
 
 
 def _changes(original: Graph, graph: Graph) -> Iterator[tuple[str, dict]]:

@@ -30,6 +30,7 @@ from .values import Scalar
 FIELDS = ("title", "description", "author", "workflow", "interface", "out", "set", "axes", "view")
 AXIS_FIELDS = ("title", "description", "input", "values", "default")
 VALUE_FIELDS = ("title", "description", "value", "set", "replace", "skip")
+NODE = "PentimentoGrid"  # of a grid within the workflow, which the cells do without
 SOURCES = ("lines", "files", "wildcards")
 VIEW = ("x", "y", "super_x", "super_y")
 SKIP = "SKIP:"
@@ -65,9 +66,23 @@ def read(
     Raises:
         GridError: The text is no YAML and no JSON.
     """
+    return build(fields(text), folder, library, default_out)
+
+
+def fields(text: str) -> dict:
+    """The fields of a grid file.
+
+    Raises:
+        GridError: The text is no YAML and no JSON.
+    """
     data = load(text)
     if not isinstance(data, dict):
-        raise GridError("A grid file has fields such as title, workflow and axes.")
+        raise GridError("A grid has fields such as title and axes.")
+    return data
+
+
+def build(data: dict, folder: Path, library: Library, default_out: str = "") -> tuple[Grid, list[str]]:
+    """The grid of these fields; as `read`."""
     parser = _Parser(folder, library)
     grid = parser.grid(data, default_out)
     return grid, list(dict.fromkeys(parser.faults))
@@ -83,6 +98,7 @@ class _Parser:
     def grid(self, data: dict, default_out: str) -> Grid:
         self._known(data, FIELDS, "The grid file")
         original, interface = self._workflow(data)
+        original = {key: node for key, node in original.items() if node["class_type"] != NODE}
         self.graph = original
         if original:
             self.graph = self._with(original, self._set(data.get("set", {}), "set"))

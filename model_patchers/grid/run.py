@@ -4,22 +4,36 @@ A cell that was queued when an earlier run was killed is taken over where the se
 keeps its error, and the next run tries it again.
 """
 
+import contextlib
+import errno
+import math
 import re
+import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from statistics import fmean
 from typing import Protocol
 
+from ..score import output
 from . import addresses
 from .addresses import Graph
 from .check import Info
-from .expand import Chosen, Grid, Index
-from .folder import Digests, Folder
+from .expand import Chosen, Grid, GridError, Index
+from .folder import LOCK, Digests, Folder
 from .interface import mirrored
 
+WINDOWS = sys.platform == "win32"
+if WINDOWS:
+    import msvcrt
+else:
+    import fcntl
+
 AHEAD = 2  # cells in the queue: the next one waits while one runs
+INTERRUPTED = "The run was interrupted."
 LONGEST_TEXT = 10_000  # letters of a text that a node shows, or of an error
 
 
@@ -36,7 +50,7 @@ class Outcome:
     """What came of a prompt.
 
     Attributes:
-        outputs: {node id: {name: list of files or texts}}.
+        outputs: {node id: {name: list of files, texts or scores}}.
         error: Why it failed, or nothing.
         seconds: How long it ran, where the server says so.
     """
@@ -94,6 +108,26 @@ class _Flight:
     cell: Index
     digest: str
     again: bool = False  # whether it runs for the second time since a file was lost
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Holds a folder of results.
+
+    Raises:
+        GridError: Another run holds it.
+    """
+    with (path / LOCK).open("ab") as lock:
+        try:
+            if WINDOWS:
+                msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(lock, fcntl.LOCK_NB | fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
+                raise
+            raise GridError(f"Another run is writing to {path}. Wait for its end, or stop it.") from None
+        yield  # the lock ends with the file
 
 
 class Runner:
@@ -194,8 +228,8 @@ class Runner:
             self.flights[prompt_id] = flight
 
     def _interface(self, graph: Graph) -> dict | None:
-        interface = self.grid.interface
-        return mirrored(interface, self.grid.original, graph, self.info) if interface else None
+        grid = self.grid
+        return mirrored(grid.interface, grid.original, graph, self.info, grid.places) if grid.interface else None
 
     def _end(self, flight: _Flight, outcome: Outcome) -> None:
         if outcome.error:
@@ -216,11 +250,12 @@ class Runner:
 
     def _save(self, flight: _Flight, outcome: Outcome) -> None:
         files, texts = saved_files(outcome.outputs), saved_texts(outcome.outputs, self.grid.graph)
-        if not files and not texts:
+        scores = saved_scores(outcome.outputs, self.grid.graph)
+        if not files and not texts and not scores:
             raise CellError("The workflow ran and saved nothing.")
         contents = ((suffix(file["filename"]), self.server.fetch(file)) for file in files)
         names = self.folder.put(self.grid.path(flight.cell, flight.digest), contents, len(files))
-        more = {"texts": texts} if texts else {}
+        more = ({"texts": texts} if texts else {}) | ({"scores": scores} if scores else {})
         self.folder.add(flight.digest, "done", files=names, seconds=outcome.seconds, **more)
 
     def _fail(self, flight: _Flight, error: str, seconds: float | None) -> None:
@@ -241,6 +276,20 @@ class Runner:
 
     def _write(self, now: bool = False) -> None:
         self.folder.write_data(self.grid, self.digests, asdict(self.progress), now)
+
+
+def outcome(entry: dict) -> Outcome:
+    """What ComfyUI's history says of a prompt."""
+    messages, graph = dict(entry["status"]["messages"]), entry["prompt"][2]
+    times = [data["timestamp"] for data in messages.values() if "timestamp" in data]
+    error = ""
+    if failure := messages.get("execution_error"):
+        key = failure["node_id"]
+        name = addresses.name(graph, key) if key in graph else failure["node_type"]
+        error = f"{name}: {failure['exception_message'].strip()}"
+    elif "execution_interrupted" in messages:
+        error = INTERRUPTED
+    return Outcome(entry["outputs"], error, (max(times) - min(times)) / 1000 if times else None)
 
 
 def saved_files(outputs: dict) -> list[dict[str, str]]:
@@ -264,6 +313,29 @@ def saved_texts(outputs: dict, graph: Graph) -> dict[str, str]:
         if lines:
             texts[addresses.name(graph, key) if key in graph else key] = "\n".join(lines)[:LONGEST_TEXT]
     return texts
+
+
+def saved_scores(outputs: dict, graph: Graph) -> dict[str, float]:
+    """{name: number} of the nodes that score; the mean where a node ran over a list.
+
+    A name that several nodes give is "NODE: name" for each of them.
+    """
+    means = {}
+    for key, node in outputs.items():
+        items = node.get(output.NAME, [])
+        items = [item for item in (items if isinstance(items, list) else []) if isinstance(item, dict)]
+        for name in dict.fromkeys(name for item in items for name in item):
+            if numbers := [item[name] for item in items if _is_number(item.get(name))]:
+                means[key, name] = fmean(numbers)
+    times = Counter(name for _, name in means)
+    return {
+        name if times[name] == 1 else f"{addresses.name(graph, key) if key in graph else key}: {name}": mean
+        for (key, name), mean in means.items()
+    }
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def suffix(filename: str) -> str:

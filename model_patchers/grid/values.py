@@ -88,7 +88,7 @@ def inside(folder: Path, name: str) -> Path:
         raise ValueError(f'"{name}" is no file name.')
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise ValueError(f'"{name}" leaves the folder of the grid file. Put the file into that folder.')
+        raise ValueError(f'"{name}" leaves the folder {folder}. Name one below it.')
     return path
 
 
@@ -124,7 +124,7 @@ def files(folder: Path, pattern: str) -> list[tuple[str, str]]:
         ValueError: As `read`; or no file matches, or too many.
     """
     if Path(pattern).is_absolute() or Path(pattern).anchor or ".." in Path(pattern).parts:
-        raise ValueError(f'"{pattern}" leaves the folder of the grid file. Put the files into that folder.')
+        raise ValueError(f'"{pattern}" leaves the folder {folder}. Name files below it.')
     paths = _counted(sorted(path for path in folder.glob(pattern) if path.is_file()), pattern)
     return [(path.stem, read(folder, str(path.relative_to(folder))).strip()) for path in paths]
 

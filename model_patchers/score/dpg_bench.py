@@ -7,9 +7,13 @@ chooses who answers the questions; for the published scores it was mPLUG-large.
     for name, text in prompts.items():
         save("pictures", name, four_pictures_of(text))
     scores = evaluate("pictures", load_questions("dpg_bench/dpg_bench.csv"), answer)
+
+`from_grid` brings the results of a grid over the prompts and four seeds into this form; workflows/grids/dpg_bench.py
+does so from a command line.
 """
 
 import csv
+import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +24,7 @@ from statistics import fmean
 from PIL import Image
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
+SEEDS = ("seed", "noise_seed")  # names of inputs
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,74 @@ def save(folder: str | Path, name: str, pictures: Sequence[Image.Image]) -> Path
     path = Path(folder) / f"{name}.png"
     grid(pictures).save(path)
     return path
+
+
+def from_grid(results: str | Path, folder: str | Path) -> tuple[list[str], list[str]]:
+    """Writes a prompt's four pictures of a grid as one file, as `save` does.
+
+    Args:
+        results: Folder of the results of a grid with two axes: the prompts, whose titles are the prompts' names, and
+            four seeds.
+        folder: For the pictures; it is made where it is not there.
+
+    Returns:
+        The names that were written, and those that lack a picture.
+
+    Raises:
+        ValueError: The folder holds no results, or the grid has other axes, or its pictures are no squares of one size.
+    """
+    results, folder = Path(results), Path(folder)
+    prompts, seeds, cells = _cells(results)
+    folder.mkdir(parents=True, exist_ok=True)
+    written, lacking = [], []
+    for prompt, name in prompts.items():
+        files = [cells.get((prompt, seed)) for seed in seeds]
+        if not all(files):
+            lacking.append(name)
+            continue
+        if Path(name).name != name:
+            raise ValueError(
+                f"The prompt {name} cannot name a file. Give each prompt its name in DPG-Bench as a title."
+            )
+        pictures = [Image.open(results / file) for file in files]
+        try:
+            save(folder, name, pictures)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        written.append(name)
+    return written, lacking
+
+
+def _cells(results: Path) -> tuple[dict[int, str], list[int], dict[tuple[int, int], str]]:
+    """Of a grid: {place of a prompt: name}, the seeds' places, and {(prompt, seed): picture}."""
+    try:
+        text = (results / "data.js").read_text(encoding="utf-8")
+        data = json.loads(text[text.index("{") : text.rindex("}") + 1])
+        axes, records = data["axes"], data["cells"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{results} holds no results of a grid: it should be the folder with its index.html."
+        ) from error
+    used = [[place for place, value in enumerate(axis["values"]) if not value["skip"]] for axis in axes]
+    by_seed = [_is_seed(axis) for axis in axes]
+    if sorted(by_seed) != [False, True] or len(used[by_seed.index(True)]) != 4:
+        raise ValueError(
+            f"DPG-Bench needs a grid of two axes, the prompts and four seeds. This one has "
+            f"{', '.join(axis['title'] for axis in axes)}."
+        )
+    seed = by_seed.index(True)
+    last = len(axes[1]["values"])
+    cells = {}
+    for number, record in records:
+        place = divmod(number, last)
+        if files := [file for file in record.get("files", []) if Path(file).suffix.lower() in PICTURES]:
+            cells[place[1 - seed], place[seed]] = files[0]
+    names = {place: axes[1 - seed]["values"][place]["title"] for place in used[1 - seed]}
+    return names, used[seed], cells
+
+
+def _is_seed(axis: dict) -> bool:
+    return all(name.rpartition(".")[2] in SEEDS for value in axis["values"] for name in value["sets"])
 
 
 def load_questions(file: str | Path, *, skip_first_row: bool = True) -> dict[str, dict[int, Question]]:

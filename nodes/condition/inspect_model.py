@@ -2,7 +2,6 @@
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from server import PromptServer
 
 from ...model_patchers.condition import inspect_model
 
@@ -28,16 +27,13 @@ class InspectModel(io.ComfyNode):
                 io.String.Output(display_name="kind"),
                 io.Int.Output(display_name="in_channels"),
             ],
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,  # so that it can be run alone
         )
 
     @classmethod
     def execute(cls, model: ModelPatcher) -> io.NodeOutput:
         text, kind = inspect_model.report(model)
-        if cls.hidden:
-            PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)  # the front end shows it on the node
-        return io.NodeOutput(text, kind.name, kind.in_channels)
+        return io.NodeOutput(text, kind.name, kind.in_channels, ui={"text": [text]})
 
 
 NODES = [InspectModel]

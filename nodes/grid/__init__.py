@@ -1,3 +1,5 @@
 """The node that runs a workflow over axes of values."""
 
-NODES = []
+from . import grid
+
+NODES = [*grid.NODES]

@@ -1,3 +1,5 @@
 """Nodes that score finished pictures."""
 
-NODES = []
+from . import score_image
+
+NODES = [*score_image.NODES]

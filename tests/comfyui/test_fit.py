@@ -97,6 +97,7 @@ TELLING = {
         "net.backbone.blocks.0.mlp.fc1.weight",
         "net.box_head.conv1_ctr.0.weight",
     ],
+    "lpips": ["net.slice1.0.weight"],
     "ella": ["connector.latents", "time_embedding.linear_1.weight", "connector.perceiver_blocks.0.mlp.c_fc.weight"],
     "t5": ["shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight"],
     "unet": ["conv_in.weight", "conv_out.weight", "down_blocks.0.attentions.0.proj_in.weight"],

@@ -33,6 +33,7 @@ INPUTS = {  # of the nodes that read a model file, and the folder where they loo
     "PentimentoLoadConcatUNet": ("diffusion_models", {"unet_name": FILE}),
     "PentimentoICLight": ("diffusion_models", {"model": LINK, "ic_light_name": FILE}),
     "PentimentoUnCLIPStats": ("unclip", {"model": LINK, "stats_name": FILE}),
+    "PentimentoScoreImage": ("lpips", {"image": LINK, "lpips_name": FILE}),
 }
 
 

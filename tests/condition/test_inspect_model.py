@@ -1,9 +1,7 @@
 """Inspect Model: a line for each fact, and which nodes fit."""
 
 import pytest
-import server
 import torch
-from comfy_api.latest import io
 
 from kit import kinds
 from pentimento.model_patchers.comfyui.kinds import FIRST
@@ -87,14 +85,6 @@ def test_the_node(node_classes):
     assert result.args[0].startswith("Kind: IC-Light\nChannels in: 12 = ")
 
 
-def test_the_node_shows_its_report(node_classes, monkeypatch):
-    shown = {}
-
-    class Server:
-        def send_progress_text(self, text, node_id):
-            shown[node_id] = text
-
-    monkeypatch.setattr(server.PromptServer, "instance", Server(), raising=False)
-    node = node_classes["PentimentoInspectModel"].PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: "7"}})
-    result = node.execute(kinds.models()["sd15"])
-    assert shown == {"7": result.args[0]}
+def test_the_node_shows_its_report(node_classes):
+    result = node_classes["PentimentoInspectModel"].execute(kinds.models()["sd15"])
+    assert result.ui == {"text": [result.args[0]]}

@@ -98,3 +98,62 @@ def test_a_widget_that_is_not_there_leaves_the_picture_its_prompt_alone(node):
 def test_equal_workflows_are_the_same():
     assert mirror({**WIDGETS, "widgets_values": None}, {}) is None
     assert mirrored({"nodes": [WIDGETS]}, {"6": NODE}, {"6": NODE}, INFO) == {"nodes": [WIDGETS]}
+
+
+# Where the front end says which widget holds a value
+
+HELD = {
+    "nodes": [
+        {"id": 1, "type": "PrimitiveNode", "widgets_values": [7, "fixed"]},
+        {"id": 2, "type": "A", "widgets_values": [7, 3]},
+        {"id": 3, "type": "sub", "widgets_values": ["a"]},
+    ],
+    "definitions": {"subgraphs": [{"id": "sub", "nodes": [{"id": 4, "type": "B", "widgets_values": ["a", 5]}]}]},
+}
+ORIGINAL = {
+    "2": {"class_type": "A", "inputs": {"seed": 7, "cfg": 3}},
+    "5": {"class_type": "A", "inputs": {"seed": 7}},
+    "3:4": {"class_type": "B", "inputs": {"text": "a", "steps": 5}},
+}
+PLACES = {
+    "2": {"seed": ("", "1", 0), "cfg": ("", "2", 1)},
+    "5": {"seed": ("", "1", 0)},
+    "3:4": {"text": ("", "3", 0), "steps": ("sub", "4", 1)},
+}
+
+
+def held(*changes, places=PLACES):
+    """{place: value} of what differs in the workflow; None where it cannot be set."""
+    graph, before = ORIGINAL, json.dumps(HELD)
+    for change in changes:
+        graph = replaced(graph, *change)
+    new = mirrored(HELD, ORIGINAL, graph, {}, places)
+    assert json.dumps(HELD) == before
+    if new is None:
+        return None
+    pairs = [("", HELD, new), ("sub", *(whole["definitions"]["subgraphs"][0] for whole in (HELD, new)))]
+    return {
+        (subgraph, str(one["id"]), index): value
+        for subgraph, *parts in pairs
+        for one, other in zip(*(part["nodes"] for part in parts), strict=True)
+        for index, value in enumerate(other["widgets_values"])
+        if value != one["widgets_values"][index]
+    }
+
+
+def test_values_in_a_subgraph_on_a_subgraph_node_and_of_a_primitive_node_are_set():
+    assert held(("2", "cfg", 4)) == {("", "2", 1): 4}
+    assert held(("3:4", "steps", 9), ("3:4", "text", "b")) == {("sub", "4", 1): 9, ("", "3", 0): "b"}
+    assert held(("2", "seed", 8), ("5", "seed", 8)) == {("", "1", 0): 8}
+
+
+def test_a_value_that_its_widget_cannot_have_alone_is_none():
+    assert held(("2", "seed", 8)) is None, "the primitive node sets another input, too"
+    assert held(("2", "seed", 8), ("5", "seed", 9)) is None
+
+
+@pytest.mark.parametrize(
+    "place", [("", "2", 0), ("", "2", -1), ("", "2", 9), ("", "9", 0), ("x", "2", 1), ("", "1", 1)]
+)
+def test_a_place_that_holds_another_value_is_none(place):
+    assert held(("2", "cfg", 4), places={"2": {"cfg": place}}) is None

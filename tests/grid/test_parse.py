@@ -166,7 +166,7 @@ def test_names_with_dots_and_numbers_are_found():
         ({"A": {"input": "KSampler.cfg", "value": [1]}}, "A has no field value. Is it values?"),
         ({"A": {"input": "KSampler.cfg", "values": [{"valu": 1}]}}, "A value of A has no field valu. Is it value?"),
         ({"A": {"input": "KSampler.cfg", "values": [1], "default": 3}}, "A has no value 3. There are 1."),
-        ({"A": {"input": "KSampler.cfg", "values": {"lines": "../x"}}}, '"../x" leaves the folder of the grid file.'),
+        ({"A": {"input": "KSampler.cfg", "values": {"lines": "../x"}}}, '"../x" leaves the folder '),
         ({"A": {"values": [{"set": 5}]}}, "A value of A: set is 5. It has the form NAME: VALUE."),
         ({"A": {"values": [{"set": {"KSampler.cfg": [1]}}]}}, "A value of A: set: KSampler.cfg is a list."),
         (
@@ -257,3 +257,12 @@ def test_the_example_of_the_documentation_is_a_grid(tmp_path):
     assert (grid.size(), grid.view) == (16, {"x": 1, "y": 0, "super_x": 2})
     for field in (*parse.FIELDS, *parse.AXIS_FIELDS, *parse.VALUE_FIELDS, *parse.SOURCES):
         assert f"`{field}`" in page or f"{field}:" in page
+
+
+def test_the_cells_do_without_the_grid_that_stands_in_the_workflow():
+    node = {"class_type": "PentimentoGrid", "inputs": {"grid": "axes: {}"}, "_meta": {"title": "Infinite Grid"}}
+    grid = spanned({"KSampler.cfg": [5]}, graph=GRAPH | {"20": node})
+    assert grid.workflow((0,)).keys() == grid.original.keys() == GRAPH.keys()
+    assert faulty({"Infinite Grid.grid": ["x"]}, graph=GRAPH | {"20": node})[0].startswith(
+        "Infinite Grid.grid: no node"
+    )

@@ -9,6 +9,7 @@ import pytest
 from kit.grid import GRAPH, INFO, Fake, runner, shown, spanned
 from pentimento.model_patchers.grid import expand, folder, run
 from pentimento.model_patchers.grid.expand import GridError
+from pentimento.model_patchers.score import output
 
 AXES = {"KSampler.seed": [1, 2, 3], "KSampler.cfg": [5, 6], "Model.ckpt_name": ["a.safetensors", "b.safetensors"]}
 
@@ -259,6 +260,68 @@ def test_scores_are_a_table_without_formulas(out):
     assert [row["status"] for row in rows] == ["done", "failed"] * 2
     assert rows[1]["error"] == "KSampler: the number is unlucky."
     assert rows[0]["files"].endswith(".png")
+
+
+def scored(*numbers):
+    """What a node's output holds that scores, once for each item of a list."""
+    return {output.NAME: list(numbers)}
+
+
+def test_scores_reach_the_page_and_the_table(out):
+    """CFG 7 has a score that 5 lacks, and the pictures stay where a cell has no score."""
+
+    class Scoring(Fake):
+        def _ran(self, graph, workflow):
+            outcome, cfg = super()._ran(graph, workflow), graph["6"]["inputs"]["cfg"]
+            more = {"lpips": 0.25} if cfg == 7 else {}
+            scores = {"9": scored({"psnr": 10 * cfg, **more})} if cfg < 8 else {}
+            return run.Outcome({**outcome.outputs, **scores}, "", outcome.seconds)
+
+    grid = spanned({"KSampler.cfg": [5, 7, 9]})
+    runner(grid, out, Scoring()).run()
+    cells = shown(out)[1]
+    assert [cells[number].get("scores") for number in range(3)] == [{"psnr": 50}, {"lpips": 0.25, "psnr": 70}, None]
+    with (out / "scores.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["KSampler.cfg"], row["lpips"], row["psnr"]) for row in rows] == [
+        ("5", "", "50.0"),
+        ("7", "0.25", "70.0"),
+        ("9", "", ""),
+    ]
+    before = (out / "scores.csv").read_bytes()
+    runner(grid, out, Fake()).run()
+    assert (out / "scores.csv").read_bytes() == before
+
+
+def test_a_cell_may_give_scores_alone(out):
+    class Bare(Fake):
+        def _ran(self, graph, workflow):
+            return run.Outcome({"9": scored({"psnr": 12.5})}, "", 0.25)
+
+    progress = runner(spanned({"KSampler.cfg": [5]}), out, Bare()).run()
+    assert (progress.done, shown(out)[1][0]) == (1, {"files": [], "seconds": 0.25, "scores": {"psnr": 12.5}})
+
+
+def test_scores_of_several_nodes_are_told_apart():
+    first, second = scored({"psnr": 1, "ssim": 0.5}), scored({"psnr": 2.5})
+    assert run.saved_scores({"6": first, "7": second}, GRAPH) == {
+        "KSampler: psnr": 1,
+        "ssim": 0.5,
+        f"{GRAPH['7']['_meta']['title']}: psnr": 2.5,
+    }
+
+
+def test_scores_over_a_list_are_their_mean():
+    assert run.saved_scores({"6": scored({"psnr": 1}, {"psnr": 2, "ssim": 1})}, GRAPH) == {"psnr": 1.5, "ssim": 1}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [{}, {"text": ["a"]}, scored(), scored("a"), {output.NAME: {"psnr": 1}}]
+    + [scored({"psnr": value}) for value in (None, True, "1", [1], float("nan"), float("inf"))],
+)
+def test_what_is_no_number_is_no_score(parts):
+    assert run.saved_scores({"6": parts}, GRAPH) == {}
 
 
 def test_foreign_folders_are_never_written_to(tmp_path):

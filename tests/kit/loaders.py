@@ -14,10 +14,12 @@ from pentimento.model_patchers.comfyui.model_files import read_model
 from pentimento.model_patchers.condition import diffusers_unet, ic_light
 from pentimento.model_patchers.fill import lama
 from pentimento.model_patchers.prompt import ella, ella_t5
+from pentimento.model_patchers.score import lpips
 from pentimento.model_patchers.segment import sam
 from pentimento.model_patchers.video import ostrack, sam2, sttn
 from pentimento_host import standins
 
+from . import lpips as lpipses
 from . import ostrack as ostracks
 from . import sam2 as sam2s
 from . import sttn as sttns
@@ -48,6 +50,10 @@ def load_ostrack(weights):
     return ostrack.OSTrack(ostrack.ostrack_weights(weights, FILE), FILE)
 
 
+def load_lpips(weights):
+    return lpips.LPIPS(lpips.lpips_weights(weights, FILE), FILE)
+
+
 def load_ella(weights):
     return ella.ELLA(ella.ella_weights(weights, FILE), FILE)
 
@@ -76,6 +82,7 @@ LOADERS = {
     "sam 2": load_sam2,
     "sttn": load_sttn,
     "ostrack": load_ostrack,
+    "lpips": load_lpips,
     "ella": load_ella,
     "t5": load_t5,
     "unet": check_unet,
@@ -107,6 +114,8 @@ def weights(kind: str) -> dict[str, Tensor]:
             return make_sam.weights(json.loads(str(file["shapes"])))
     if kind == "sam 2":
         return sam2s.authors(sam2s.reference())
+    if kind == "lpips":
+        return lpipses.tensors("whole", "alex")
     if kind == "sttn":
         return sttns.weights()
     if kind == "ostrack":

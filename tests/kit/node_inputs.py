@@ -26,6 +26,8 @@ def put_files(folder):
     standins.ella(folder / "ella.safetensors")
     standins.flan_t5(folder / "t5.safetensors")
     standins.lama(folder / "lama.pt")
+    standins.lpips(folder / "alex.pth")
+    standins.alexnet(folder / "alexnet.pth")
     standins.unclip_statistics(folder / "stats.th")
     offsets = {name: 0.2 * (weight - weight.mean()) for name, weight in thin.weights("ip2p", seed=1).items()}
     safetensors.torch.save_file(offsets, folder / "ic_light.safetensors")
@@ -164,6 +166,13 @@ class NodeInputs:
     def STTNFill(self):
         inputs = self.picture_and_mask()
         return {"sttn": self.sttn(), "images": inputs["image"], "mask": inputs["mask"]}
+
+    def ScoreImage(self):
+        return self.picture() | {
+            "reference": rand(1, 64, 72, 3, seed=1),
+            "lpips_name": "alex.pth",
+            "backbone_name": "alexnet.pth",
+        }
 
     def SkipResidual(self):
         return {"sampler": sampler_object("euler")}

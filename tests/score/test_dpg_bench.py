@@ -1,9 +1,14 @@
 """DPG-Bench's files and rules, on cases small enough to be worked out by hand."""
 
+import json
+import runpy
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from kit.paths import PACK
 from pentimento.model_patchers.score import dpg_bench
 
 HEADER = (
@@ -239,3 +244,104 @@ def test_items_without_a_picture_are_named_and_not_counted(table, folder):
 def test_nothing_to_score(table, folder):
     with pytest.raises(ValueError, match="No picture of .* could be scored"):
         dpg_bench.evaluate(folder, dpg_bench.load_questions(table), oracle({}))
+
+
+# Grids
+
+
+SETS = {"Prompt": "Prompt.text", "Seed": "KSampler.seed"}
+WITHOUT_PICTURE = {"error": "No memory.", "seconds": 1}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Writes the results of a grid over these axes, {title: values}: a picture of its number for each cell."""
+
+    def write(axes, side=4, sets=SETS, absent=(), skipped=()):
+        folder = tmp_path / "results"
+        (folder / "cells").mkdir(parents=True)
+        count = np.prod([len(values) for values in axes.values()])
+        cells = []
+        for number in range(count):
+            noise(side, number).save(folder / "cells" / f"{number}.png")
+            files = {"files": [f"cells/{number}.txt", f"cells/{number}.png"]}
+            cells.append([number, WITHOUT_PICTURE if number in absent else files])
+        described = [
+            {
+                "title": title,
+                "values": [
+                    {"title": value, "skip": value in skipped, "sets": {sets[title]: value}} for value in values
+                ],
+            }
+            for title, values in axes.items()
+        ]
+        (folder / "data.js").write_text(f"pentimentoGrid({json.dumps({'axes': described, 'cells': cells})});")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def script():
+    """workflows/grids/dpg_bench.py."""
+    return SimpleNamespace(**runpy.run_path(str(PACK / "workflows" / "grids" / "dpg_bench.py")))
+
+
+PROMPTS, FOUR = ["12", "COCOval2014000000010363"], ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("prompts_first", [True, False])
+def test_a_grid_becomes_a_file_for_each_prompt(results, folder, prompts_first):
+    axes = {"Prompt": PROMPTS, "Seed": FOUR}
+    grid = results(axes if prompts_first else dict(reversed(axes.items())))
+    assert dpg_bench.from_grid(grid, folder / "new") == (PROMPTS, [])
+    for place, name in enumerate(PROMPTS):
+        numbers = range(4 * place, 4 * place + 4) if prompts_first else range(place, 8, 2)
+        with Image.open(folder / "new" / f"{name}.png") as whole:
+            assert [crop.tobytes() for crop in dpg_bench.crops(whole)] == [noise(4, i).tobytes() for i in numbers]
+
+
+def test_skipped_values_have_no_part_in_it(results, folder):
+    grid = results({"Prompt": ["a", "b"], "Seed": ["0", "1", "x", "2", "3"]}, skipped=("a", "x"))
+    assert dpg_bench.from_grid(grid, folder) == (["b"], [])
+    with Image.open(folder / "b.png") as whole:
+        assert dpg_bench.crops(whole)[2].tobytes() == noise(4, 8).tobytes()
+
+
+def test_prompts_without_four_pictures_are_told(results, folder, capsys, script):
+    grid = results({"Prompt": PROMPTS, "Seed": FOUR}, absent=[2])
+    assert script.main([str(grid), str(folder)]) == 1
+    out, err = capsys.readouterr()
+    assert out.endswith(": 1.\n") and err.startswith("Prompts that lack pictures: 1 (12). Run the grid again.")
+    assert [path.name for path in folder.iterdir()] == ["COCOval2014000000010363.png"]
+
+
+@pytest.mark.parametrize(
+    "axes, sentence",
+    [
+        ({"Prompt": ["a"], "Seed": FOUR[:3]}, "two axes, the prompts and four seeds. This one has Prompt, Seed"),
+        ({"Seed": FOUR}, "This one has Seed"),
+        ({"Prompt": ["a"], "CFG": FOUR}, "This one has Prompt, CFG"),
+        ({"Prompt": ["a"], "CFG": ["5"], "Seed": FOUR}, "This one has Prompt, CFG, Seed"),
+        ({"Prompt": ["../a"], "Seed": FOUR}, "The prompt ../a cannot name a file"),
+    ],
+)
+def test_other_grids_are_refused(results, folder, axes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        dpg_bench.from_grid(results(axes, sets=SETS | {"CFG": "KSampler.cfg"}), folder)
+
+
+def test_pictures_that_are_no_squares_name_their_prompt(results, folder):
+    grid = results({"Prompt": ["a"], "Seed": FOUR})
+    Image.new("RGB", (4, 6)).save(grid / "cells" / "1.png")
+    with pytest.raises(ValueError, match="a: DPG-Bench needs four square pictures"):
+        dpg_bench.from_grid(grid, folder)
+
+
+@pytest.mark.parametrize("text", [None, "", "pentimentoGrid([]);", 'pentimentoGrid({"axes": 1});'])
+def test_a_folder_without_results_is_told(tmp_path, capsys, script, text):
+    if text is not None:
+        (tmp_path / "data.js").write_text(text)
+    assert script.main([str(tmp_path), str(tmp_path / "out")]) == 1
+    assert "holds no results of a grid" in capsys.readouterr().err
+    assert script.main(["a"]) == 2

@@ -92,17 +92,23 @@ function ends(graph, around, link) {
   return inner.flatMap((id) => ends(node.subgraph, [...around, node], node.subgraph.getLink(id)));
 }
 
-/** The widget whose value an input has: the node's own, one on a subgraph node around it, or a primitive node's. */
-export function control(at, name) {
+/** {node, widget} whose value an input has: its own, one on a subgraph node around it, or a primitive node's; or null. */
+export function setter(at, name) {
   const { node, around } = at;
   const index = inputIndex(node, name);
   const input = node.inputs[index];
   const link = linkInto(node, index);
-  if (!link) return node.widgets?.find((widget) => widget.name === (input?.widget?.name ?? name)) ?? null;
+  if (!link) {
+    const widget = node.widgets?.find((widget) => widget.name === (input?.widget?.name ?? name));
+    return widget ? { node, widget } : null;
+  }
   if (Number(link.origin_id) === SUBGRAPH_INPUT && around.length) {
     const outer = outside(at);
-    return control(outer, outer.node.inputs[link.origin_slot].name);
+    return setter(outer, outer.node.inputs[link.origin_slot].name);
   }
   const from = source(at, index);
-  return PRIMITIVES.test(from?.node.type) ? from.node.widgets[0] : null;
+  return PRIMITIVES.test(from?.node.type) ? { node: from.node, widget: from.node.widgets[0] } : null;
 }
+
+/** The widget whose value an input has. */
+export const control = (at, name) => setter(at, name)?.widget ?? null;

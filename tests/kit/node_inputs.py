@@ -89,6 +89,9 @@ class NodeInputs:
         model = toy_network.patcher(toy_network.Neighbours())
         return self.picture() | {"model": model, "vae": self.vae(), "change_map": rand(1, 64, 72)}
 
+    def DynamicThresholding(self):
+        return {"model": self.model("sd15"), "mimic_scale": 2.0}  # below the tests' CFG scale
+
     def ELLATextEncode(self):
         ella, t5 = self.ApplyELLA()["ella"], self.result("LoadELLAT5", "t5.safetensors", "fp32")[0]
         return {"ella": ella, "t5": t5, "text": "a cat"}

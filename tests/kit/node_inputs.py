@@ -131,8 +131,14 @@ class NodeInputs:
     def LaMaFill(self):
         return self.picture_and_mask() | {"lama": self.result("LoadLaMa", "lama.pt")[0], "refine_steps": 2}
 
+    def LatentMirror(self):
+        return {"model": self.model("sd15"), "max_fraction": 1.0}
+
     def MagicWand(self):
         return self.picture() | {"positive_coords": POINTS}
+
+    def MergeHistory(self):
+        return {"images": rand(4, 9, 12, 3), "batch_size": 2}
 
     def OSTrack(self):
         return {"ostrack": self.ostrack(), "images": rand(3, 64, 72, 3), "bboxes": ostrack.start() | {"x": 20, "y": 20}}
@@ -167,6 +173,19 @@ class NodeInputs:
     def STTNFill(self):
         inputs = self.picture_and_mask()
         return {"sttn": self.sttn(), "images": inputs["image"], "mask": inputs["mask"]}
+
+    def SamplerHistory(self):
+        return {
+            "noise": Noise_RandomNoise(3),
+            "guider": self.result("IP2PGuider", *self.IP2PGuider().values(), 7.5, 1.5, 0.0, 0.0, 1.0)[0],
+            "sampler": sampler_object("euler"),
+            "sigmas": SIGMAS.clone(),
+            "latent_image": {"samples": randn(1, 4, 8, 8)},
+            "keep": 2,
+        }
+
+    def SamplerOptions(self):
+        return {"sampler_name": "euler", "s_churn": 1.0, "noise_seed_offset": 31337}
 
     def SkipResidual(self):
         return {"sampler": sampler_object("euler")}

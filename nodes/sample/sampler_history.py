@@ -67,6 +67,9 @@ class SamplerHistory(io.ComfyNode):
         keep: int,
         skip: int,
     ) -> io.NodeOutput:
+        samples = latent_image["samples"]
+        if not samples.is_nested:
+            latent_image = {**latent_image, "samples": checks.latent(samples, "latent_image")}
         latents = sampler_history.sample(noise, guider, sampler, sigmas, latent_image, keep, skip)
         return io.NodeOutput(*({**latent, "samples": home(latent["samples"])} for latent in latents))
 

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import safetensors.torch
 import torch
-from comfy.samplers import sampler_object
+from comfy.samplers import CFGGuider, sampler_object
 from comfy_api.latest import InputImpl, Types
+from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 
 from pentimento.model_patchers.video import track
 from pentimento_host import standins
@@ -90,7 +91,7 @@ class NodeInputs:
         return self.picture() | {"model": model, "vae": self.vae(), "change_map": rand(1, 64, 72)}
 
     def DynamicThresholding(self):
-        return {"model": self.model("sd15"), "mimic_scale": 2.0}  # below the tests' CFG scale
+        return {"model": toy_network.patcher(toy_network.Prompted()), "mimic_scale": 2.0}  # below the tests' CFG scale
 
     def ELLATextEncode(self):
         ella, t5 = self.ApplyELLA()["ella"], self.result("LoadELLAT5", "t5.safetensors", "fp32")[0]
@@ -132,7 +133,7 @@ class NodeInputs:
         return self.picture_and_mask() | {"lama": self.result("LoadLaMa", "lama.pt")[0], "refine_steps": 2}
 
     def LatentMirror(self):
-        return {"model": self.model("sd15"), "max_fraction": 1.0}
+        return {"model": toy_network.patcher(toy_network.Prompted()), "max_fraction": 1.0}
 
     def MagicWand(self):
         return self.picture() | {"positive_coords": POINTS}
@@ -175,9 +176,12 @@ class NodeInputs:
         return {"sttn": self.sttn(), "images": inputs["image"], "mask": inputs["mask"]}
 
     def SamplerHistory(self):
+        guider = CFGGuider(toy_network.patcher(toy_network.Prompted()))
+        guider.set_conds(*run.prompts(768))
+        guider.set_cfg(4.0)
         return {
             "noise": Noise_RandomNoise(3),
-            "guider": self.result("IP2PGuider", *self.IP2PGuider().values(), 7.5, 1.5, 0.0, 0.0, 1.0)[0],
+            "guider": guider,
             "sampler": sampler_object("euler"),
             "sigmas": SIGMAS.clone(),
             "latent_image": {"samples": randn(1, 4, 8, 8)},

@@ -48,10 +48,10 @@ def patcher(network, kind="eps", dtype=torch.float32):
 
 
 class Prompted(torch.nn.Module):
-    """Of each value and of the prompt's mean, so that guidance changes the answer."""
+    """Of each value and of the prompt's first number, so that guidance changes the answer."""
 
     dtype = torch.float32
 
     def forward(self, x, t, context, **kwargs):
-        prompt = context.flatten(1).mean(1).view(-1, *[1] * (x.ndim - 1))
+        prompt = torch.tanh(context[:, 0, 0]).view(-1, *[1] * (x.ndim - 1))
         return torch.tanh((1.5 + prompt) * x) + 0.05 * prompt - 0.2 * x

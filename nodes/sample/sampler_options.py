@@ -4,7 +4,6 @@ from comfy.samplers import SAMPLER_NAMES
 from comfy_api.latest import io
 
 from ...model_patchers.sample import sampler_options
-from .. import inputs
 
 
 def number(name: str, default: float, most: float, step: float, tooltip: str) -> io.Float.Input:
@@ -71,23 +70,6 @@ class SamplerOptions(io.ComfyNode):
                 )
             ],
         )
-
-    @classmethod
-    def validate_inputs(
-        cls,
-        sampler_name: str | None = None,
-        s_churn: float | None = None,
-        s_tmin: float | None = None,
-        s_tmax: float | None = None,
-        s_noise: float | None = None,
-        eta: float | None = None,
-        noise_seed_offset: int | None = None,
-    ) -> bool | str:
-        values = s_churn, s_tmin, s_tmax, s_noise, eta, noise_seed_offset
-        if None in (sampler_name, *values):  # which comes over a link
-            return True
-        options = dict(zip(sampler_options.NEUTRAL, values, strict=True))
-        return inputs.valid(sampler_options.check, sampler_name, options)
 
     @classmethod
     def execute(

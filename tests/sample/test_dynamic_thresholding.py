@@ -4,17 +4,24 @@ import comfy.model_sampling
 import numpy as np
 import pytest
 import torch
+from comfy.samplers import sampler_object
+from comfy_extras.nodes_custom_sampler import Noise_RandomNoise, SamplerCustom
 from comfy_extras.nodes_model_advanced import RescaleCFG
 
+from kit import run as sampled
+from kit import thin
 from kit.assertions import frozen, relative_error
 from kit.golden import GOLDEN, maker
 from kit.nodes import with_defaults
 from kit.run import guided
-from kit.tensors import randn
+from kit.tensors import rand, randn
 from kit.toy_network import Prompted, patcher
+from kit.vae import tiny
 from pentimento.model_patchers.sample import dynamic_thresholding
 from pentimento.model_patchers.sample.dynamic_thresholding import MODES, Rule, Scale, part, quantile, threshold
+from pentimento.nodes.condition.instruct_pix2pix import IP2PConditioning, IP2PGuiderNode, IP2PPatch
 from pentimento.nodes.sample.dynamic_thresholding import DynamicThresholding
+from pentimento.nodes.sample.sampler_history import SamplerHistory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MAKER = maker("dynamic_thresholding")
@@ -217,3 +224,26 @@ def test_twice_is_once_with_the_later_settings():
     twice = node(node(model, mimic_scale=3.0), mimic_scale=8.0)
     assert torch.equal(guided(twice, CFG), guided(node(model, mimic_scale=8.0), CFG))
     assert len(twice.model_options["sampler_post_cfg_function"]) == 1
+
+
+@pytest.mark.parametrize("by_guider", [False, True])
+def test_instruct_pix2pix_keeps_its_pictures_scale(by_guider):
+    """D(s) is equation 3 of that paper at the text scale s."""
+    model, image_scale, sigmas = thin.host_model("ip2p"), 2.0, torch.tensor([9.0, 0.0])
+    prompts = IP2PConditioning.execute(*sampled.prompts(768), tiny(), rand(1, 64, 64, 3), "multiple of 8")
+
+    def denoised(model, scale):
+        positive, negative, latent = prompts.result
+        sampler = sampler_object("euler")
+        if by_guider:
+            guider = IP2PGuiderNode.execute(model, positive, negative, scale, image_scale, 0.0, 0.0, 1.0).result[0]
+            run = SamplerHistory.execute(Noise_RandomNoise(3), guider, sampler, sigmas, latent, 1, 0)
+        else:
+            model = IP2PPatch.execute(model, image_scale).result[0]
+            run = SamplerCustom.execute(model, True, 3, scale, positive, negative, sampler, sigmas, latent)
+        return model.model.process_latent_in(run.result[0]["samples"])
+
+    ours = denoised(node(model, mimic_scale=5.0), CFG)
+    guided_, mimicked = (denoised(model, scale) for scale in (CFG, 5.0))
+    assert relative_error(ours, threshold(guided_, mimicked, Rule())) < 1e-4
+    assert relative_error(guided_, ours) > 0.1

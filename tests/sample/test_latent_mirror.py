@@ -3,15 +3,21 @@
 import numpy as np
 import pytest
 import torch
-from comfy.samplers import calculate_sigmas
+from comfy.samplers import calculate_sigmas, sampler_object
+from comfy_extras.nodes_custom_sampler import SamplerCustom
 
+from kit import narrow
+from kit import run as sampled
 from kit.assertions import frozen, relative_error
 from kit.golden import GOLDEN
 from kit.nodes import with_defaults
 from kit.run import guided
-from kit.tensors import randn
+from kit.tensors import rand, randn
 from kit.toy_network import Neighbours, Prompted, patcher
+from pentimento.model_patchers.comfyui import conditioning
 from pentimento.model_patchers.comfyui.patching import attach
+from pentimento.model_patchers.sample import dynamic_thresholding
+from pentimento.model_patchers.sample.dynamic_thresholding import Rule, Scale
 from pentimento.model_patchers.sample.latent_mirror import SYMMETRIES, mirrored, panned, symmetric
 from pentimento.nodes.sample.latent_mirror import LatentMirror
 
@@ -216,6 +222,31 @@ def test_twice_is_once_and_other_patches_come_before():
     assert torch.equal(result, guided(node(once, max_fraction=1.0), 4.0, "dpmpp_2m"))
     assert torch.equal(result.flip(-1), result)
     assert not torch.equal(result.flip(-2), result)
+
+
+def test_with_a_controlnet_and_dynamic_thresholding_in_either_order():
+    model, control = narrow.host_model("sd15"), narrow.controlnet().set_cond_hint(rand(1, 3, 64, 64), 0.9)
+    plain = sampled.prompts(narrow.WIDTH)
+    controlled = conditioning.both(plain, {"control": control})
+
+    def run(model, prompts):
+        sigmas, latent = (
+            calculate_sigmas(model.get_model_object("model_sampling"), "karras", 2),
+            torch.zeros(1, 4, 8, 8),
+        )
+        run = SamplerCustom.execute(
+            model, True, 3, 12.0, *prompts, sampler_object("dpmpp_2m"), sigmas, {"samples": latent}
+        )
+        return run.result[0]["samples"]
+
+    def tamed(model):
+        return dynamic_thresholding.patch(model, Scale(3.0), "Constant", 0.0, Rule())
+
+    result = run(node(tamed(model), max_fraction=1.0), controlled)
+    assert torch.equal(result, run(tamed(node(model, max_fraction=1.0)), controlled))
+    assert torch.equal(result.flip(-1), result)
+    assert relative_error(run(node(tamed(model), max_fraction=1.0), plain), result) > 1e-3
+    assert relative_error(run(node(model, max_fraction=1.0), controlled), result) > 1e-3
 
 
 def test_a_quarter_turn_needs_a_square():

@@ -130,7 +130,7 @@ def test_whole_runs_are_those_of_the_references_node(run, golden, monkeypatch):
     before = frozen(model)
     patched = node(model, **settings(MAKER.RUNS[run]))
     expected = golden["runs"][run]
-    assert relative_error(guided(patched, CFG, sampler, MAKER.STEPS), expected) < 1e-4
+    assert relative_error(guided(patched, CFG, sampler, MAKER.STEPS), expected) < 3e-4
     assert frozen(model) == before
     assert relative_error(guided(model, CFG, sampler, MAKER.STEPS), expected) > 0.1
     if run:  # a schedule over the steps, not the timesteps

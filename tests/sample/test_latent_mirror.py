@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from comfy.nested_tensor import NestedTensor
 from comfy.samplers import calculate_sigmas, sampler_object
 from comfy_extras.nodes_custom_sampler import SamplerCustom
 
@@ -255,5 +256,9 @@ def test_a_quarter_turn_needs_a_square():
 
 
 def test_latents_without_pictures_are_refused():
+    model = node(patcher(Prompted()))
     with pytest.raises(ValueError, match="no height and width"):
-        guided(node(patcher(Prompted())), noise=randn(1, 4, 9))
+        guided(model, noise=randn(1, 4, 9))
+    video_and_sound = NestedTensor([randn(1, 4, 2, 6, 6), randn(1, 4, 9)])
+    with pytest.raises(ValueError, match="2 parts, such as a video and its sound"):
+        guided(model, noise=video_and_sound, latent=video_and_sound)

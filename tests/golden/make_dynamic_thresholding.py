@@ -8,7 +8,7 @@ in the tests' environment, with github.com/mcmonkeyprojects/sd-dynamic-threshold
 three as indices. `single` (R, 2, 4, 6, 5) are the results at scale 20 mimicking 7 for each picture alone, `batch` those
 for both at once. `scales` (12, S, F) are scales of the twelve modes at the steps `steps` (F,) of 999, for the settings
 `settings` (S, 3): scale, lowest scale, the schedule's value. `runs` (N, 1, 4, 8, 8) are whole runs in ComfyUI by the
-node, with RUNS.
+node, with RUNS. "fp16 errors" and "bf16 errors" (N,) say how far they are from these where the network computes so.
 """
 
 import importlib
@@ -38,6 +38,7 @@ def main(folder: str) -> None:
     import torch
 
     from kit import toy_network
+    from kit.precision import HALVES, PRECISIONS
     from kit.tensors import randn
 
     sys.path.insert(0, str(Path(folder).parent))
@@ -63,6 +64,7 @@ def main(folder: str) -> None:
 
     with torch.inference_mode():
         runs = [run(node, toy_network, settings) for settings in RUNS]
+        errors = {f"{name} errors": half_errors(node, toy_network, PRECISIONS[name], runs) for name in HALVES}
     np.savez_compressed(
         HERE / "dynamic_thresholding.npz",
         cond=cond,
@@ -75,14 +77,22 @@ def main(folder: str) -> None:
         steps=np.array(AT),
         scales=scales,
         runs=torch.stack(runs),
+        **errors,
     )
 
 
-def run(node: type, toy_network: object, settings: tuple) -> object:
+def half_errors(node: type, toy_network: object, dtype: object, runs: list) -> np.ndarray:
+    from kit.assertions import relative_error
+
+    half = [run(node, toy_network, settings, dtype) for settings in RUNS]
+    return np.array([relative_error(*pair) for pair in zip(half, runs, strict=True)])
+
+
+def run(node: type, toy_network: object, settings: tuple, *dtype: object) -> object:
     from kit import run as sampled
 
     mimic_mode, mimic_min, cfg_mode, cfg_min, value, sampler = settings
-    model = toy_network.patcher(toy_network.Prompted())
+    model = toy_network.patcher(toy_network.Prompted(), "eps", *dtype)
     modes = MIMIC, 0.95, mimic_mode, mimic_min, cfg_mode, cfg_min, value
     (model,) = node().patch(model, *modes, "enable", "MEAN", "AD", 1.0)
     return sampled.guided(model, CFG, sampler, STEPS)

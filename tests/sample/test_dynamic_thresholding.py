@@ -13,6 +13,7 @@ from kit import thin
 from kit.assertions import frozen, relative_error
 from kit.golden import GOLDEN, maker
 from kit.nodes import with_defaults
+from kit.precision import FACTOR
 from kit.run import guided
 from kit.tensors import rand, randn
 from kit.toy_network import Prompted, patcher
@@ -124,15 +125,17 @@ def settings(run):
 
 
 @pytest.mark.both_devices
+@pytest.mark.in_half
 @pytest.mark.parametrize("run", range(len(MAKER.RUNS)))
-def test_whole_runs_are_those_of_the_references_node(run, golden, monkeypatch):
-    model, (*_, sampler) = patcher(Prompted()), MAKER.RUNS[run]
+def test_whole_runs_are_those_of_the_references_node(run, golden, monkeypatch, precision):
+    model, (*_, sampler) = patcher(Prompted(), dtype=precision.dtype), MAKER.RUNS[run]
+    near = FACTOR * golden[f"{precision.name} errors"][run] if precision.is_half else 3e-4
     before = frozen(model)
     patched = node(model, **settings(MAKER.RUNS[run]))
     expected = golden["runs"][run]
-    assert relative_error(guided(patched, CFG, sampler, MAKER.STEPS), expected) < 3e-4
+    assert relative_error(guided(patched, CFG, sampler, MAKER.STEPS), expected) < near
     assert frozen(model) == before
-    assert relative_error(guided(model, CFG, sampler, MAKER.STEPS), expected) > 0.1
+    assert relative_error(guided(model, CFG, sampler, MAKER.STEPS), expected) > max(near, 0.1)
     if run:  # a schedule over the steps, not the timesteps
         steps = iter(np.linspace(0, 1, 2 * MAKER.STEPS))
         monkeypatch.setattr(dynamic_thresholding, "part", lambda sampling, sigma: next(steps))

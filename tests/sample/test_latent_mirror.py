@@ -76,31 +76,34 @@ def test_a_quarter_turn_is_counterclockwise_as_the_references(golden):
 
 
 @pytest.mark.both_devices
+@pytest.mark.in_half
 @pytest.mark.parametrize("mode", ["alternate", "blend"])
 @pytest.mark.parametrize("symmetry", ["left-right", "quarter turn", "channels", "none"])
-def test_the_model_sees_the_changed_input_and_its_answer_is_used(mode, symmetry):
+def test_the_model_sees_the_changed_input_and_its_answer_is_used(mode, symmetry, precision):
     """Of Euler's x, which itself is not changed: two of eight steps."""
     network = Recording()
-    model, noise = patcher(network), randn(2, 4, 6, 6, seed=1)
+    model, noise = patcher(network, dtype=precision.dtype), randn(2, 4, 6, 6, seed=1)
     sigmas = calculate_sigmas(model.get_model_object("model_sampling"), "karras", 8)
     settings = {"where": "input", "symmetry": symmetry, "mode": mode, "pan_x": 0.4}
     ours = guided(node(model, **settings), sigmas=sigmas, noise=noise)
-    shown = [x.cpu() for x in network.shown]
-
-    plain, x, wrong = Neighbours(), None, None
+    shown = [x.float().cpu() for x in network.shown]
     sampling = model.get_model_object("model_sampling")
-    for i, (sigma, after) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
-        if x is None:
-            x = wrong = sampling.noise_scaling(sigma, noise, torch.zeros_like(noise), True)
-        seen = [panned(mirrored(each, symmetry, mode), 0.4, 0.0) if i < 2 else each for each in (x, wrong)]
-        scaled = seen[0] / (sigma**2 + 1) ** 0.5
-        assert relative_error(shown[i], scaled) < 1e-5
-        denoised = [each - sigma * plain(each / (sigma**2 + 1) ** 0.5, None) for each in seen]
-        x = denoised[0] + (x - denoised[0]) * after / sigma
-        wrong = denoised[1] + (seen[1] - denoised[1]) * after / sigma  # the sampler's own x changed too
-    expected, other = (model.model.process_latent_out(each) for each in (x, wrong))
-    assert relative_error(ours, expected) < 1e-4
-    assert relative_error(other, expected) > 0.01
+
+    def loop(network, wrong=False):
+        """Euler's method: the result, and what the network is shown. A wrong one changes the sampler's own x too."""
+        x, seen = sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(noise), True), []
+        for i, (sigma, after) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+            changed = panned(mirrored(x, symmetry, mode), 0.4, 0.0) if i < 2 else x
+            seen.append(changed / (sigma**2 + 1) ** 0.5)
+            denoised = changed - sigma * network(seen[-1], None)
+            x = denoised + ((changed if wrong else x) - denoised) * after / sigma
+        return model.model.process_latent_out(x), seen
+
+    expected, seen = loop(Neighbours())
+    near = precision.tolerance(1e-4, expected, lambda: loop(precision.lowered(Neighbours()))[0])
+    assert relative_error(ours, expected) < near
+    assert relative_error(shown[0], seen[0]) < max(near, 1e-5)
+    assert relative_error(loop(Neighbours(), wrong=True)[0], expected) > max(near, 0.01)
 
 
 def test_the_steps_are_the_references(golden):

@@ -20,6 +20,9 @@ STANDIN_LIMITS = {"steps": 2, "megapixels": 0.1}
 STANDIN_SECONDS = 0.5  # of a video
 SMALL_WINDOWS = {"Windowed Diffusion.window": 256, "Windowed Diffusion.overlap": 64}
 STANDIN_CHANGES = {
+    "anti_burn": {"Size.width": 256, "Size.height": 256},
+    "dynamic_thresholding": {"Size.width": 256, "Size.height": 256},
+    "symmetry": {"Size.width": 256, "Size.height": 256},
     "upscale_sd_x4": {"Small picture.megapixels": 0.01},
     "unclip_variations": {"Size.width": 256, "Size.height": 256},
     "demofusion": {

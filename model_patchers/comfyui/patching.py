@@ -63,6 +63,32 @@ def chain(model: ModelPatcher, slot: str, key: str, function: Callable) -> Model
     return model
 
 
+def first_after_guidance(model: ModelPatcher, key: str, function: Callable[[dict[str, Any]], Tensor]) -> ModelPatcher:
+    """A clone of the model with a function that changes the guided prediction before all other post-CFG functions.
+
+    ComfyUI calls post-CFG functions in the order in which they were added. This one comes before those that the model
+    has and those that it gets later, so the order of the nodes does not matter. One under the same key is replaced.
+
+    Args:
+        function: As of `set_model_sampler_post_cfg_function`.
+    """
+    model = model.clone()
+    others = model.model_options.get("sampler_post_cfg_function", [])
+    others = [other for other in others if not (isinstance(other, Keyed) and other.key == key)]
+    model.model_options["sampler_post_cfg_function"] = [Keyed(key, function), *others]
+    return model
+
+
+class Keyed(NamedTuple):
+    """A post-CFG function of `first_after_guidance`, as it stands among the others."""
+
+    key: str
+    function: Callable[[dict[str, Any]], Tensor]
+
+    def __call__(self, args: dict[str, Any]) -> Tensor:
+        return self.function(args)
+
+
 class Chained(NamedTuple):
     """A function of `chain`, as it stands in the slot."""
 

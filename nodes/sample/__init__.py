@@ -1,3 +1,5 @@
 """Nodes that change how a model samples: guidance, symmetry, noise, sizes beyond the training's."""
 
-NODES = []
+from . import dynamic_thresholding, latent_mirror, sampler_history, sampler_options
+
+NODES = [*dynamic_thresholding.NODES, *latent_mirror.NODES, *sampler_options.NODES, *sampler_history.NODES]

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import safetensors.torch
 import torch
-from comfy.samplers import sampler_object
+from comfy.samplers import CFGGuider, sampler_object
 from comfy_api.latest import InputImpl, Types
+from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 
 from pentimento.model_patchers.video import track
 from pentimento_host import standins
@@ -91,6 +92,9 @@ class NodeInputs:
         model = toy_network.patcher(toy_network.Neighbours())
         return self.picture() | {"model": model, "vae": self.vae(), "change_map": rand(1, 64, 72)}
 
+    def DynamicThresholding(self):
+        return {"model": toy_network.patcher(toy_network.Prompted()), "mimic_scale": 2.0}  # below the tests' CFG scale
+
     def ELLATextEncode(self):
         ella, t5 = self.ApplyELLA()["ella"], self.result("LoadELLAT5", "t5.safetensors", "fp32")[0]
         return {"ella": ella, "t5": t5, "text": "a cat"}
@@ -130,8 +134,14 @@ class NodeInputs:
     def LaMaFill(self):
         return self.picture_and_mask() | {"lama": self.result("LoadLaMa", "lama.pt")[0], "refine_steps": 2}
 
+    def LatentMirror(self):
+        return {"model": toy_network.patcher(toy_network.Prompted()), "max_fraction": 1.0}
+
     def MagicWand(self):
         return self.picture() | {"positive_coords": POINTS}
+
+    def MergeHistory(self):
+        return {"images": rand(4, 9, 12, 3), "batch_size": 2}
 
     def OSTrack(self):
         return {"ostrack": self.ostrack(), "images": rand(3, 64, 72, 3), "bboxes": ostrack.start() | {"x": 20, "y": 20}}
@@ -173,6 +183,22 @@ class NodeInputs:
             "lpips_name": "alex.pth",
             "backbone_name": "alexnet.pth",
         }
+
+    def SamplerHistory(self):
+        guider = CFGGuider(toy_network.patcher(toy_network.Prompted()))
+        guider.set_conds(*run.prompts(768))
+        guider.set_cfg(4.0)
+        return {
+            "noise": Noise_RandomNoise(3),
+            "guider": guider,
+            "sampler": sampler_object("euler"),
+            "sigmas": SIGMAS.clone(),
+            "latent_image": {"samples": randn(1, 4, 8, 8)},
+            "keep": 2,
+        }
+
+    def SamplerOptions(self):
+        return {"sampler_name": "euler", "s_churn": 1.0, "noise_seed_offset": 31337}
 
     def SkipResidual(self):
         return {"sampler": sampler_object("euler")}

@@ -50,6 +50,30 @@ def sample(model, positive, negative, noise, sigmas, cfg, latent=None, seed=7):
     return model.model.process_latent_in(result)
 
 
+def guided(model, cfg=1.0, sampler="euler", steps=6, scheduler="karras", seed=3, **changes):
+    """A whole run of a toy model with two different prompts, from noise.
+
+    Args:
+        sampler: A name or a SAMPLER.
+        changes: `noise` (B, 4, H, W), `latent` like it, `mask`, `sigmas`, `callback`.
+    """
+    noise = changes.get("noise", randn(1, 4, 8, 8, seed=seed))
+    sampling = model.get_model_object("model_sampling")
+    return comfy.sample.sample_custom(
+        model,
+        noise,
+        cfg,
+        comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler,
+        changes.get("sigmas", comfy.samplers.calculate_sigmas(sampling, scheduler, steps)),
+        *([[torch.full((1, 1, 8), value), {}]] for value in (0.8, -0.4)),
+        changes["latent"] if "latent" in changes else torch.zeros_like(noise),
+        noise_mask=changes.get("mask"),
+        callback=changes.get("callback"),
+        disable_pbar=True,
+        seed=seed,
+    )
+
+
 def links(control):
     """A ControlNet and those before it in its chain."""
     return [control, *links(control.previous_controlnet)] if control else []

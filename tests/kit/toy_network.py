@@ -45,3 +45,13 @@ def patcher(network, kind="eps", dtype=torch.float32):
     base = comfy.model_base.BaseModel(config({"disable_unet_model_creation": True}), model_type)
     base.diffusion_model = network
     return ModelPatcher(base, model_management.get_torch_device(), model_management.unet_offload_device())
+
+
+class Prompted(torch.nn.Module):
+    """Of each value and of the prompt's first number, so that guidance changes the answer."""
+
+    dtype = torch.float32
+
+    def forward(self, x, t, context, **kwargs):
+        prompt = torch.tanh(context[:, 0, 0]).view(-1, *[1] * (x.ndim - 1))
+        return torch.tanh((1.5 + prompt) * x) + 0.05 * prompt - 0.2 * x

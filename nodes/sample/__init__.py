@@ -1,3 +1,5 @@
 """Nodes that change how a model samples: guidance, symmetry, noise, sizes beyond the training's."""
 
-NODES = []
+from . import hidiffusion
+
+NODES = [*hidiffusion.NODES]

@@ -3,6 +3,8 @@
 import logging
 from dataclasses import replace
 
+import comfy.controlnet
+import comfy.ops
 import comfy.sample
 import comfy.samplers
 import comfy.supported_models
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from comfy import model_management
+from comfy.cldm import cldm
 from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample
 from comfy_extras.nodes_freelunch import FreeU
 from comfy_extras.nodes_hypertile import HyperTile
@@ -23,7 +26,8 @@ from kit.assertions import frozen, relative_error
 from kit.golden import GOLDEN, maker
 from kit.precision import FLOAT32
 from kit.run import prompts
-from kit.tensors import randn
+from kit.tensors import rand, randn
+from nodes import ControlNetApplyAdvanced
 from pentimento.model_patchers.sample import hidiffusion, hidiffusion_unet
 from pentimento.model_patchers.sample.hidiffusion import HiDiffusion
 from pentimento.model_patchers.upscale import windows
@@ -357,9 +361,9 @@ def test_other_nodes_see_whole_pictures(sd15):
 # Whole runs
 
 
-def sampled(model, sampler="euler", scheduler="normal", steps=5, size=(16, 16), batch=2, cfg=3.0, seed=0):
+def sampled(model, sampler="euler", scheduler="normal", steps=5, size=(16, 16), batch=2, cfg=3.0, seed=0, prompt=None):
     noise = randn(batch, 4, *size, seed=seed)
-    prompt = prompts(make.TEXT, 7)
+    prompt = prompt or prompts(make.TEXT, 7)
     options = {"disable_pbar": True, "seed": seed}
     return comfy.sample.sample(
         model, noise, steps, cfg, sampler, scheduler, *prompt, torch.zeros_like(noise), **options
@@ -417,6 +421,24 @@ def test_windows_of_the_trained_size_need_no_help(first, sd15):
     run = {"size": (16, 32), "batch": 1, "steps": 3}
     assert torch.equal(sampled(order[1](order[0](sd15)), **run), sampled(windowed(sd15), **run))
     assert relative_error(sampled(helped(sd15), **run), sampled(sd15, **run)) > 0.05
+
+
+def controlnet():
+    """For the thin SD 1.5, with random weights."""
+    network = cldm.ControlNet(hint_channels=3, operations=comfy.ops.disable_weight_init, **UNETS["sd15"])
+    network.load_state_dict(make.weights({name: value.shape for name, value in network.state_dict().items()}))
+    return comfy.controlnet.ControlNet(network, load_device=model_management.get_torch_device())
+
+
+def test_a_controlnet_acts_on_every_layer_of_a_size_that_nothing_divides(sd15, caplog):
+    apply = ControlNetApplyAdvanced().apply_controlnet
+    controlled = apply(*prompts(make.TEXT, 7), controlnet(), rand(1, 104, 152, 3), 1.0, 0.0, 1.0)
+    run = {"size": (13, 19), "batch": 1, "steps": 3}
+    model = patched(sd15, RUN, preset="sd15 2048")
+    result = sampled(model, **run, prompt=controlled)
+    assert not [message for message in caplog.messages if "could not be applied" in message]
+    assert relative_error(result, sampled(model, **run)) > 0.05
+    assert relative_error(result, sampled(sd15, **run, prompt=controlled)) > 0.05
 
 
 def test_a_chain_of_two_is_the_last(sd15):

@@ -18,6 +18,7 @@ from comfy.cldm import cldm
 from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample
 from comfy_extras.nodes_freelunch import FreeU
 from comfy_extras.nodes_hypertile import HyperTile
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from comfy_extras.nodes_tomesd import TomePatchModel
 from diffusers import UNet2DConditionModel
 from torch.nn import functional
@@ -518,6 +519,12 @@ def test_kinds_have_their_trained_size(name):
     settings = wrapper.__self__
     assert settings.native == FITTING[name]
     assert settings.inpainting == (name == "sdxl_inpaint")
+
+
+def test_an_sd2_that_predicts_v_was_trained_at_768():
+    (model,) = ModelSamplingDiscrete().patch(kinds.models()["sd2"], "v_prediction", False)
+    (wrapper,) = hidiffusion.apply(model, True, True, "auto", 0).wrappers["diffusion_model"][hidiffusion.KEY]
+    assert wrapper.__self__.native == 768
 
 
 def test_a_preset_for_another_kind_is_refused():

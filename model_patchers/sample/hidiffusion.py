@@ -2,7 +2,8 @@
 et al. 2024, "HiDiffusion: Unlocking Higher-Resolution Creativity and Efficiency in Pretrained Diffusion Models"
 (github.com/megvii-research/HiDiffusion, Apache-2.0).
 
-All of it are functions in the options of one call, beside those of other nodes: nothing is changed in the network.
+Each call of the network gets HiDiffusion's patches in its options, beside those of other nodes. The network itself is
+not changed. hidiffusion_unet.py holds these patches.
 """
 
 import hashlib
@@ -153,8 +154,8 @@ class HiDiffusion:
         name = self.choose(noise.shape[-2:])
         if name is None:
             logging.info(
-                "%s does nothing: %d x %d pixels are near the %d x %d of the model's training. Choose a preset other "
-                "than auto to have it anyway; for SDXL Turbo, turbo 1024.",
+                "%s does nothing: %d x %d pixels are less than twice the area of the model's training, %d x %d. Choose a "
+                "preset other than auto to have it anyway; for SDXL Turbo, turbo 1024.",
                 *(NODE, width, height, self.native, self.native),
             )
         else:

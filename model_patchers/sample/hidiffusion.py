@@ -154,8 +154,8 @@ class HiDiffusion:
         name = self.choose(noise.shape[-2:])
         if name is None:
             logging.info(
-                "%s does nothing: %d x %d pixels are less than twice the area of the model's training, %d x %d. Choose a "
-                "preset other than auto to have it anyway; for SDXL Turbo, turbo 1024.",
+                "%s does nothing: %d x %d pixels are less than twice the area of the model's training, %d x %d. Choose "
+                "a preset other than auto to have it anyway; for SDXL Turbo, turbo 1024.",
                 *(NODE, width, height, self.native, self.native),
             )
         else:

@@ -34,6 +34,7 @@ STANDIN_CHANGES = {
     "iterative_mixing": {"Twice as large.scale_by": 0.8} | SMALL_WINDOWS,
     "sd_x4_any_size": {"A megapixel.megapixels": 0.01} | SMALL_WINDOWS,
     "sd_upscale": {"Half of that.scale_by": 0.2} | SMALL_WINDOWS,
+    "hidiffusion": {"Size.width": 256, "Size.height": 256, "HiDiffusion.preset": "sd15 2048"},
     "hires_fix": {"Size.width": 256, "Size.height": 192} | SMALL_WINDOWS,
     "Upscale Any Size": {"A megapixel.megapixels": 0.01} | SMALL_WINDOWS,
 }

@@ -107,6 +107,9 @@ class NodeInputs:
     def FillWithoutModel(self):
         return self.picture_and_mask()
 
+    def HiDiffusion(self):
+        return {"model": self.model("sd2"), "preset": "sd15 1024"}
+
     def ICLight(self):
         return {"model": self.model("sd15"), "ic_light_name": "ic_light.safetensors"}
 

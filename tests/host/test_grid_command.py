@@ -340,3 +340,36 @@ def test_a_grid_on_a_real_comfyui_that_is_killed_and_extended(server, tmp_path):
     assert not set(new) & set(first)
     assert pictures(killed).items() > before.items()
     assert len(shown(killed / "squares")[1]) == 128
+
+
+BROKEN = """
+title: Photographs
+workflow: photographs.json
+axes:
+  Photograph.image: grid_there.png, grid_not_there.png
+"""
+PHOTOGRAPHS = {
+    "1": node("LoadImage", "Photograph", image="grid_there.png"),
+    "2": node("SaveImage", "Result", images=["1", 0], filename_prefix="grid/photographs"),
+}
+
+
+def test_a_cell_that_fails_on_a_real_comfyui_keeps_its_sentence(server, host, tmp_path):
+    """The picture is not there at first. The page says so of this cell alone, and the next run makes it."""
+    (tmp_path / "photographs.yaml").write_text(BROKEN)
+    (tmp_path / "photographs.json").write_text(json.dumps(PHOTOGRAPHS))
+    there, missing = (host.input / f"grid_{name}.png" for name in ("there", "not_there"))
+    Image.new("RGB", (8, 8)).save(there)
+    try:
+        status, output, complaints = call("run", server, cwd=tmp_path, file="photographs.yaml")
+        assert (status, output.count("1 of 2 cells done, 1 failed.")) == (1, 1)
+        sentence = shown(tmp_path / "photographs")[1][1]["error"]
+        assert f"Failed: grid_not_there.png: {sentence}" in complaints
+        assert "Photograph" in sentence
+        assert "grid_not_there.png" in sentence
+        there.rename(missing)
+        assert call("run", server, cwd=tmp_path, file="photographs.yaml")[0] == 0
+    finally:
+        there.unlink(missing_ok=True)
+        missing.unlink(missing_ok=True)
+    assert all(cell["files"] for cell in shown(tmp_path / "photographs")[1].values())

@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from kit.grid import GRAPH, INFO, Fake, runner, shown, spanned
+from kit.grid import GRAPH, INFO, Fake, pictures, runner, shown, spanned
 from pentimento.model_patchers.grid import check, expand, folder, run
 from pentimento.model_patchers.grid.expand import GridError
 
@@ -17,11 +17,6 @@ AXES = {"KSampler.seed": [1, 2, 3], "KSampler.cfg": [5, 6], "Model.ckpt_name": [
 @pytest.fixture
 def out(tmp_path):
     return tmp_path / "out"
-
-
-def pictures(path):
-    """{path: content} of all results."""
-    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*.png")}
 
 
 def test_every_cell_is_run_once_with_the_slow_axis_outermost(out):

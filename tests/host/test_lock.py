@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from kit.paths import PACK
 
 
@@ -16,8 +18,16 @@ def test_it_holds_what_is_pinned_by_hand():
     assert by_hand <= pins("lock.txt")
 
 
-def test_it_names_no_registry():
-    assert "://" not in (PACK / "host" / "lock.txt").read_text("utf-8")
+@pytest.mark.parametrize("name", ["lock.txt", "lock-ray.txt"])
+def test_it_names_no_registry(name):
+    assert "://" not in (PACK / "host" / name).read_text("utf-8")
+
+
+def test_what_ray_adds_goes_with_the_rest():
+    lock, ray = pins("lock.txt"), pins("lock-ray.txt")
+    assert any(pin.startswith("ray==") for pin in ray)
+    names = {pin.split("==")[0] for pin in lock}
+    assert {pin for pin in ray if pin.split("==")[0] in names} <= lock
 
 
 def test_it_is_for_the_three_systems():

@@ -171,7 +171,9 @@ def load(options: argparse.Namespace, info: dict) -> tuple[Grid, Chosen, Path]:
         GridError: With a sentence on each fault.
         HostError: There is no such file.
     """
-    grid, faults, path = read(options.file)
+    from . import own_form
+
+    grid, faults, path = read(options.file, lambda workflow: own_form.to_api(workflow, info))
     faults += check.faults(grid, info)
     try:
         chosen = part(grid, options.only)
@@ -198,8 +200,12 @@ def nodes(server: str) -> dict:
     return json.loads(client.get(server, "object_info"))
 
 
-def read(name: str) -> tuple[Grid, list[str], Path]:
+def read(name: str, convert: parse.Convert = lambda workflow: {}) -> tuple[Grid, list[str], Path]:
     """The grid of a file, what is wrong with the file, and the results' folder.
+
+    Args:
+        convert: Of a workflow in ComfyUI's own form, for which a server has to be asked. Without it the axes are not
+            compared with such a workflow.
 
     Raises:
         HostError: There is no such file.
@@ -211,7 +217,7 @@ def read(name: str) -> tuple[Grid, list[str], Path]:
         raise HostError(f"{name} is no text in UTF-8.") from error
     except OSError as error:
         raise HostError(f"{name} cannot be read: {error.strerror}.") from error
-    grid, faults = parse.read(text, file.parent, library, file.stem)
+    grid, faults = parse.read(text, file.parent, library, file.stem, convert)
     return grid, faults, file.parent / grid.out
 
 

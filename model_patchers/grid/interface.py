@@ -50,7 +50,7 @@ def _places(node: dict, original: dict, info: Info) -> dict[str, int | str]:
     if isinstance(values, dict):
         places: dict[str, int | str] = {name: name for name in values}
     elif isinstance(values, list):
-        places = dict(_listed(node, original, values, info))
+        places = dict(listed(node, original, values, info))
     else:
         return {}
     connected = {item["name"] for item in node.get("inputs", []) if item.get("link") is not None}
@@ -59,7 +59,7 @@ def _places(node: dict, original: dict, info: Info) -> dict[str, int | str]:
     return places if match else {}
 
 
-def _listed(node: dict, original: dict, values: list, info: Info) -> Iterator[tuple[str, int]]:
+def listed(node: dict, original: dict, values: list, info: Info) -> Iterator[tuple[str, int]]:
     inputs = declared(info, original)
     names = [item["widget"]["name"] for item in node.get("inputs", []) if item.get("widget")]
     place = 0

@@ -141,6 +141,7 @@ def test_an_actor_that_ends_costs_its_cells_alone(cluster, fakes, folder, entere
 
 def test_a_cell_whose_comfyui_ends_each_time_fails(cluster, fakes, folder, entered, monkeypatch):
     monkeypatch.setattr(grid_ray, "MOST_TRIES", 2)
+
     def disturb():
         wait(lambda: entered)
         (actor,) = entered[0].actors

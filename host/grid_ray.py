@@ -178,6 +178,8 @@ class Cluster:
         self.info: check.Info = {}
         worker = _class(self._ray, str(PACK))
         self.actors = [self._made(worker.options(**options), comfyui, url) for url, options in self._places(servers)]
+        count = len(self.actors)
+        tell(f"Ray waits for {count} ComfyUIs ..." if count > 1 else "Ray waits for a ComfyUI ...")
 
     def __enter__(self) -> "Cluster":
         try:

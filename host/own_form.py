@@ -1,7 +1,7 @@
 """Turns a workflow in ComfyUI's own form, which File > Export writes, into the form of the API.
 
 ComfyUI's server cannot do this: its page converts a workflow whenever it queues one. What the page makes up while it
-queues, and subgraphs, are refused.
+queues is refused.
 """
 
 import re
@@ -12,8 +12,8 @@ from .client import Graph
 from .grid import GridError
 
 # isort: split
-from pentimento_model_patchers.grid.check import Info, declared, is_socket
-from pentimento_model_patchers.grid.interface import listed
+from pentimento_model_patchers.grid.check import UPLOADS, Info, declared, is_socket
+from pentimento_model_patchers.grid.interface import CONTROLS, listed
 
 MUTED, BYPASSED = 2, 4  # modes of nodes
 NOTES = ("Note", "MarkdownNote")
@@ -31,6 +31,33 @@ class _Link:
     kind: str
 
 
+@dataclass(frozen=True)
+class _Given:
+    """A value in the place of a link."""
+
+    value: object
+
+
+class _Level:
+    """The workflow, or the inside of a subgraph.
+
+    Attributes:
+        prefix: Of the ids of its nodes in the API's form.
+        outer: The level in which the subgraph stands, and `host` its node there.
+    """
+
+    def __init__(self, content: dict, prefix: str = "", outer: "_Level | None" = None, host: dict | None = None):
+        self.content, self.prefix, self.outer, self.host = content, prefix, outer, host
+        self.nodes = {str(node["id"]): node for node in content["nodes"]}
+        self.links = dict(map(_link, content["links"]))
+        self.entry = str(content["inputNode"]["id"]) if outer else None
+        self.inner: dict[str, _Level] = {}  # of the nodes that are subgraphs
+
+
+_Place = tuple[_Level, dict]
+"""A node and where it stands."""
+
+
 def to_api(workflow: dict, info: Info) -> Graph:
     """The workflow as the page would queue it.
 
@@ -42,37 +69,48 @@ def to_api(workflow: dict, info: Info) -> Graph:
     """
     try:
         return _Converter(workflow, info).graph()
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise GridError(f"The workflow is damaged, or in a form that is not known. {ADVICE}") from error
 
 
 class _Converter:
     def __init__(self, workflow: dict, info: Info):
         self._info = info
-        self._nodes = {str(node["id"]): node for node in workflow["nodes"]}
-        self._links = dict(map(_link, workflow["links"]))
         self._subgraphs = {item["id"]: item for item in workflow.get("definitions", {}).get("subgraphs", [])}
+        self._top = _Level(workflow)
 
     def graph(self) -> Graph:
-        wanted = {key: node for key, node in self._nodes.items() if self._runs(node)}
-        if faults := list(dict.fromkeys(fault for node in wanted.values() for fault in self._faults(node))):
+        places = [*self._places(self._top)]
+        if faults := list(dict.fromkeys(fault for place in places for fault in self._faults(*place))):
             raise GridError("\n".join(faults))
-        return {key: self._converted(node) for key, node in wanted.items()}
+        return {f"{level.prefix}{node['id']}": self._converted(level, node) for level, node in places}
 
-    @staticmethod
-    def _runs(node: dict) -> bool:
-        return node["type"] not in (*NOTES, REROUTE, PRIMITIVE) and node.get("mode", 0) not in (MUTED, BYPASSED)
+    def _places(self, level: _Level) -> Iterator[_Place]:
+        """The nodes that run, and those of the subgraphs that do."""
+        for key, node in level.nodes.items():
+            if node["type"] in (*NOTES, REROUTE, PRIMITIVE) or node.get("mode", 0) in (MUTED, BYPASSED):
+                continue
+            if node["type"] in self._subgraphs:
+                content = self._subgraphs[node["type"]]
+                level.inner[key] = _Level(content, f"{level.prefix}{key}:", level, node)
+                yield from self._places(level.inner[key])
+            else:
+                yield level, node
 
-    def _faults(self, node: dict) -> Iterator[str]:
+    def _faults(self, level: _Level, node: dict) -> Iterator[str]:
         name = self._title(node)
-        if node["type"] in self._subgraphs:
-            yield f"{name} is a subgraph, which is not converted. {ADVICE}"
+        if level.host and level.host.get("properties", {}).get("proxyWidgets"):
+            yield f"{self._title(level.host)} is a subgraph of an earlier ComfyUI: save it in a newer one. {ADVICE}"
+        elif level.host and len(_promoted(level)) != len(level.host.get("widgets_values") or _promoted(level)):
+            yield f"{self._title(level.host)} is a subgraph, and it is not clear which value belongs to which. {ADVICE}"
+        elif level.host and _has_primitive(level):
+            yield f"{self._title(level.host)} is a subgraph, and a primitive feeds it: write the value into its widget."
         elif node["type"] not in self._info:
             yield f"ComfyUI has no node {node['type']}, which the workflow wants as {name}. Install its pack. {ADVICE}"
         elif self._is_unclear(node):
-            yield f"{name} has inputs that come and go, and it is not clear which value belongs to which. {ADVICE}"
+            yield f"{name} has values of which it is not clear to which input they belong. {ADVICE}"
         else:
-            for input_name, value in self._widgets(node).items():
+            for input_name, value in self._values(level, node).items():
                 if self._is_prompt(node, input_name) and CHOICE.search(str(value)):
                     yield (
                         f"{name}.{input_name} has choices in braces, of which the page of ComfyUI takes one at random: "
@@ -82,17 +120,21 @@ class _Converter:
                     yield f"{name}.{input_name} has a part between %, which the page of ComfyUI replaces: take it out."
 
     def _title(self, node: dict) -> str:
-        named = self._info.get(node["type"], {}).get("display_name") or self._subgraphs.get(node["type"], {}).get(
-            "name"
-        )
-        return node.get("title") or named or node["type"]
+        kind = self._info.get(node["type"], {}).get("display_name") or self._subgraphs.get(node["type"], {}).get("name")
+        return node.get("title") or kind or node["type"]
 
-    def _converted(self, node: dict) -> dict:
-        inputs = {name: self._value(node, name, value) for name, value in self._widgets(node).items()}
-        for item in node.get("inputs", []):
-            if (source := self._source(item.get("link"), item["type"], set())) is not None:
-                inputs[item["name"]] = source
+    def _converted(self, level: _Level, node: dict) -> dict:
+        inputs = {name: self._plain(node, name, value) for name, value in self._values(level, node).items()}
+        inputs |= {name: source for name, source in self._sources(level, node) if isinstance(source, list)}
         return {"class_type": node["type"], "inputs": inputs, "_meta": {"title": self._title(node)}}
+
+    def _values(self, level: _Level, node: dict) -> dict[str, object]:
+        given = {name: source.value for name, source in self._sources(level, node) if isinstance(source, _Given)}
+        return self._widgets(node) | given
+
+    def _sources(self, level: _Level, node: dict) -> Iterator[tuple[str, list | _Given | None]]:
+        for item in node.get("inputs", []):
+            yield item["name"], self._source(level, item.get("link"), item["type"], set())
 
     # Widgets
 
@@ -116,17 +158,24 @@ class _Converter:
             yield from ((name, values[place]) for name, place in listed(node, _class(node), values, self._info))
 
     def _is_unclear(self, node: dict) -> bool:
-        """Whether inputs come and go with a value, and the saved values are not one for each widget that is saved."""
-        dynamic = any(map(_is_dynamic, declared(self._info, _class(node)).values()))
-        widgets = [item for item in node.get("inputs", []) if item.get("widget")]
-        values = node.get("widgets_values") or []
-        return dynamic and not isinstance(values, dict) and len(values) != len(widgets)
+        """Whether a value may belong to a widget of the page alone, or to an input that comes with another's value."""
+        inputs, values = declared(self._info, _class(node)), node.get("widgets_values") or []
+        saved = dict(self._saved(node))
+        names = saved.keys() | {item["name"] for item in node.get("inputs", [])}
+        if any(not names.issuperset(_dependent(name, inputs[name], saved.get(name))) for name in inputs):
+            return True
+        if isinstance(values, dict) or not saved:
+            return False
+        place = max(place for _, place in listed(node, _class(node), values, self._info))
+        rest = [value for value in values[place + 1 :] if value not in CONTROLS]
+        uploads = any(option in UPLOADS for _, *options in inputs.values() for each in options for option in each)
+        return len(rest) > (2 if uploads else 0)  # a button, and a player of sounds
 
     def _is_prompt(self, node: dict, name: str) -> bool:
         kind, *options = declared(self._info, _class(node)).get(name, [None])
         return kind == "STRING" and bool(options) and bool(options[0].get("dynamicPrompts"))
 
-    def _value(self, node: dict, name: str, value: object) -> object:
+    def _plain(self, node: dict, name: str, value: object) -> object:
         if isinstance(value, list):
             return {"__value__": value}  # a bare list would be a link
         if self._is_prompt(node, name):
@@ -135,27 +184,60 @@ class _Converter:
 
     # Links
 
-    def _source(self, number: object, kind: str, seen: set) -> object:
-        """What a link leads to: [node id, output], a primitive's value, or None where it leads nowhere."""
-        if number is None or number in seen:
+    def _source(self, level: _Level, number: object, kind: str, seen: set) -> list | _Given | None:
+        """What a link leads to: [node id, output], a value, or None where it leads nowhere."""
+        if number is None or (level.prefix, number) in seen:
             return None
-        seen.add(number)
-        link = self._links[number]
-        node = self._nodes[link.source]
+        seen.add((level.prefix, number))
+        link = level.links[number]
+        if link.source == level.entry:
+            return self._from_outside(level, link.output, kind, seen)
+        node = level.nodes[link.source]
         if node.get("mode", 0) == MUTED:
             return None
         if node.get("mode", 0) == BYPASSED:
             passed = _passed(node, link.output, kind)
-            return None if passed is None else self._source(passed.get("link"), passed["type"], seen)
+            return None if passed is None else self._source(level, passed.get("link"), passed["type"], seen)
         if node["type"] == REROUTE:
-            return self._source(node["inputs"][0].get("link"), kind, seen)
+            return self._source(level, node["inputs"][0].get("link"), kind, seen)
         if node["type"] == PRIMITIVE:
-            return node["widgets_values"][0]
-        return [link.source, link.output]
+            return _Given(node["widgets_values"][0])
+        if inner := level.inner.get(link.source):
+            (number, *_) = inner.content["outputs"][link.output]["linkIds"] or [None]
+            return self._source(inner, number, kind, seen)
+        return [f"{level.prefix}{link.source}", link.output]
+
+    def _from_outside(self, level: _Level, slot: int, kind: str, seen: set) -> list | _Given | None:
+        """What an input of a subgraph is connected to; else the value of its widget, where the node has one."""
+        name = level.content["inputs"][slot]["name"]
+        item = next((item for item in level.host.get("inputs", []) if item["name"] == name), {})
+        if item.get("link") is not None:
+            return self._source(level.outer, item["link"], kind, seen)
+        values = dict(zip(_promoted(level), level.host.get("widgets_values") or [], strict=False))
+        return _Given(values[name]) if name in values else None
+
+
+def _promoted(level: _Level) -> list[str]:
+    """The inputs of the subgraph's node that have a widget there."""
+    return [item["name"] for item in level.host.get("inputs", []) if item.get("widget")]
+
+
+def _has_primitive(level: _Level) -> bool:
+    """Whether a primitive feeds the subgraph's node, for which the page uses the value inside."""
+    links = [item["link"] for item in level.host.get("inputs", []) if item.get("link") is not None]
+    sources = [level.outer.nodes.get(level.outer.links[link].source, {}) for link in links]
+    return any(source.get("type") == PRIMITIVE for source in sources)
 
 
 def _is_dynamic(declaration: list) -> bool:
     return str(declaration[0]).startswith("COMFY_")
+
+
+def _dependent(name: str, declaration: list, value: object) -> list[str]:
+    """The inputs that a value of a dynamic input brings with it."""
+    options = declaration[1].get("options", []) if _is_dynamic(declaration) and len(declaration) > 1 else []
+    parts = [option["inputs"] for option in options if isinstance(option, dict) and option.get("key") == value]
+    return [f"{name}.{inner}" for part in parts for inputs in part.values() for inner in inputs]
 
 
 def _defaults(declaration: list) -> list:

@@ -116,19 +116,27 @@ def test_comments_are_taken_out_of_prompts_and_lists_are_marked():
 
 
 DYNAMIC = {**INFO, "SaveImage": {"input": {"required": {"format": ["COMFY_DYNAMICCOMBO_V3", {}]}}}}
-SUBGRAPH = {"definitions": {"subgraphs": [{"id": "abc", "name": "Inner"}]}}
+HOST = {"id": 20, "type": "abc", "inputs": [], "outputs": [], "mode": 0}
+
+
+def inside(**fields):
+    """The form within a subgraph."""
+    content = {"id": "abc", "name": "Inner", "inputNode": {"id": -10}, **FORM}
+    return {"nodes": [{**HOST, **fields}], "links": [], "definitions": {"subgraphs": [content]}}
+
+
+def test_nodes_of_a_subgraph_have_its_number_before_theirs():
+    graph = own_form.to_api(inside(), INFO)
+    assert graph.keys() == {f"20:{key}" for key in GRAPH}
+    assert graph["20:8"]["inputs"] == {"images": ["20:7", 0], "filename_prefix": "grid"}
 
 
 @pytest.mark.parametrize(
     ("form", "info", "sentence"),
     [
         (changed(6, type="Sampler9"), INFO, "ComfyUI has no node Sampler9, which the workflow wants as KSampler"),
-        (
-            changed(6, type="abc", title="") | SUBGRAPH,
-            INFO,
-            "Inner is a subgraph, which is not converted. File > Export",
-        ),
-        (changed(8, widgets_values=["a", "b"]), DYNAMIC, "Result has inputs that come and go"),
+        (inside(properties={"proxyWidgets": [["1", "a"]]}), INFO, "Inner is a subgraph of an earlier ComfyUI: save it"),
+        (changed(8, widgets_values=["a", "b"]), DYNAMIC, "Result has values of which it is not clear"),
         (changed(8, widgets_values=["%date:yyyy%"]), INFO, "Result.filename_prefix has a part between %"),
         ({**FORM, "links": []}, INFO, "The workflow is damaged, or in a form that is not known. File > Export"),
         ({"nodes": [{}], "links": []}, INFO, "The workflow is damaged"),

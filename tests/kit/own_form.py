@@ -50,3 +50,15 @@ def with_primitive(workflow, number, name, value):
     output = {"name": kind, "type": kind, "widget": {"name": name}, "links": [link]}
     workflow["nodes"].append(_node(node, "PrimitiveNode", [], [output], widgets_values=[value, "fixed"]))
     return workflow
+
+
+def with_picture(workflow, number):
+    """The workflow with a Load Image at the first input of a node."""
+    workflow, node, link = _fresh(workflow)
+    target = next(item for item in workflow["nodes"] if item["id"] == number)
+    target["inputs"][0]["link"] = link
+    workflow["links"].append([link, node, 0, number, 0, "IMAGE"])
+    outputs = [{"name": "IMAGE", "type": "IMAGE", "links": [link]}, {"name": "MASK", "type": "MASK", "links": None}]
+    widget = {"name": "image", "type": "COMBO", "widget": {"name": "image"}, "link": None}
+    workflow["nodes"].append(_node(node, "LoadImage", [widget], outputs, widgets_values=["a.png", "image"]))
+    return workflow

@@ -74,6 +74,14 @@ def test_an_input_that_was_added_since_has_its_default():
     assert own_form.to_api(FORM, INFO) == graph_without()
 
 
+def test_a_file_may_name_connected_widgets_alone():
+    """As most pages save them: the order of the values is that of the node's inputs."""
+    form = with_primitive(FORM, 6, "cfg", 3.5)
+    for node in form["nodes"]:
+        node["inputs"] = [item for item in node["inputs"] if not item.get("widget") or item["link"]]
+    assert own_form.to_api(form, INFO) == graph_without(cfg=3.5)
+
+
 def test_links_lead_past_nodes_that_do_not_run():
     assert own_form.to_api(in_mode(FORM, 2, 4), INFO) == {
         key: {**node, "inputs": {n: ["1", v[1]] if v in (["2", 0], ["2", 1]) else v for n, v in node["inputs"].items()}}
@@ -115,7 +123,27 @@ def test_comments_are_taken_out_of_prompts_and_lists_are_marked():
         own_form.to_api(changed(3, widgets_values=["a {red|blue} cat"]), prompts)
 
 
-DYNAMIC = {**INFO, "SaveImage": {"input": {"required": {"format": ["COMFY_DYNAMICCOMBO_V3", {}]}}}}
+CODECS = {"options": [{"key": "raw", "inputs": {}}, {"key": "h264", "inputs": {"required": {"crf": ["INT", {}]}}}]}
+DYNAMIC = {
+    **INFO,
+    "SaveImage": {
+        **INFO["SaveImage"],
+        "input": {"required": {"images": ["IMAGE"], "codec": ["COMFY_DYNAMICCOMBO_V3", CODECS]}},
+    },
+}
+WIDGETS = [{"name": name, "type": "*", "widget": {"name": name}, "link": None} for name in ("codec", "codec.crf")]
+
+
+def test_inputs_come_with_a_value():
+    assert own_form.to_api(changed(8, inputs=WIDGETS[:1], widgets_values=["raw"]), DYNAMIC)["8"]["inputs"] == {
+        "codec": "raw"
+    }
+    assert own_form.to_api(changed(8, inputs=WIDGETS, widgets_values=["h264", 20]), DYNAMIC)["8"]["inputs"] == {
+        "codec": "h264",
+        "codec.crf": 20,
+    }
+
+
 HOST = {"id": 20, "type": "abc", "inputs": [], "outputs": [], "mode": 0}
 
 
@@ -136,7 +164,9 @@ def test_nodes_of_a_subgraph_have_its_number_before_theirs():
     [
         (changed(6, type="Sampler9"), INFO, "ComfyUI has no node Sampler9, which the workflow wants as KSampler"),
         (inside(properties={"proxyWidgets": [["1", "a"]]}), INFO, "Inner is a subgraph of an earlier ComfyUI: save it"),
-        (changed(8, widgets_values=["a", "b"]), DYNAMIC, "Result has values of which it is not clear"),
+        (changed(8, widgets_values=["h264", 20], inputs=WIDGETS[:1]), DYNAMIC, "Result has values of which it is not"),
+        (changed(8, widgets_values=["a", "b"]), INFO, "Result has values of which it is not clear to which input they"),
+        (inside(inputs=WIDGETS, widgets_values=[1]), INFO, "Inner is a subgraph, and it is not clear which value"),
         (changed(8, widgets_values=["%date:yyyy%"]), INFO, "Result.filename_prefix has a part between %"),
         ({**FORM, "links": []}, INFO, "The workflow is damaged, or in a form that is not known. File > Export"),
         ({"nodes": [{}], "links": []}, INFO, "The workflow is damaged"),

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from kit.paths import PACK
+from pentimento_host import environment
 
 
 def pins(name):
@@ -38,3 +39,20 @@ def test_it_is_for_the_three_systems():
         and "sys_platform == 'linux'" in lock
         and "python_full_version < '3.11'" in lock
     )
+
+
+def test_ray_stays_once_it_is_there(tmp_path, monkeypatch):
+    locks, host = [], environment.Host(tmp_path, tmp_path / "ComfyUI", tmp_path / "python", own=True)
+
+    def run(what, *command):
+        locks.append([part.name for part in command if part in (environment.LOCK, environment.RAY_LOCK)])
+
+    monkeypatch.setattr(environment, "_run", run)
+    (tmp_path / "venv").mkdir()
+    for with_ray in (False, False, True, False):
+        environment._install_requirements(host, with_ray)
+    assert locks == [[], ["lock.txt"], ["lock.txt", "lock-ray.txt"]]  # the first makes the environment
+    stamp = tmp_path / "venv" / "lock.sha256"
+    stamp.write_text(stamp.read_text().replace("a", "b"))
+    environment._install_requirements(host, False)
+    assert locks[3:] == [["lock.txt", "lock-ray.txt"]]

@@ -20,7 +20,7 @@ def run() -> dict:
     fewer = _pack.call(__file__, "ours", 1)
     row = _pack.compare(
         __file__,
-        title=f"The grid itself: {CELLS} cells over a server that takes no time, pictures of 100 kB",
+        title=f"The grid itself: {CELLS:,} cells over a server that takes no time, pictures of 100 kB",
         peer="a loop that writes the same pictures",
         note="",
         arguments=(10,),
@@ -28,7 +28,7 @@ def run() -> dict:
     cost = 1000 * row["ours"]["seconds"] / CELLS
     row["note"] = (
         f"{cost:.1f} ms a cell: the journal, the page's data, the digests and the pictures. Memory for "
-        f"{CELLS // 10} cells: {fewer['peak_mb']:.1f} MB, for {CELLS}: {row['ours']['peak_mb']:.1f} MB."
+        f"{CELLS // 10} cells: {fewer['peak_mb']:.1f} MB, for {CELLS:,}: {row['ours']['peak_mb']:.1f} MB."
     )
     return row
 

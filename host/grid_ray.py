@@ -202,9 +202,9 @@ class Cluster:
             return [(url, {"num_cpus": 0, "scheduling_strategy": "SPREAD"}) for url in servers]
         if gpus := int(self._ray.cluster_resources().get("GPU", 0)):
             return [(None, {"num_cpus": 0, "num_gpus": 1})] * gpus
-        nodes = [node["NodeID"] for node in self._ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        machines = [node["NodeID"] for node in self._ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         there = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        return [(None, {"num_cpus": 1, "scheduling_strategy": there(node, soft=False)}) for node in nodes]
+        return [(None, {"num_cpus": 1, "scheduling_strategy": there(machine, soft=False)}) for machine in machines]
 
     @staticmethod
     def _made(worker: Any, *arguments: object) -> Actor:

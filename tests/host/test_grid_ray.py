@@ -38,6 +38,7 @@ def cluster():
     machine = {"num_cpus": 1}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PENTIMENTO_CPU", "1")  # the actors need not import PyTorch to look for a GPU
         machines = Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})
         try:
             machines.second = machines.add_node(**machine)

@@ -36,7 +36,7 @@ def _run(host: Host, options: argparse.Namespace, rest: list[str]) -> int:
             return VERBS[options.verb](host, options, rest)
         if options.verb == "grid":  # needs no ComfyUI of ours
             return _grid_outside(host, options, rest)
-        prepare(host)
+        prepare(host, options.verb == "setup" and options.ray)
     except OSError as error:
         if system.is_full(error):
             raise HostError(f"The disk is full. {make_room(host)}") from error
@@ -73,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         "--comfyui", metavar="PATH", help="use this ComfyUI checkout and its Python; nothing in it is changed"
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("setup", help="make the virtual environment, ComfyUI and the link to this pack")
+    setup = verbs.add_parser("setup", help="make the virtual environment, ComfyUI and the link to this pack")
+    setup.add_argument("--ray", action="store_true", help="install Ray, too, which runs a grid on several machines")
     demo = verbs.add_parser("demo", help="run every bundled workflow on photographs and write a contact sheet")
     demo.add_argument("workflow", nargs="*", help="only these workflows")
     serve = verbs.add_parser("serve", help="run ComfyUI with the pack in it")
@@ -86,7 +87,20 @@ def _parser() -> argparse.ArgumentParser:
         "action", choices=["check", "run", "view"], help="say what is wrong and what it costs; run it; open the results"
     )
     grid.add_argument("file", metavar="FILE", help="the grid file, YAML or JSON")
-    grid.add_argument("--server", default=client.SERVER, metavar="URL", help=f"ComfyUI's address ({client.SERVER})")
+    grid.add_argument(
+        "--server",
+        action="append",
+        default=[],
+        metavar="URL",
+        help=f"ComfyUI's address ({client.SERVER}); with --ray it may be repeated",
+    )
+    grid.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="with run, after FILE: run on the Ray cluster at this address, or on one that is started here",
+    )
     grid.add_argument(
         "--only",
         action="append",

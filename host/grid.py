@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from . import client
@@ -149,15 +149,19 @@ def command(options: argparse.Namespace) -> int:
         return 130
 
 
-def load(options: argparse.Namespace) -> tuple[Grid, dict, Chosen, Path]:
-    """The grid of a file, what the server says of its nodes, the part that is asked for, and the results' folder.
+def load(options: argparse.Namespace, info: dict) -> tuple[Grid, Chosen, Path]:
+    """The grid of a file, the part that is asked for, and the results' folder.
+
+    Args:
+        info: What the server says of its nodes.
 
     Raises:
         GridError: With a sentence on each fault.
         HostError: There is no such file.
     """
-    grid, faults, path = read(options.file)
-    info = json.loads(client.get(client.address(options.server), "object_info"))
+    from . import own_form
+
+    grid, faults, path = read(options.file, lambda workflow: own_form.to_api(workflow, info))
     faults += check.faults(grid, info)
     try:
         chosen = part(grid, options.only)
@@ -165,11 +169,31 @@ def load(options: argparse.Namespace) -> tuple[Grid, dict, Chosen, Path]:
         faults += str(error).splitlines()
     if faults:
         raise GridError("\n".join(faults))
-    return grid, info, chosen, path
+    return grid, chosen, path
 
 
-def read(name: str) -> tuple[Grid, list[str], Path]:
+def address(options: argparse.Namespace) -> str:
+    """The address of the one ComfyUI that is to be used.
+
+    Raises:
+        HostError: Several are named.
+    """
+    if len(options.server) > 1:
+        raise HostError("Several ComfyUIs run a grid with Ray alone: add --ray after the file.")
+    return client.address(options.server[0] if options.server else client.SERVER)
+
+
+def nodes(server: str) -> dict:
+    """What a server says of its nodes."""
+    return json.loads(client.get(server, "object_info"))
+
+
+def read(name: str, convert: parse.Convert = lambda workflow: {}) -> tuple[Grid, list[str], Path]:
     """The grid of a file, what is wrong with the file, and the results' folder.
+
+    Args:
+        convert: Of a workflow in ComfyUI's own form, for which a server has to be asked. Without it the axes are not
+            compared with such a workflow.
 
     Raises:
         HostError: There is no such file.
@@ -181,13 +205,14 @@ def read(name: str) -> tuple[Grid, list[str], Path]:
         raise HostError(f"{name} is no text in UTF-8.") from error
     except OSError as error:
         raise HostError(f"{name} cannot be read: {error.strerror}.") from error
-    grid, faults = parse.read(text, file.parent, library, file.stem)
+    grid, faults = parse.read(text, file.parent, library, file.stem, convert)
     return grid, faults, file.parent / grid.out
 
 
 def check_grid(options: argparse.Namespace) -> int:
     """Says what is wrong with a grid, or how many cells it has and what they cost; the exit status."""
-    grid, info, chosen, path = load(options)
+    info = nodes(address(options))
+    grid, chosen, path = load(options, info)
     folder = Folder(path) if (path / MARKER).is_file() else None
     print("\n".join(estimate(grid, info, chosen, folder)))
     print(f"The results go to {path}.")
@@ -219,13 +244,40 @@ def estimate(grid: Grid, info: dict, chosen: Chosen, folder: Folder | None) -> I
 
 def run_grid(options: argparse.Namespace) -> int:
     """Runs a grid; the exit status."""
-    server = client.address(options.server)
-    grid, info, chosen, path = load(options)
+    show = Line()
+    if not options.ray:
+        server = address(options)
+        return _run(options, nodes(server), lambda folder: Remote(server, folder.id), Runner, show)
+    from . import grid_ray
+
+    _, faults, _ = read(options.file)
+    if faults:  # said before a cluster starts
+        raise GridError("\n".join(faults))
+    servers = [client.address(server) for server in options.server]
+    with grid_ray.Cluster(options.ray, servers, options.comfyui, show.say) as cluster:
+        return _run(options, cluster.info, lambda folder: contextlib.nullcontext(cluster), grid_ray.Spread, show)
+
+
+def _run(
+    options: argparse.Namespace,
+    info: dict,
+    opened: Callable[[Folder], contextlib.AbstractContextManager],
+    kind: type[Runner],
+    show: "Line",
+) -> int:
+    """Runs a grid.
+
+    Args:
+        info: What the server says of its nodes.
+        opened: Gives the server for a folder of results.
+        kind: Of runner.
+    """
+    grid, chosen, path = load(options, info)
     claim(path)
     with alone(path):
         folder = Folder(path)
-        with Remote(server, folder.id) as remote:
-            runner, show = Runner(grid, folder, remote, info, check.order(grid, info), chosen), Line()
+        with opened(folder) as server:
+            runner = kind(grid, folder, server, info, check.order(grid, info), chosen)
             try:
                 progress = runner.run(show)
             except (GridError, client.Gone) as error:
@@ -259,14 +311,18 @@ class Line:
 
     def __call__(self, progress: Progress, sentence: str) -> None:
         if sentence:
-            self.clear()
-            print(f"Failed: {sentence}", file=sys.stderr, flush=True)
+            self.say(f"Failed: {sentence}")
         if self._seen:
             width = shutil.get_terminal_size().columns - 1
             print(f"\r{_state(progress)[:width]:{width}}", end="", file=sys.stderr, flush=True)
         elif time.monotonic() >= self._next:
             self._next = time.monotonic() + SELDOM
             print(_state(progress), file=sys.stderr, flush=True)
+
+    def say(self, sentence: str) -> None:
+        """Writes a sentence above the line."""
+        self.clear()
+        print(sentence, file=sys.stderr, flush=True)
 
     def clear(self) -> None:
         """Takes the line away."""

@@ -191,7 +191,7 @@ def order(grid: Grid, info: Info) -> tuple[int, ...]:
     changes reach many nodes should change least. Among equals, the axis with fewer values stands outside, which makes
     the fewest changes, and else the file's order holds.
     """
-    reached = _reached(grid)
+    reached = reached_nodes(grid)
     loaders = {key for key in grid.graph if is_loader(grid.graph[key], info)}
     ranks = [
         (-len(reached[number] & loaders), -len(reached[number]), len(axis.used), number)
@@ -200,7 +200,7 @@ def order(grid: Grid, info: Info) -> tuple[int, ...]:
     return tuple(rank[-1] for rank in sorted(ranks))
 
 
-def _reached(grid: Grid) -> list[set[str]]:
+def reached_nodes(grid: Grid) -> list[set[str]]:
     """For each axis, the nodes that run again when its value changes."""
     after: dict[str, set[str]] = {key: set() for key in grid.graph}
     for key, node in grid.graph.items():
@@ -251,7 +251,7 @@ class Cost:
 
 def cost(grid: Grid, info: Info, axes: tuple[int, ...], chosen: Chosen | None = None) -> Cost:
     """What the cells cost when no cell is there yet and the axes change in this order."""
-    reached = _reached(grid)
+    reached = reached_nodes(grid)
     chosen = chosen or {}
     counts = [len(set(axis.used) & chosen.get(number, set(axis.used))) for number, axis in enumerate(grid.axes)]
     runs = {}

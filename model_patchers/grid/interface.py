@@ -88,7 +88,7 @@ def _places(node: dict, original: dict, info: Info) -> dict[str, int | str]:
     if isinstance(values, dict):
         places: dict[str, int | str] = {name: name for name in values}
     elif isinstance(values, list):
-        places = dict(_listed(node, original, values, info))
+        places = dict(listed(node, original, values, info))
     else:
         return {}
     connected = {item["name"] for item in node.get("inputs", []) if item.get("link") is not None}
@@ -97,11 +97,10 @@ def _places(node: dict, original: dict, info: Info) -> dict[str, int | str]:
     return places if match else {}
 
 
-def _listed(node: dict, original: dict, values: list, info: Info) -> Iterator[tuple[str, int]]:
-    inputs = declared(info, original)
-    names = [item["widget"]["name"] for item in node.get("inputs", []) if item.get("widget")]
-    place = 0
-    for name in names or [name for name in inputs if not is_socket(inputs[name])]:
+def listed(node: dict, original: dict, values: list, info: Info) -> Iterator[tuple[str, int]]:
+    """(input, place of its value) of a node's widgets. Values without an input follow seeds, or stand at the end."""
+    inputs, place = declared(info, original), 0
+    for name in _widgets(node, inputs):
         if place == len(values):
             return
         yield name, place
@@ -110,3 +109,12 @@ def _listed(node: dict, original: dict, values: list, info: Info) -> Iterator[tu
         controlled = options.get("control_after_generate") or name in SEEDS
         if controlled and place < len(values) and values[place] in CONTROLS:
             place += 1
+
+
+def _widgets(node: dict, inputs: dict[str, list]) -> list[str]:
+    """The inputs that have a widget. A file may name all of them, or those alone that are connected."""
+    slots = node.get("inputs", [])
+    named = [item["widget"]["name"] for item in slots if item.get("widget")]
+    sockets = {item["name"] for item in slots if not item.get("widget")}
+    widgets = [name for name in inputs if not is_socket(inputs[name]) and name not in sockets]
+    return named if set(widgets) <= set(named) else widgets

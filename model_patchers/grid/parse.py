@@ -24,7 +24,7 @@ from .expand import (
     value_index,
 )
 from .paths import distinct
-from .text import load
+from .text import fields
 from .values import Scalar
 
 FIELDS = ("title", "description", "author", "workflow", "interface", "out", "set", "axes", "view")
@@ -38,6 +38,14 @@ LONGEST_TITLE = 300  # letters of a title that is made from a text; the viewer s
 
 Library = Callable[[str], tuple[Graph, dict | None] | None]
 """From the name of a workflow to the workflow in the API's form and in ComfyUI's own, or None."""
+
+Convert = Callable[[dict], Graph]
+"""From a workflow in ComfyUI's own form to the API's. Raises GridError with a sentence on each fault."""
+
+
+def refuse(workflow: dict) -> Graph:
+    """Converts no workflow."""
+    raise GridError("The workflow is in ComfyUI's own form. File > Export (API) writes the form that a grid needs.")
 
 
 def parse(text: str, folder: Path, library: Library = lambda name: None, default_out: str = "") -> Grid:
@@ -53,7 +61,11 @@ def parse(text: str, folder: Path, library: Library = lambda name: None, default
 
 
 def read(
-    text: str, folder: Path, library: Library = lambda name: None, default_out: str = ""
+    text: str,
+    folder: Path,
+    library: Library = lambda name: None,
+    default_out: str = "",
+    convert: Convert = refuse,
 ) -> tuple[Grid, list[str]]:
     """The grid that a file describes, and a sentence on each fault; without faults the grid is whole.
 
@@ -62,28 +74,19 @@ def read(
         folder: Where the file lies: the files that it names lie there, too.
         library: Gives bundled workflows by name.
         default_out: Folder of the results where the file names none.
+        convert: Converts a workflow in ComfyUI's own form.
 
     Raises:
         GridError: The text is no YAML and no JSON.
     """
-    return build(fields(text), folder, library, default_out)
+    return build(fields(text), folder, library, default_out, convert)
 
 
-def fields(text: str) -> dict:
-    """The fields of a grid file.
-
-    Raises:
-        GridError: The text is no YAML and no JSON.
-    """
-    data = load(text)
-    if not isinstance(data, dict):
-        raise GridError("A grid has fields such as title and axes.")
-    return data
-
-
-def build(data: dict, folder: Path, library: Library, default_out: str = "") -> tuple[Grid, list[str]]:
+def build(
+    data: dict, folder: Path, library: Library, default_out: str = "", convert: Convert = refuse
+) -> tuple[Grid, list[str]]:
     """The grid of these fields; as `read`."""
-    parser = _Parser(folder, library)
+    parser = _Parser(folder, library, convert)
     grid = parser.grid(data, default_out)
     return grid, list(dict.fromkeys(parser.faults))
 
@@ -91,8 +94,8 @@ def build(data: dict, folder: Path, library: Library, default_out: str = "") -> 
 class _Parser:
     """Collects faults while it reads."""
 
-    def __init__(self, folder: Path, library: Library):
-        self.folder, self.bundled, self.faults = folder, library, []
+    def __init__(self, folder: Path, library: Library, convert: Convert):
+        self.folder, self.bundled, self.convert, self.faults = folder, library, convert, []
         self.graph: Graph = {}
 
     def grid(self, data: dict, default_out: str) -> Grid:
@@ -128,10 +131,11 @@ class _Parser:
             return workflow
         graph = self._json(name)
         if isinstance(graph, dict) and isinstance(graph.get("nodes"), list):
-            self.faults.append(
-                f"{name} is in ComfyUI's own form. File > Export (API) writes the form that a grid needs."
-            )
-            return {}, None
+            try:
+                return self.convert(graph), graph
+            except GridError as error:
+                self.faults += [f"{name}: {sentence}" for sentence in str(error).splitlines()]
+                return {}, None
         if graph is not None and not is_workflow(graph):
             self.faults.append(f"{name} is no workflow in the API's form. ComfyUI writes it by File > Export (API).")
             return {}, None

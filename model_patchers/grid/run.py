@@ -170,11 +170,11 @@ class Runner:
         """
         self.report, self._start, self._ended = report, time.monotonic(), 0
         self.progress = Progress(self.progress.total, done=self.progress.total - self.missing())
-        cells = self._todo()
+        self.begin()
         self._write(now=True)
         self.folder.write_viewer()
         try:
-            while self._fill(cells):
+            while self._fill():
                 for prompt_id, outcome in self.server.finished(list(self.flights)).items():
                     self._end(self.flights.pop(prompt_id), outcome)
                     self._write()
@@ -188,17 +188,26 @@ class Runner:
             self.folder.write_scores(self.grid, self.digests)
         return self.progress
 
-    def _todo(self) -> Iterator[tuple[Index, str]]:
-        for cell in self.grid.cells(self.order, self.chosen):
+    def begin(self) -> None:
+        """Prepares for `take`."""
+        self._cells = self.todo(self.chosen)
+
+    def take(self) -> tuple[Index, str] | None:
+        """The next cell to queue and its digest, or None as long as enough are in the queue and when none is left."""
+        return next(self._cells, None) if len(self.flights) < AHEAD else None
+
+    def todo(self, chosen: Chosen | None) -> Iterator[tuple[Index, str]]:
+        """The cells of a part that are not there, and their digests."""
+        for cell in self.grid.cells(self.order, chosen):
             digest = self.digests[cell]
             if not self.folder.is_done(digest):
                 yield cell, digest
             elif digest in self._shared:
                 self.progress.done += 1
 
-    def _fill(self, cells: Iterator[tuple[Index, str]]) -> bool:
+    def _fill(self) -> bool:
         """Queues cells until enough are there; whether any is."""
-        while len(self.flights) < AHEAD and (item := next(cells, None)):
+        while item := self.take():
             cell, digest = item
             if digest in self._failed:
                 self.progress.failed += 1

@@ -69,9 +69,11 @@ def test_the_control_of_a_seed_is_stepped_over():
     assert mirror(WIDGETS, {"seed": 5, "cfg": 1.5}) == [5, "randomize", 4, 1.5]
 
 
-def test_a_workflow_without_names_of_widgets_takes_those_of_the_class():
+def test_a_workflow_without_names_of_all_widgets_takes_those_of_the_class():
     old = {**WIDGETS, "inputs": [], "widgets_values": [1, "fixed", 4, 7.0, "euler", False]}
     assert mirror(old, {"cfg": 2.0}) == [1, "fixed", 4, 2.0, "euler", False]
+    connected = {"name": "steps", "widget": {"name": "steps"}, "link": 3}
+    assert mirror({**old, "inputs": [connected]}, {"cfg": 2.0}) == [1, "fixed", 4, 2.0, "euler", False]
 
 
 def test_values_by_name_are_set_by_name():

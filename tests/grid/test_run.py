@@ -1,13 +1,14 @@
 """Running a grid: what is queued, what is saved, what a second run leaves alone."""
 
 import csv
+import itertools
 import json
 import tracemalloc
 
 import pytest
 
-from kit.grid import GRAPH, INFO, Fake, runner, shown, spanned
-from pentimento.model_patchers.grid import expand, folder, run
+from kit.grid import GRAPH, INFO, Fake, pictures, runner, shown, spanned
+from pentimento.model_patchers.grid import check, expand, folder, run
 from pentimento.model_patchers.grid.expand import GridError
 from pentimento.model_patchers.score import output
 
@@ -17,11 +18,6 @@ AXES = {"KSampler.seed": [1, 2, 3], "KSampler.cfg": [5, 6], "Model.ckpt_name": [
 @pytest.fixture
 def out(tmp_path):
     return tmp_path / "out"
-
-
-def pictures(path):
-    """{path: content} of all results."""
-    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*.png")}
 
 
 def test_every_cell_is_run_once_with_the_slow_axis_outermost(out):
@@ -42,6 +38,24 @@ def test_every_cell_is_run_once_with_the_slow_axis_outermost(out):
         assert file == f"cells/{grid.path(cell, expand.digest(graph))}.png"
     assert data["progress"].pop("written") > 1e9
     assert data["progress"] == {"total": 12, "done": 12, "failed": 0, "seconds_left": 0.0, "running": False}
+
+
+def test_models_are_loaded_as_seldom_as_the_axes_allow(out):
+    """Over a server that keeps, as ComfyUI does, the results of the last prompt: each loader's key is what it reads."""
+    axes = {"KSampler.seed": [1, 2], "LoRA.lora_name": ["x.safetensors", "y.safetensors"], **AXES}
+    grid, server = spanned(axes), Fake()
+    work = runner(grid, out, server)
+    work.run()
+    loads = {"Model": 0, "LoRA": 0}
+    for before, graph in itertools.pairwise([None, *server.ran]):
+        keys = [
+            graph and (graph["1"]["inputs"], {**graph["1"]["inputs"], **graph["2"]["inputs"]})
+            for graph in (before, graph)
+        ]
+        for loader, place in (("Model", 0), ("LoRA", 1)):
+            loads[loader] += before is None or keys[0][place] != keys[1][place]
+    assert loads == {"Model": 2, "LoRA": 4}  # a model for each value, and a LoRA for each pair
+    assert loads == check.cost(grid, INFO, work.order).loads
 
 
 def test_a_second_run_runs_nothing(out):

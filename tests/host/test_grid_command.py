@@ -1,24 +1,21 @@
 """python3 host grid, on a ComfyUI of the standard library and on a real one."""
 
-import contextlib
-import io
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from PIL import Image
 
 from kit.fake_comfyui import FakeComfyUI
-from kit.grid import shown, written
-from kit.paths import PACK
+from kit.grid import node, pictures, shown, written
+from kit.grid_command import SQUARES, arguments, call, start, wait
 from kit.process import kill_tree
 from pentimento.model_patchers.grid.expand import digest
-from pentimento_host import cli, client
+from pentimento_host import client
 from pentimento_host import grid as command
+from pentimento_host.environment import HostError
 
 FILE = """
 title: Cats
@@ -40,42 +37,6 @@ def fake():
 def folder(tmp_path):
     (tmp_path / "cats.yaml").write_text(FILE)
     return written(tmp_path)
-
-
-def arguments(action, server, *more, file="cats.yaml"):
-    return [sys.executable, str(PACK / "host"), "grid", action, file, "--server", server, *more]
-
-
-def start(action, server, *more, cwd, file="cats.yaml"):
-    """The command, in this Python alone, so that a signal reaches it."""
-    return subprocess.Popen(
-        arguments(action, server, *more, file=file),
-        cwd=cwd,
-        env=os.environ | {cli.INSIDE: "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def call(action, server, *more, cwd, file="cats.yaml"):
-    """(exit status, what it printed, its complaints), in this process."""
-    outputs = io.StringIO(), io.StringIO()
-    for stream in outputs:
-        stream.reconfigure = lambda **options: None
-    options = cli._parser().parse_args(["grid", action, str(cwd / file), "--server", server, *more])
-    with contextlib.redirect_stdout(outputs[0]), contextlib.redirect_stderr(outputs[1]):
-        status = command.command(options)
-    return status, *(stream.getvalue() for stream in outputs)
-
-
-def pictures(path):
-    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*.png")}
-
-
-def wait(condition):
-    while not condition():
-        time.sleep(0.01)
 
 
 def test_check_says_the_count_and_the_cost(fake, folder):
@@ -239,6 +200,17 @@ def test_view_opens_the_page(fake, folder, monkeypatch):
     assert opened == [(folder / "cats" / "index.html").as_uri()]
 
 
+def test_what_ray_needs_is_said(folder, monkeypatch):
+    """A right file, Ray in this Python, and a cluster at the address."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(HostError, match=r"Ray is not installed in .* python3 host setup --ray\."):
+        call("run", None, "--ray", cwd=folder)
+    with pytest.raises(HostError, match="Several ComfyUIs run a grid with Ray alone: add --ray"):
+        call("run", "one", "--server", "another", cwd=folder)
+    (folder / "cats.yaml").write_text("workflow: workflow.json")
+    assert call("run", None, "--ray", cwd=folder)[2].startswith("The grid file has no axes")
+
+
 def test_times_are_words():
     assert [command.duration(seconds) for seconds in (5, 89, 600, 9000)] == ["5 s", "89 s", "10 min", "2 h 30 min"]
 
@@ -256,10 +228,6 @@ axes:
 MORE = REAL.replace("60000", "60000, 70000") + "  Noise.strength: 0.25, 0.5\n"
 
 
-def node(class_type, title, **inputs):
-    return {"class_type": class_type, "inputs": inputs, "_meta": {"title": title}}
-
-
 def widgets(number, class_type, values, **links):
     names = [*links, *values]
     inputs = [
@@ -269,11 +237,6 @@ def widgets(number, class_type, values, **links):
     return {"id": number, "type": class_type, "inputs": inputs, "widgets_values": [*values.values()]}
 
 
-SQUARES = {
-    "1": node("EmptyImage", "Square", width=16, height=16, batch_size=1, color=1),
-    "2": node("ImageAddNoise", "Noise", image=["1", 0], seed=1, strength=0.5),
-    "3": node("SaveImage", "Result", images=["2", 0], filename_prefix="grid/squares"),
-}
 SQUARES_UI = {
     "version": 0.4,
     "nodes": [
@@ -340,3 +303,36 @@ def test_a_grid_on_a_real_comfyui_that_is_killed_and_extended(server, tmp_path):
     assert not set(new) & set(first)
     assert pictures(killed).items() > before.items()
     assert len(shown(killed / "squares")[1]) == 128
+
+
+BROKEN = """
+title: Photographs
+workflow: photographs.json
+axes:
+  Photograph.image: grid_there.png, grid_not_there.png
+"""
+PHOTOGRAPHS = {
+    "1": node("LoadImage", "Photograph", image="grid_there.png"),
+    "2": node("SaveImage", "Result", images=["1", 0], filename_prefix="grid/photographs"),
+}
+
+
+def test_a_cell_that_fails_on_a_real_comfyui_keeps_its_sentence(server, host, tmp_path):
+    """The picture is not there at first. The page says so of this cell alone, and the next run makes it."""
+    (tmp_path / "photographs.yaml").write_text(BROKEN)
+    (tmp_path / "photographs.json").write_text(json.dumps(PHOTOGRAPHS))
+    there, missing = (host.input / f"grid_{name}.png" for name in ("there", "not_there"))
+    Image.new("RGB", (8, 8)).save(there)
+    try:
+        status, output, complaints = call("run", server, cwd=tmp_path, file="photographs.yaml")
+        assert (status, output.count("1 of 2 cells done, 1 failed.")) == (1, 1)
+        sentence = shown(tmp_path / "photographs")[1][1]["error"]
+        assert f"Failed: grid_not_there.png: {sentence}" in complaints
+        assert "Photograph" in sentence
+        assert "grid_not_there.png" in sentence
+        there.rename(missing)
+        assert call("run", server, cwd=tmp_path, file="photographs.yaml")[0] == 0
+    finally:
+        there.unlink(missing_ok=True)
+        missing.unlink(missing_ok=True)
+    assert all(cell["files"] for cell in shown(tmp_path / "photographs")[1].values())

@@ -163,3 +163,8 @@ def shown(path):
     text = (path / "data.js").read_text()
     data = json.loads(text.removeprefix("pentimentoGrid(").removesuffix(");\n"))
     return data, dict(data["cells"])
+
+
+def pictures(path):
+    """{path: content} of all results."""
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*.png")}

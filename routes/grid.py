@@ -195,16 +195,13 @@ class Answers:
 
     def _whole(self, asked: Request, info: check.Info, work: Callable) -> dict:
         grid, faults = read_grid(asked)
-        if asked.quick and not faults:
-            return {
-                "cells": grid.size(),
-                "axes": _axes(grid),
-                **self._place(results(self.runs.output, grid, asked.key)),
-            }
         faults += check.faults(grid, info) if not asked.quick else []
         if faults:
             return {"faults": list(dict.fromkeys(faults))}
-        return work(asked, grid, info, results(self.runs.output, grid, asked.key))
+        path = results(self.runs.output, grid, asked.key)
+        if asked.quick:
+            return {"cells": grid.size(), "axes": _axes(grid), "inputs": _inputs(grid), **self._place(path)}
+        return work(asked, grid, info, path)
 
     def _start(self, asked: Request, grid: Grid, info: check.Info, path: Path) -> dict:
         return self.runs.start(asked.key, grid, path, info)
@@ -219,6 +216,7 @@ class Answers:
             "nodes": len(grid.graph) * cost.cells,
             "missing": Runner(grid, folder, None, info, order).missing() if folder else cost.cells,
             "axes": [_axes(grid)[axis] for axis in order],
+            "inputs": _inputs(grid),
             "seconds": statistics.median(seconds) if seconds else None,
             **self._place(path),
         }
@@ -249,6 +247,12 @@ class Answers:
 
 def _axes(grid: Grid) -> list[dict]:
     return [{"title": axis.title, "count": len(axis.used)} for axis in grid.axes]
+
+
+def _inputs(grid: Grid) -> list[str]:
+    """The inputs that the axes set, each as the number of its node, a dot and its name."""
+    changes = (change for axis in grid.axes for value in axis.values for change in value.changes)
+    return sorted({f"{change.node}.{change.input}" for change in changes})
 
 
 def same_origin(headers: Any) -> bool:

@@ -268,6 +268,24 @@ def test_texts_have_a_line_each_and_an_axis_is_replaced(tab, nodes2):
     widget(page).locator("output", has_text="2 cells").wait_for()
 
 
+def test_a_seed_that_changes_after_each_run_is_said(tab):
+    page = load(tab, False, plain())
+    page.evaluate("""() => {
+        const noise = LiteGraph.createNode('RandomNoise');
+        window.app.graph.add(noise);
+        noise.widgets[1].value = 'randomize';
+    }""")
+    sentence = "RandomNoise.noise_seed changes after each ordinary run"
+    add(page, "Picture", "color", "1, 2")
+    says(page, sentence)
+    press(page, "Check")
+    says(page, "2 cells")
+    says(page, sentence)
+    add(page, "RandomNoise", "noise_seed", "1, 2, ..., 5")
+    widget(page).locator("output", has_text="10 cells").wait_for()
+    assert sentence not in said(page)
+
+
 def test_the_front_ends_undo_takes_an_axis_back(tab, nodes2):
     page = load(tab, nodes2, plain("axes:\n  Picture.color: 1, 2\n"))
     page.wait_for_timeout(500)

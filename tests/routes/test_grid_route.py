@@ -430,8 +430,9 @@ def answered(server, path, body=None):
 def test_check_run_and_view_on_a_server(server):
     text = "title: Colours\naxes:\n  Picture.color: 1, 2, 3\n  Picture.width: 8, 16"
     body = asked(text, key=f"route:{time.time()}")
-    assert answered(server, "/check", {**body, "quick": True})["cells"] == 6
-    checked = answered(server, "/check", body)
+    counted, checked = answered(server, "/check", {**body, "quick": True}), answered(server, "/check", body)
+    assert counted["cells"] == 6
+    assert counted["inputs"] == checked["inputs"] == ["1.color", "1.width"]
     assert (checked["cells"], checked["missing"], checked["page"], checked["seconds"]) == (6, 6, False, None)
     assert checked["runs"] == checked["nodes"] == 12
     assert [axis["title"] for axis in checked["axes"]] == ["Picture.width", "Picture.color"]

@@ -101,3 +101,20 @@ export function places(prompt) {
   const nodes = settable(prompt).map(({ id, inputs }) => [id, Object.fromEntries(inputs.flatMap(({ name }) => of(id, name)))]);
   return Object.fromEntries(nodes);
 }
+
+/** Whether the front end changes a widget's value after each run. */
+function isChanging({ node, widget }) {
+  const control = node.widgets[node.widgets.indexOf(widget) + 1];
+  return control?.name === "control_after_generate" && control.value !== "fixed";
+}
+
+/** The addresses of inputs that change after each ordinary run, without those ("<node>.<input>") that axes set. */
+export function changing(prompt, set) {
+  return settable(prompt).flatMap(({ id, inputs }) =>
+    inputs.filter(({ name }) => !set.includes(`${id}.${name}`)).flatMap(({ name, address }) => {
+      const at = placeOf(id);
+      const found = at && setter(at, name);
+      return found && isChanging(found) ? [address] : [];
+    }),
+  );
+}

@@ -35,6 +35,7 @@ from ..model_patchers.grid.folder import CELLS, MARKER, VIEWER, Folder, owner_of
 from ..model_patchers.grid.interface import Place, Places
 from ..model_patchers.grid.paths import key as file_name
 from ..model_patchers.grid.run import Runner
+from ..model_patchers.grid.text import fields as read_fields
 from .grid_runs import Runs, handler
 from .live import read_body, reading, text
 from .refused import Refused
@@ -118,7 +119,7 @@ def read_grid(request: Request) -> tuple[Grid, list[str]]:
     Raises:
         GridError: The text is no YAML and no JSON.
     """
-    fields = parse.fields(request.text)
+    fields = read_fields(request.text)
     faults = [
         f"A grid in a graph runs this graph: remove the field {name}."
         for name in ("workflow", "interface")

@@ -24,7 +24,7 @@ from .expand import (
     value_index,
 )
 from .paths import distinct
-from .text import load
+from .text import fields
 from .values import Scalar
 
 FIELDS = ("title", "description", "author", "workflow", "interface", "out", "set", "axes", "view")
@@ -66,18 +66,6 @@ def read(
         GridError: The text is no YAML and no JSON.
     """
     return build(fields(text), folder, library, default_out)
-
-
-def fields(text: str) -> dict:
-    """The fields of a grid file.
-
-    Raises:
-        GridError: The text is no YAML and no JSON.
-    """
-    data = load(text)
-    if not isinstance(data, dict):
-        raise GridError("A grid has fields such as title and axes.")
-    return data
 
 
 def build(data: dict, folder: Path, library: Library, default_out: str = "") -> tuple[Grid, list[str]]:

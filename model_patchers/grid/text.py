@@ -26,6 +26,18 @@ def load(text: str) -> object:
     return _yaml(text)
 
 
+def fields(text: str) -> dict:
+    """The fields of a grid file.
+
+    Raises:
+        GridError: As `load`, or the file has no fields.
+    """
+    data = load(text)
+    if not isinstance(data, dict):
+        raise GridError("A grid has fields such as title and axes.")
+    return data
+
+
 def _looks_like_yaml(text: str) -> bool:
     return not re.match(r'\s*\{\s*"', text)
 

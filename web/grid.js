@@ -6,7 +6,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { chain, element, newest } from "./lib/dom.js";
-import { changing, places, settable } from "./lib/grid_inputs.js";
+import { changing, places, settable, untitled } from "./lib/grid_inputs.js";
 import { CSS } from "./lib/grid_style.js";
 import { axisValues, withAxis } from "./lib/grid_text.js";
 import { t } from "./lib/i18n.js";
@@ -299,7 +299,7 @@ class GridWidget {
     const { output, workflow } = await app.graphToPrompt();
     this.prompt = output;
     const name = app.extensionManager.workflow.activeWorkflow?.filename ?? "";
-    const graph = { prompt: output, workflow, places: places(output) };
+    const graph = { prompt: output, workflow, places: places(output), untitled: untitled(output) };
     return this.send(path, { key: this.key, name, text: this.text, ...graph, ...more });
   }
 

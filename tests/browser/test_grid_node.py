@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 from kit import history
-from kit.front_end import LOAD, open_tab
+from kit.front_end import LOAD, open_tab, ready, speak
 from pentimento_host import client
 
 MODES = {"classic": False, "nodes2": True}
@@ -376,3 +376,24 @@ def test_an_ordinary_run_leaves_the_grid_alone(tab, server):
     run = history.run_since(server, before)
     assert "Press Run in the node" in run["outputs"]["4"]["text"][0]
     assert run["outputs"].keys() == {"3", "4", "5"}
+
+
+def test_in_chinese_english_addresses_hold_and_new_ones_name_the_class(tab, server):
+    tab.wait_for_timeout(1500)  # the front end stores its draft a moment after a change
+    speak(server, "zh")
+    try:
+        tab.reload()
+        ready(tab)
+        page = load(tab, False, plain("axes:\n  Upscale Image.width: 4, 8\n"))
+        widget(page).locator("output", has_text="2 \u4e2a\u5355\u5143").wait_for()
+        nodes = widget(page).locator("select").first
+        nodes.focus()
+        page.wait_for_function("(list) => list.options.length", arg=nodes.element_handle())
+        nodes.select_option("2")
+        widget(page).locator("select").nth(1).select_option("height")
+        widget(page).locator("textarea").first.fill("4, 8, 12")
+        widget(page).locator("button").first.click()
+        widget(page).locator("output", has_text="6 \u4e2a\u5355\u5143").wait_for()
+        assert page.evaluate(TEXT) == "axes:\n  Upscale Image.width: 4, 8\n  ImageScale.height: 4, 8, 12\n"
+    finally:
+        speak(server, "en")

@@ -34,7 +34,7 @@ def fields(text: str) -> dict:
     """
     data = load(text)
     if not isinstance(data, dict):
-        raise GridError("A grid has fields such as title and axes.")
+        raise GridError("A grid has fields such as title, workflow and axes.")
     return data
 
 

@@ -7,9 +7,9 @@
     GET  /pentimento/grid/view/... a file of a grid's folder, such as the page with the results
 
 The body of check and run is JSON: {"key": a name of the node, "name": of the workflow, "text": of the grid, "prompt":
-the graph in the API's form, "workflow": the same in ComfyUI's own, "places": where it holds the graph's values, as in
-web/lib/grid_inputs.js}, and {"quick": true} asks check for the count alone.
-An answer is {"error": a sentence} or {"faults": sentences}; or what check or `Run.described` say.
+the graph in the API's form, "workflow": the same in ComfyUI's own, "places": where it holds the graph's values, and
+"untitled": nodes without a title, both as in web/lib/grid_inputs.js}, and {"quick": true} asks check for the count
+alone. An answer is {"error": a sentence} or {"faults": sentences}; or what check or `Run.described` say.
 
 Files of values are read from ComfyUI's input folder. Everything is written below its output folder: into the folder
 that the field `out` names, else into one of grids/ that the node keeps for as long as its results lie there. A folder
@@ -61,6 +61,7 @@ class Request:
         graph: Without the nodes Infinite Grid.
         interface: The workflow in ComfyUI's own form.
         places: Where it holds the graph's values.
+        untitled: The nodes that are called by their class's name in the front end's language.
     """
 
     key: str
@@ -69,6 +70,7 @@ class Request:
     graph: Graph
     interface: dict | None
     places: Places
+    untitled: frozenset[str] = frozenset()
     quick: bool = False
 
 
@@ -100,10 +102,11 @@ def read_request(body: bytes) -> Request:
         graph = {node_id: node for node_id, node in graph.items() if node["class_type"] != NODE}
         if graph and not parse.is_workflow(graph):
             raise TypeError
+        untitled = frozenset(map(text, fields.get("untitled", [])))
         places = {node: dict(map(_place, inputs.items())) for node, inputs in fields.get("places", {}).items()}
     if not graph:
         raise Refused(400, "The graph has no node beside the grid. Add the workflow that the grid is to run.")
-    return Request(key, name, grid, graph, interface, places, bool(quick))
+    return Request(key, name, grid, graph, interface, places, untitled, bool(quick))
 
 
 def _place(entry: tuple[str, list]) -> tuple[str, Place]:
@@ -128,7 +131,29 @@ def read_grid(request: Request) -> tuple[Grid, list[str]]:
     fields = {"title": request.name or "Grid", **fields, "workflow": "graph", "interface": None}
     sources = Path(folder_paths.get_input_directory())
     grid, more = parse.build(fields, sources, lambda name: (request.graph, request.interface))
+    if more:  # the text may have been written where the front end spoke English
+        english, none = parse.build(fields, sources, lambda name: (in_english(request), request.interface))
+        grid, more = (titled_as(request.graph, english), none) if not none else (grid, more)
     return replace(grid, places=request.places), [*faults, *more]
+
+
+def in_english(request: Request) -> Graph:
+    """The graph with the English names of those nodes that have no title."""
+    from nodes import NODE_DISPLAY_NAME_MAPPINGS as NAMES
+
+    return {
+        key: {**node, "_meta": {"title": NAMES.get(node["class_type"])}} if key in request.untitled else node
+        for key, node in request.graph.items()
+    }
+
+
+def titled_as(graph: Graph, grid: Grid) -> Grid:
+    """The grid with the titles of `graph`."""
+    titled = [
+        {key: {**node, "_meta": graph[key].get("_meta", {})} for key, node in part.items()}
+        for part in (grid.graph, grid.original)
+    ]
+    return replace(grid, graph=titled[0], original=titled[1])
 
 
 def results(output: Path, grid: Grid, key: str) -> Path:
@@ -196,16 +221,13 @@ class Answers:
 
     def _whole(self, asked: Request, info: check.Info, work: Callable) -> dict:
         grid, faults = read_grid(asked)
-        if asked.quick and not faults:
-            return {
-                "cells": grid.size(),
-                "axes": _axes(grid),
-                **self._place(results(self.runs.output, grid, asked.key)),
-            }
         faults += check.faults(grid, info) if not asked.quick else []
         if faults:
             return {"faults": list(dict.fromkeys(faults))}
-        return work(asked, grid, info, results(self.runs.output, grid, asked.key))
+        path = results(self.runs.output, grid, asked.key)
+        if asked.quick:
+            return {"cells": grid.size(), "axes": _axes(grid), "inputs": _inputs(grid), **self._place(path)}
+        return work(asked, grid, info, path)
 
     def _start(self, asked: Request, grid: Grid, info: check.Info, path: Path) -> dict:
         return self.runs.start(asked.key, grid, path, info)
@@ -220,6 +242,7 @@ class Answers:
             "nodes": len(grid.graph) * cost.cells,
             "missing": Runner(grid, folder, None, info, order).missing() if folder else cost.cells,
             "axes": [_axes(grid)[axis] for axis in order],
+            "inputs": _inputs(grid),
             "seconds": statistics.median(seconds) if seconds else None,
             **self._place(path),
         }
@@ -250,6 +273,12 @@ class Answers:
 
 def _axes(grid: Grid) -> list[dict]:
     return [{"title": axis.title, "count": len(axis.used)} for axis in grid.axes]
+
+
+def _inputs(grid: Grid) -> list[str]:
+    """The inputs that the axes set, each as the number of its node, a dot and its name."""
+    changes = (change for axis in grid.axes for value in axis.values for change in value.changes)
+    return sorted({f"{change.node}.{change.input}" for change in changes})
 
 
 def same_origin(headers: Any) -> bool:

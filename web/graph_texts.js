@@ -5,6 +5,13 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
+/** The text of a grid with other titles of nodes, where a dot and an input follow. */
+function renamed(text, titles) {
+  return text.replace(/(^|[\s{,"'])([^\s{,"'.:][^{,"'.:\n]*)(?=\.\w)/gm, (whole, before, title) =>
+    Object.hasOwn(titles, title) ? before + titles[title] : whole,
+  );
+}
+
 app.registerExtension({
   name: "Pentimento.GraphTexts",
   async beforeConfigureGraph(graph) {
@@ -16,6 +23,7 @@ app.registerExtension({
     if (!note) return;
     note.widgets_values = [texts.notes[note.widgets_values[0]]];
     for (const node of graph.nodes) {
+      if (node.type === "PentimentoGrid") node.widgets_values = [renamed(node.widgets_values[0], texts.titles)];
       if (Object.hasOwn(texts.titles, node.title)) node.title = texts.titles[node.title];
     }
   },

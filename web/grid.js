@@ -6,7 +6,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { chain, element, newest } from "./lib/dom.js";
-import { places, settable } from "./lib/grid_inputs.js";
+import { changing, places, settable, untitled } from "./lib/grid_inputs.js";
 import { CSS } from "./lib/grid_style.js";
 import { axisValues, withAxis } from "./lib/grid_text.js";
 import { t } from "./lib/i18n.js";
@@ -198,7 +198,7 @@ class GridWidget {
     if (!this.node.graph) return;
     if (!this.text.trim()) return this.tell({ cells: 0 });
     const answer = await this.post("check", { quick: true });
-    this.tell(answer, []);
+    this.tell(answer, answer.faults ? [] : this.advice(answer));
   }
 
   // ---- the form
@@ -297,8 +297,9 @@ class GridWidget {
   /** The server's answer: what it was asked for, or {faults: sentences}. */
   async post(path, more = {}) {
     const { output, workflow } = await app.graphToPrompt();
+    this.prompt = output;
     const name = app.extensionManager.workflow.activeWorkflow?.filename ?? "";
-    const graph = { prompt: output, workflow, places: places(output) };
+    const graph = { prompt: output, workflow, places: places(output), untitled: untitled(output) };
     return this.send(path, { key: this.key, name, text: this.text, ...graph, ...more });
   }
 
@@ -315,7 +316,14 @@ class GridWidget {
 
   async checkNow() {
     const answer = await this.busy(this.check, () => this.post("check"));
-    this.tell(answer, answer.faults ? [] : this.estimate(answer));
+    this.tell(answer, answer.faults ? [] : [...this.estimate(answer), ...this.advice(answer)]);
+  }
+
+  /** Sentences on seeds that would make other cells of a grid that goes on. */
+  advice({ inputs }) {
+    return changing(this.prompt, inputs).map((input) =>
+      t("{input} changes after each ordinary run, and then all cells are new: set its control to fixed, or vary it.", { input }),
+    );
   }
 
   async runNow() {

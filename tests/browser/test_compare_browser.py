@@ -1,14 +1,12 @@
 """Compare in the real front end, in the classic canvas and in Nodes 2.0."""
 
 import io
-import json
-import urllib.request
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from kit.front_end import LOAD, SETTLE, open_tab, ready
+from kit.front_end import LOAD, SETTLE, open_tab, ready, speak
 
 MODES = {"classic": False, "nodes2": True}
 RED, BLUE = (200, 40, 40), (40, 40, 160)
@@ -281,8 +279,3 @@ def test_in_chinese(tab, server):
         assert button(page, "\u5dee\u5f02").is_visible()
     finally:
         speak(server, "en")
-
-
-def speak(server, language):
-    request = urllib.request.Request(f"{server}/settings/Comfy.Locale", json.dumps(language).encode(), method="POST")
-    urllib.request.urlopen(request)

@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 from kit import history
-from kit.front_end import LOAD, open_tab
+from kit.front_end import LOAD, open_tab, ready, speak
 from pentimento_host import client
 
 MODES = {"classic": False, "nodes2": True}
@@ -268,6 +268,24 @@ def test_texts_have_a_line_each_and_an_axis_is_replaced(tab, nodes2):
     widget(page).locator("output", has_text="2 cells").wait_for()
 
 
+def test_a_seed_that_changes_after_each_run_is_said(tab):
+    page = load(tab, False, plain())
+    page.evaluate("""() => {
+        const noise = LiteGraph.createNode('RandomNoise');
+        window.app.graph.add(noise);
+        noise.widgets[1].value = 'randomize';
+    }""")
+    sentence = "RandomNoise.noise_seed changes after each ordinary run"
+    add(page, "Picture", "color", "1, 2")
+    says(page, sentence)
+    press(page, "Check")
+    says(page, "2 cells")
+    says(page, sentence)
+    add(page, "RandomNoise", "noise_seed", "1, 2, ..., 5")
+    widget(page).locator("output", has_text="10 cells").wait_for()
+    assert sentence not in said(page)
+
+
 def test_the_front_ends_undo_takes_an_axis_back(tab, nodes2):
     page = load(tab, nodes2, plain("axes:\n  Picture.color: 1, 2\n"))
     page.wait_for_timeout(500)
@@ -291,13 +309,31 @@ def test_the_front_ends_undo_takes_an_axis_back(tab, nodes2):
             "axes: # two\n\n  # one\n  A.b:\n    values: 1\n\ntitle: x",
             "A.b",
             "2",
-            "axes: # two\n\n  # one\n  A.b: 2\n\ntitle: x\n",
+            "axes: # two\n\n  # one\n  A.b:\n    values: 2\n\ntitle: x\n",
         ),
         (
             "axes:\n- input: A.b\n  values: 1\n",
             "A.c",
             "2",
             "axes:\n- input: A.b\n  values: 1\n- input: A.c\n  values: 2\n",
+        ),
+        (
+            "axes:\n  A.c: 1\n\n  # theirs\n  Mine:\n    input: A.b\n    values:\n    - 1\n    default: 1\n",
+            "A.b",
+            ["x"],
+            'axes:\n  A.c: 1\n\n  # theirs\n  Mine:\n    input: A.b\n    values:\n      - "x"\n    default: 1\n',
+        ),
+        (
+            "axes:\n  A.c:\n    - 1\n\n  # theirs\n  A.b: 1\n",
+            "A.c",
+            "2",
+            "axes:\n  A.c: 2\n\n  # theirs\n  A.b: 1\n",
+        ),
+        (
+            "axes:\n- title: x\n  input: A.b\n  values: [1]\n- input: A.c\n  values: 1\n",
+            "A.b",
+            "2",
+            "axes:\n- title: x\n  input: A.b\n  values: 2\n- input: A.c\n  values: 1\n",
         ),
         ("axes:\n  'A: b.c': 1\n", "A: b.c", "2", 'axes:\n  "A: b.c": 2\n'),
         ("axes:\n  A.b: 1\n", "true", "yes: no", 'axes:\n  A.b: 1\n  "true": "yes: no"\n'),
@@ -340,3 +376,24 @@ def test_an_ordinary_run_leaves_the_grid_alone(tab, server):
     run = history.run_since(server, before)
     assert "Press Run in the node" in run["outputs"]["4"]["text"][0]
     assert run["outputs"].keys() == {"3", "4", "5"}
+
+
+def test_in_chinese_english_addresses_hold_and_new_ones_name_the_class(tab, server):
+    tab.wait_for_timeout(1500)  # the front end stores its draft a moment after a change
+    speak(server, "zh")
+    try:
+        tab.reload()
+        ready(tab)
+        page = load(tab, False, plain("axes:\n  Upscale Image.width: 4, 8\n"))
+        widget(page).locator("output", has_text="2 \u4e2a\u5355\u5143").wait_for()
+        nodes = widget(page).locator("select").first
+        nodes.focus()
+        page.wait_for_function("(list) => list.options.length", arg=nodes.element_handle())
+        nodes.select_option("2")
+        widget(page).locator("select").nth(1).select_option("height")
+        widget(page).locator("textarea").first.fill("4, 8, 12")
+        widget(page).locator("button").first.click()
+        widget(page).locator("output", has_text="6 \u4e2a\u5355\u5143").wait_for()
+        assert page.evaluate(TEXT) == "axes:\n  Upscale Image.width: 4, 8\n  ImageScale.height: 4, 8, 12\n"
+    finally:
+        speak(server, "en")

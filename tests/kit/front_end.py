@@ -1,6 +1,7 @@
 """ComfyUI's front end in Chromium: tabs, workflows and the widget of Pick Points on the screen."""
 
 import contextlib
+import json
 import urllib.request
 import uuid
 
@@ -39,6 +40,12 @@ def open_tab(browser, server, width=1600, height=1000, **screen):
     yield page
     page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
     page.close()
+
+
+def speak(server, language):
+    """Sets the front end's language; a tab speaks it after a reload."""
+    request = urllib.request.Request(f"{server}/settings/Comfy.Locale", json.dumps(language).encode(), method="POST")
+    urllib.request.urlopen(request)
 
 
 def show(page, scale):

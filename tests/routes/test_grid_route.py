@@ -312,6 +312,18 @@ def test_the_grid_is_over_the_graph_without_the_grid_node(output):
     assert (faults, spanning.title, spanning.size()) == ([], "Mine", 3)
 
 
+def test_english_names_hold_where_the_front_end_speaks_another_language(output):
+    chinese = {key: {**node, "_meta": {"title": f"\u56fe{key}"}} for key, node in PICTURE.items()}
+    body = asked("axes:\n  EmptyImage.color: 1, 2\n  Save Image.filename_prefix: a, b", prompt=chinese)
+    spanning, faults = grid.read_grid(grid.read_request(json.dumps({**body, "untitled": ["1", "2"]}).encode()))
+    assert faults == []
+    assert spanning.size() == 4
+    assert [node["_meta"]["title"] for node in spanning.graph.values()] == ["\u56fe1", "\u56fe2"]
+    assert spanning.original == {key: chinese[key] for key in "12"}
+    sentences = grid.read_grid(grid.read_request(json.dumps({**body, "untitled": ["1"]}).encode()))[1]
+    assert [sentence.split(":")[0] for sentence in sentences] == ["Save Image.filename_prefix"]
+
+
 @pytest.mark.parametrize(
     ("text", "faults"),
     [
@@ -346,6 +358,7 @@ def test_faults_of_the_text(output, text, faults):
         {"places": {"1": {"color": ["", "1", "0"]}}},
         {"places": {"1": {"color": ["", 1, 0]}}},
         {"places": []},
+        {"untitled": [1]},
     ],
 )
 def test_malformed_requests_are_refused(changes):
@@ -430,8 +443,9 @@ def answered(server, path, body=None):
 def test_check_run_and_view_on_a_server(server):
     text = "title: Colours\naxes:\n  Picture.color: 1, 2, 3\n  Picture.width: 8, 16"
     body = asked(text, key=f"route:{time.time()}")
-    assert answered(server, "/check", {**body, "quick": True})["cells"] == 6
-    checked = answered(server, "/check", body)
+    counted, checked = answered(server, "/check", {**body, "quick": True}), answered(server, "/check", body)
+    assert counted["cells"] == 6
+    assert counted["inputs"] == checked["inputs"] == ["1.color", "1.width"]
     assert (checked["cells"], checked["missing"], checked["page"], checked["seconds"]) == (6, 6, False, None)
     assert checked["runs"] == checked["nodes"] == 12
     assert [axis["title"] for axis in checked["axes"]] == ["Picture.width", "Picture.color"]

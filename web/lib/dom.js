@@ -22,11 +22,14 @@ export function newest(work) {
     waiting = args;
     if (running) return;
     running = true;
-    while (waiting) {
-      const now = waiting;
-      waiting = null;
-      await work(...now);
+    try {
+      while (waiting) {
+        const now = waiting;
+        waiting = null;
+        await work(...now);
+      }
+    } finally {
+      running = false;
     }
-    running = false;
   };
 }

@@ -30,10 +30,24 @@ function isWidget(node, name) {
   return ["string", "number", "boolean"].includes(typeof value) && Boolean(known);
 }
 
-/** An input's address: by the node's title where no other node has it. */
+/** Whether a node has no title but the name of its class in the front end's language. */
+function isUntitled(id) {
+  const { node } = placeOf(id) ?? {};
+  return Boolean(node) && node.title === node.constructor.title;
+}
+
+/** The nodes of a prompt without a title of their own. */
+export const untitled = (prompt) => Object.keys(prompt).filter(isUntitled);
+
+/**
+ * An input's address: by the node's title where no other node has it, else by the node's number. A name that another
+ * language has another word for gives way to the class.
+ */
 function address(prompt, id, name) {
-  const own = title(prompt[id]);
-  const alone = Object.values(prompt).filter((node) => title(node) === own).length === 1;
+  const translated = app.extensionManager.setting.get("Comfy.Locale") !== "en" && isUntitled(id);
+  const called = (node) => (translated ? node.class_type : title(node));
+  const own = called(prompt[id]);
+  const alone = Object.values(prompt).filter((node) => called(node) === own || title(node) === own).length === 1;
   return `${alone && !Object.hasOwn(prompt, own) ? own : id}.${name}`;
 }
 
@@ -100,4 +114,21 @@ export function places(prompt) {
   };
   const nodes = settable(prompt).map(({ id, inputs }) => [id, Object.fromEntries(inputs.flatMap(({ name }) => of(id, name)))]);
   return Object.fromEntries(nodes);
+}
+
+/** Whether the front end changes a widget's value after each run. */
+function isChanging({ node, widget }) {
+  const control = node.widgets[node.widgets.indexOf(widget) + 1];
+  return control?.name === "control_after_generate" && control.value !== "fixed";
+}
+
+/** The addresses of inputs that change after each ordinary run, without those ("<node>.<input>") that axes set. */
+export function changing(prompt, set) {
+  return settable(prompt).flatMap(({ id, inputs }) =>
+    inputs.filter(({ name }) => !set.includes(`${id}.${name}`)).flatMap(({ name, address }) => {
+      const at = placeOf(id);
+      const found = at && setter(at, name);
+      return found && isChanging(found) ? [address] : [];
+    }),
+  );
 }

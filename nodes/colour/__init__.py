@@ -1,3 +1,7 @@
 """Nodes for tones and colours: of finished pictures, and of latents while they are sampled."""
 
-NODES = []
+from . import latent_grade
+
+NODES = [
+    *latent_grade.NODES,
+]

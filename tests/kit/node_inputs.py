@@ -101,6 +101,9 @@ class NodeInputs:
     def FillWithoutModel(self):
         return self.picture_and_mask()
 
+    def GradeBrackets(self):
+        return {"model": toy_network.patcher(toy_network.Neighbours())}
+
     def ICLight(self):
         return {"model": self.model("sd15"), "ic_light_name": "ic_light.safetensors"}
 
@@ -127,6 +130,10 @@ class NodeInputs:
 
     def LaMaFill(self):
         return self.picture_and_mask() | {"lama": self.result("LoadLaMa", "lama.pt")[0], "refine_steps": 2}
+
+    def LatentGrade(self):
+        model = toy_network.patcher(toy_network.Neighbours())
+        return {"model": model, "brightness": 0.3, "contrast": 0.1, "red": 0.1}
 
     def MagicWand(self):
         return self.picture() | {"positive_coords": POINTS}

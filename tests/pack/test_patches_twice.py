@@ -35,7 +35,7 @@ PATCHING = [
     for node_id, cls in CLASSES.items()
     if has_model(cls.GET_SCHEMA().inputs) and has_model(cls.GET_SCHEMA().outputs)
 ]
-SUMMED = {"PentimentoLatentGrade"}  # they edit what the model predicts, each after the one before it
+SUMMED = {"PentimentoDetailTuner", "PentimentoLatentGrade"}  # the effects of two add up, in their order
 
 
 def outline(value, seen=()):

@@ -87,13 +87,7 @@ class LatentGrade(io.ComfyNode):
                     tooltip="What is changed, by the rule vectorscope alone. denoised: the prediction of the picture. "
                     "input: the noisy latent, which is stronger (the extension's Alt).",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=inputs.LARGEST_SEED,
-                    tooltip="The seed of the targets normal, uniform and multi-res. Nothing else uses it.",
-                ),
+                inputs.seed("seed", "The seed of the targets normal, uniform and multi-res. Nothing else uses it."),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model that grades, for any sampler.")],
         )

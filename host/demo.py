@@ -22,6 +22,7 @@ SMALL_WINDOWS = {"Windowed Diffusion.window": 256, "Windowed Diffusion.overlap":
 STANDIN_CHANGES = {
     "upscale_sd_x4": {"Small picture.megapixels": 0.01},
     "unclip_variations": {"Size.width": 256, "Size.height": 256},
+    "colour_grade": {"Size.width": 256, "Size.height": 256},
     "demofusion": {
         "Size.width": 256,
         "Size.height": 192,

@@ -254,7 +254,7 @@ def test_other_shares_of_the_steps_depend_on_their_number():
         assert math.isclose(float((p * m).sum()), 1, rel_tol=1e-5)
         totals.append([float(m.sum()) / steps, float(m.sum())])
     for few, many in zip(*totals, strict=True):
-        assert max(few, many) > 1.3 * min(few, many)
+        assert max(few, many) > 1.2 * min(few, many)
     assert min(totals[0][1], totals[1][1]) > 2
 
 

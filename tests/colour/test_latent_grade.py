@@ -11,9 +11,9 @@ import torch
 from comfy.conds import CONDConstant
 from comfy.latent_formats import LatentFormat
 from comfy.nested_tensor import NestedTensor
-from comfy.samplers import SAMPLER_NAMES, SCHEDULER_NAMES, calculate_sigmas, sampler_object
+from comfy.samplers import SAMPLER_NAMES, SCHEDULER_NAMES, CFGGuider, calculate_sigmas, sampler_object
 
-from kit import toy_network
+from kit import narrow, run, toy_network
 from kit.assertions import frozen, relative_error
 from kit.nodes import run_node
 from kit.tensors import rand, randn
@@ -263,6 +263,49 @@ def test_guidance_does_not_change_the_shift():
     model = still(latent_format)
     for cfg in (1.0, 7.0):
         assert (seen_shift(latent_format, model, graded(model, **ASKED), cfg=cfg) - SHIFT).abs().max() < 1e-5
+
+
+def first_prediction(guider, noise, latent):
+    """Of the picture, after the first step."""
+    x0 = []
+    sigmas = torch.tensor([5.0, 2.0, 0.0])
+    guider.sample(
+        noise,
+        latent,
+        sampler_object("euler"),
+        sigmas,
+        callback=lambda step, denoised, x, total: x0.append(denoised),
+        disable_pbar=True,
+        seed=3,
+    )
+    return x0[0], shares(sigmas, "flat")[0][0]
+
+
+@pytest.mark.parametrize("partner", ["InstructPix2Pix's guider", "a ControlNet", "windows"])
+def test_grades_once_with_other_nodes(partner, node_inputs):
+    """After their guidance: the first prediction is moved by the first step's part of the shift."""
+    latent_format, noise = FORMATS["SD15"], randn(2, 4, 8, 12 if partner == "windows" else 8)
+    latent = torch.zeros_like(noise)
+
+    def guider(settings):
+        if partner == "InstructPix2Pix's guider":
+            inputs = node_inputs.of("PentimentoIP2PGuider")
+            inputs |= {"model": graded(inputs["model"], **settings)}
+            return run_node(node_inputs.nodes["IP2PGuider"], **inputs)[0]
+        model, (positive, negative) = graded(narrow.host_model("sd15"), **settings), run.prompts(narrow.WIDTH, 7)
+        if partner == "windows":
+            model = run_node(node_inputs.nodes["Windows"], model=model, window=64, overlap=0)[0]
+        else:
+            control = narrow.controlnet().set_cond_hint(rand(1, 3, 64, 64), 0.9)
+            positive = [[positive[0][0], {"control": control, "control_apply_to_uncond": True}]]
+        guider = CFGGuider(model)
+        guider.set_conds(positive, negative)
+        guider.set_cfg(4.0)
+        return guider
+
+    (after, p), (before, _) = (first_prediction(guider(settings), noise, latent) for settings in (ASKED, {}))
+    shift = preview(latent_format, after) - preview(latent_format, before)
+    assert relative_error(shift, (p * SHIFT).expand_as(shift)) < 1e-3
 
 
 def test_a_mask_protects_the_rest():

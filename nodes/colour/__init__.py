@@ -1,3 +1,9 @@
 """Nodes for tones and colours: of finished pictures, and of latents while they are sampled."""
 
-NODES = []
+from . import detail_tuner, latent_grade, vae_saturation
+
+NODES = [
+    *latent_grade.NODES,
+    *detail_tuner.NODES,
+    *vae_saturation.NODES,
+]

@@ -44,12 +44,14 @@ class Way:
 
 NETWORK = {"MODEL", "VAE", "CONDITIONING"}
 NETWORK |= {f"PENTIMENTO_{name}" for name in ("SAM", "LAMA", "STTN", "OSTRACK")}
-TOYS = {
+TOYS = {  # node_inputs gives these a model without weights
     "DemoFusion",
     "DynamicThresholding",
+    "GradeBrackets",
+    "LatentGrade",
     "LatentMirror",
     "Windows",
-}  # node_inputs gives these a model without weights
+}
 OFFLOADED_AMISS = {"SDx4Conditioning"}  # ComfyUI leaves the embedding of x4's levels on the CPU
 
 

@@ -31,7 +31,6 @@ A thumbnail is a script, thumbs/NAME.js for cells/NAME: one call, pentimentoThum
 is opened from the disk may show pictures beside it but not read their pixels, and it may run scripts beside it.
 """
 
-import base64
 import contextlib
 import csv
 import io
@@ -44,6 +43,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ..pixels.thumbnail import data_url
 from . import addresses
 from .expand import Change, Grid, GridError, Index, Value, digest
 
@@ -282,26 +282,9 @@ def thumbnail_of(file: str) -> str:
 
 
 def thumbnail(file: str, content: bytes) -> bytes | None:
-    """The script with a small copy of a picture; none of what is no picture or moves, or where Pillow is missing."""
-    if not file.endswith(PICTURES):
-        return None
-    try:
-        from PIL import Image
-    except ImportError:
-        return None
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if getattr(image, "n_frames", 1) > 1 or image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-                return None
-            clear, profile = image.mode in ("LA", "RGBA") or "transparency" in image.info, image.info.get("icc_profile")
-            small = image.convert("RGBA" if clear else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow's words for a damaged picture
-        return None
-    small.thumbnail((THUMB, THUMB))
-    buffer, form = io.BytesIO(), "png" if clear else "jpeg"
-    small.save(buffer, form, quality=85, icc_profile=profile)
-    url = f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return f"pentimentoThumb({_script(file)},{_script(url)});\n".encode()
+    """The script with a small copy of a picture; None where there is none to make."""
+    url = data_url(content, THUMB) if file.endswith(PICTURES) else None
+    return f"pentimentoThumb({_script(file)},{_script(url)});\n".encode() if url else None
 
 
 def _shown(record: dict) -> dict:

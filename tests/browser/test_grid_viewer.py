@@ -15,6 +15,7 @@ from kit.grid_page import (
     colour,
     facts,
     headings,
+    link,
     near,
     opened,
     options,
@@ -141,19 +142,22 @@ def test_values_are_hidden_and_shown(page):
 def test_values_are_moved_by_keys_and_by_dragging(page, folder):
     list_ = page.locator(".values").nth(0)
     list_.locator("summary").click()
-    list_.locator(".grip").nth(0).focus()
+    list_.locator(".down").nth(0).focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
     assert headings(page) == ["2", "3", "1", "4"]
     assert near(colour(page, cell(page, 1, 2).locator("img")), (60, 120, 0))
-    page.keyboard.press("ArrowUp")
+    list_.locator(".up").nth(2).click()
     assert headings(page) == ["2", "1", "3", "4"]
+    page.keyboard.press("Enter")  # the button has moved along
+    assert headings(page) == ["1", "2", "3", "4"]
+    list_.locator(".up").nth(1).click()
     list_.locator(".line").nth(3).drag_to(list_.locator(".line").nth(0))
     assert headings(page) == ["4", "2", "1", "3"]
     page.locator("h1").click()
     page.locator(".heading.y", has_text="66").drag_to(page.locator(".heading.y", has_text="5"))
     assert headings(page, "y") == ["66", "5", "6"]
-    fragment = page.evaluate("location.hash")
+    fragment = link(page)
     visit(page, folder, fragment)
     assert (headings(page), headings(page, "y")) == (["4", "2", "1", "3"], ["66", "5", "6"])
     page.locator(".values summary").nth(0).click()
@@ -244,7 +248,7 @@ def test_the_address_is_the_view(page, folder):
     page.keyboard.press("c")
     page.keyboard.press("ArrowUp")
     page.keyboard.press("k")
-    before, fragment = facts(page), page.evaluate("location.hash")
+    before, fragment = facts(page), link(page)
     visit(page, folder, fragment)
     assert facts(page) == before
     assert page.locator("#y option:checked").inner_text() == "Prompt.text"
@@ -262,7 +266,7 @@ def test_the_address_keeps_what_is_in_sight(page, folder):
     page.locator("#size").fill("512")
     page.locator("main").evaluate("main => main.scrollTo(513, 385)")
     page.wait_for_function("/row=1&column=1/.test(location.hash)")
-    visit(page, folder, page.evaluate("location.hash"))
+    visit(page, folder, link(page))
     assert page.locator("main").evaluate("main => [main.scrollLeft, main.scrollTop]") == [513, 385]
     page.evaluate("document.execCommand = () => { window.copied = document.activeElement.value; }")
     page.locator("#link").click()
@@ -331,7 +335,7 @@ def test_a_heat_map_colours_cells_by_any_score(browser, scored):
         assert headings(page, "y") == ["2", "1"]
         page.locator("#heat").select_option(label="Time")
         assert page.locator("#legend").inner_text().split() == ["0.5", "1.5"]
-        fragment = page.evaluate("location.hash")
+        fragment = link(page)
         visit(page, scored, fragment)
         assert page.locator("#plain").is_checked()
         cell(page, 1, 0).click()
@@ -457,7 +461,7 @@ def test_the_page_speaks_the_browsers_language_and_the_users(browser, folder):
         assert page.locator("html").get_attribute("lang") == "zh-CN"
         page.locator("#language").click()
         assert page.locator("#png").inner_text() == "Save as PNG"
-        visit(page, folder, page.evaluate("location.hash"))
+        visit(page, folder, link(page))
         assert page.locator("#png").inner_text() == "Save as PNG"
     with opened(browser, folder) as page:
         page.locator("#language").click()

@@ -107,6 +107,11 @@ def served(path):
     server.server_close()
 
 
+def link(page):
+    """The part of the address that holds the view."""
+    return page.evaluate("writeHashNow() ?? location.hash")
+
+
 def headings(page, place="x"):
     """The titles of the values that stand at a place, in their order on the screen."""
     headings = page.locator(f".heading.{place}").evaluate_all(

@@ -74,7 +74,7 @@ function heatControls() {
   const map = select([["", "-"], ...known], known.some(([key]) => key === state.heat) ? state.heat : "", chosen, { id: "heat" });
   const plain = element("input", "", { type: "checkbox", checked: state.plain, id: "plain", disabled: !state.heat });
   plain.addEventListener("change", () => { state.plain = plain.checked; draw(); });
-  return [labelled(t("Heat map"), map), labelled(t("Colours alone"), plain)];
+  return [labelled(t("Heat map"), map), labelled(t("Colours alone"), plain), element("a", "scores.csv", { href: "scores.csv" })];
 }
 
 function outputControls() {
@@ -117,18 +117,24 @@ function valueLine(list, axis, number, index, changed) {
   });
   const label = element("label", "", { title: value.description || value.title });
   label.append(check, element("span", ` ${value.title}`));
-  const grip = element("button", "\u2195", { type: "button", className: "grip",
-    ariaLabel: t("Move {value}: arrow keys, or drag the line", { value: value.title }) });
-  grip.addEventListener("keydown", (event) => {
-    const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
-    if (!step) return;
-    event.preventDefault();
-    event.stopPropagation();
+  const shiftBy = (step, kind) => () => {
     shift(number, index, step);
     changed();
-    list.querySelectorAll(".grip")[state.order[number].indexOf(index)].focus();
+    list.querySelectorAll(`.${kind}`)[state.order[number].indexOf(index)].focus();
+  };
+  const arrows = [["up", "\u2191", -1, t("Move {value} up", { value: value.title })],
+    ["down", "\u2193", 1, t("Move {value} down", { value: value.title })]];
+  for (const [kind, arrow, step, ariaLabel] of arrows) {
+    line.append(button(arrow, shiftBy(step, kind), { className: kind, ariaLabel }));
+  }
+  line.addEventListener("keydown", (event) => {
+    const kind = { ArrowUp: "up", ArrowDown: "down" }[event.key];
+    if (!kind) return;
+    event.preventDefault();
+    event.stopPropagation();
+    shiftBy(kind === "up" ? -1 : 1, kind)();
   });
-  line.append(grip, label);
+  line.append(label);
   carry(line, number, index, changed);
   return line;
 }
@@ -161,7 +167,7 @@ $("#help").addEventListener("click", () => {
     ["I", t("with or without the settings")],
     ["Z", t("the window's size or each pixel of the picture")],
     [t("Shift+click on a cell"), t("compares it with the current cell")],
-    [t("Arrow keys on the button beside a value"), t("move the value; so does dragging a value or a heading")],
+    [t("Arrow keys in a list of values"), t("move the value; so does dragging it or a heading")],
   ];
   const list = element("dl"), dialog = $("#keys");
   for (const [keys, does] of lines) list.append(element("dt", keys), element("dd", does));
@@ -170,7 +176,7 @@ $("#help").addEventListener("click", () => {
 });
 
 function copyLink() {
-  writeHash();
+  writeHashNow();
   const field = element("textarea", location.href); // navigator.clipboard is not there on a plain HTTP server
   document.body.append(field);
   field.select();

@@ -47,7 +47,7 @@ async function pentimentoGrid(now) {
   data = now;
   records = new Map(now.cells);
   if (!pictured) await lookAtShape();
-  if (fresh) readHash();
+  if (fresh) fromTheAddress();
   header();
   const offers = JSON.stringify([heats(), outputControls().length]);
   if (fresh || offers !== offered || !pictured) {
@@ -73,9 +73,14 @@ function look() {
 
 addEventListener("hashchange", () => {
   if (!data) return;
-  readHash();
+  fromTheAddress();
   header();
   draw();
 });
+
+function fromTheAddress() {
+  readHash();
+  fromTheStart(state.top, state.left);
+}
 $("#panel").open = innerWidth > 700; // px: on a phone the table has the room
 look();

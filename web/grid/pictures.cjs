@@ -8,7 +8,7 @@ const SHARP = 1.3; // a thumbnail may be shown this much larger
 const AT_ONCE = 6; // thumbnails that are loaded side by side
 const MOST_THUMBS = 3000; // in memory: about 40 MB
 const thumbs = new Map(); // file -> data URL, the oldest first
-const arrivals = new Map(); // file -> functions that take its data URL
+const arrivals = new Map(); // file -> {promise, take}, of the thumbnails that are being loaded
 const queue = []; // [image, file]: pictures that wait for their thumbnails
 let loading = 0;
 
@@ -17,18 +17,15 @@ const nameOf = (file) => file.split("/").pop();
 
 /** Called by the thumbnail's script. */
 function pentimentoThumb(file, url) {
-  for (const take of arrivals.get(file) ?? []) take(url);
+  arrivals.get(file)?.take(url);
 }
 
 /** The small picture of a file as a data URL. */
 function thumb(file) {
   if (thumbs.has(file)) return Promise.resolve(thumbs.get(file));
-  return new Promise((take, refuse) => {
-    if (arrivals.has(file)) {
-      arrivals.get(file).push(take);
-      return;
-    }
-    arrivals.set(file, [take]);
+  if (arrivals.has(file)) return arrivals.get(file).promise;
+  const promise = new Promise((take, refuse) => {
+    arrivals.set(file, { take });
     const script = element("script", "", { src: `${pathOf(file.replace(/^cells\//, "thumbs/"))}.js` });
     script.onload = script.onerror = () => {
       script.remove();
@@ -41,6 +38,8 @@ function thumb(file) {
     if (thumbs.size > MOST_THUMBS) thumbs.delete(thumbs.keys().next().value);
     return url;
   });
+  arrivals.get(file).promise = promise;
+  return promise;
 }
 
 /** Loads the thumbnails that wait: those of the last pictures first, and none of pictures that are gone. */

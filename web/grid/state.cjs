@@ -4,7 +4,9 @@
 const PLACES = { x: "X", y: "Y", super_x: "Super-X", super_y: "Super-Y" };
 const MODES = ["side", "flicker", "difference"];
 const LEAST_SIZE = 24, MOST_SIZE = 1024; // px
+const BETWEEN = 350; // ms between two writings of the address
 let data = null, state = null;
+let writing = 0, written = -Infinity; // the timer and the time of the last writing
 let records = new Map(); // number of a cell -> what came of it
 
 function initial() {
@@ -75,7 +77,18 @@ function readHash() {
   language = state.language || ofTheBrowser();
 }
 
+/** Puts the view into the address, at once or a little later: browsers refuse more than a hundred times in 30 s. */
 function writeHash() {
+  if (writing) return;
+  const wait = written + BETWEEN - performance.now();
+  if (wait <= 0) writeHashNow();
+  else writing = setTimeout(writeHashNow, wait);
+}
+
+function writeHashNow() {
+  clearTimeout(writing);
+  writing = 0;
+  written = performance.now();
   const query = new URLSearchParams(), usual = initial();
   for (const [place, axis] of Object.entries(state.places)) query.set(place, axis === null ? "" : data.axes[axis].key);
   data.axes.forEach((axis, number) => {
@@ -131,6 +144,6 @@ function put(place, axis) {
   const other = Object.keys(PLACES).find((name) => name !== place && axis !== null && state.places[name] === axis);
   if (other) state.places[other] = state.places[place];
   state.places[place] = axis;
-  state.top = state.left = 0;
+  fromTheStart();
   draw();
 }

@@ -3,6 +3,7 @@
 const BEYOND = 2; // rows and columns around those in sight that are made, too
 const BUDGET = 6, FEWEST = 10; // ms of a frame that making cells may take, and cells that it makes in any case
 const LINE = 1, BAR = 18; // px: between cells; below a picture for the number of the heat map
+const NAME = 17; // px of a line in the corner
 const TALLEST = 2.5, FLATTEST = 0.4; // height / width of a cell
 let layout = null; // {columns, rows, ...}, see arrange
 let shape = 1; // height / width of the pictures
@@ -15,18 +16,26 @@ function arrange() {
   const xs = shownValues(x), ys = shownValues(y), superXs = shownValues(superX), superYs = shownValues(superY);
   const columns = superXs.flatMap((outer) => xs.map((inner) => [outer, inner]));
   const lines = superYs.flatMap((outer) => ys.map((inner) => [outer, inner]));
+  const before = layout;
+  if (before) rememberPlace();
   layout = { columns, lines, perX: xs.length, perY: ys.length, ...measure(columns.length, lines.length) };
   rows = new Map();
   heads = new Map();
   for (const name of ["head", "side", "body"]) $(`#${name}`).replaceChildren();
-  $("#corner").replaceChildren(axisNames([superX, x], "\u2192", "across"), axisNames([superY, y], "\u2193", "down"));
+  const shortOfRoom = [superX, x, superY, y].filter((axis) => axis !== null).length * NAME > layout.top;
+  const names = [[[superX, x], "\u2192", "across"], [[superY, y], "\u2193", "down"]];
+  $("#corner").replaceChildren(...names.map((name) => axisNames(...name, shortOfRoom ? " / " : "\n")));
   place();
+  if (before?.width !== layout.width || before.height !== layout.height) {
+    $("main").scrollTo(state.left * layout.width, state.top * layout.height);
+    render();
+  }
 }
 
 /** The titles of the axes across or down the table. */
-function axisNames(axes, arrow, className) {
+function axisNames(axes, arrow, className, between) {
   const titles = axes.filter((axis) => axis !== null).map((axis) => data.axes[axis].title);
-  const text = titles.length ? `${titles.join(" / ")} ${arrow}` : "";
+  const text = titles.map((title) => `${title} ${arrow}`).join(between);
   return element("div", text, { className, title: text });
 }
 
@@ -53,8 +62,19 @@ function place() {
   main.setAttribute("aria-rowcount", layout.lines.length);
   main.setAttribute("aria-colcount", layout.columns.length);
   main.setAttribute("aria-label", data.title);
-  main.scrollTo(state.left * width, state.top * height);
   render();
+}
+
+/** The row and the column that are first in sight. */
+function rememberPlace() {
+  state.top = Math.round($("main").scrollTop / layout.height);
+  state.left = Math.round($("main").scrollLeft / layout.width);
+}
+
+/** The next table is shown from its first cell, or from the one that the address names. */
+function fromTheStart(top = 0, left = 0) {
+  layout = null;
+  Object.assign(state, { top, left });
 }
 
 /** After a change of the size: the cell that was first in sight stays there. */
@@ -347,8 +367,7 @@ $("main").addEventListener("scroll", () => {
   later();
   clearTimeout(settled);
   settled = setTimeout(() => {
-    state.top = Math.round($("main").scrollTop / layout.height);
-    state.left = Math.round($("main").scrollLeft / layout.width);
+    rememberPlace();
     writeHash();
   }, 300);
 }, { passive: true });

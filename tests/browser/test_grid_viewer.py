@@ -274,6 +274,14 @@ def test_the_address_keeps_what_is_in_sight(page, folder):
     assert page.locator("#notice span").inner_text() == "The link to this view is copied."
 
 
+def test_the_address_is_written_seldom(page):
+    """Browsers refuse more than a hundred times in 30 seconds, which a key that is held down would reach."""
+    page.evaluate("window.times = 0; history.replaceState = () => { times += 1; }; undefined")
+    page.evaluate("for (let i = 0; i < 1000; i++) move(0, 1)")
+    assert page.evaluate("times") < 100
+    page.wait_for_function("writing === 0")  # the last view is written
+
+
 def test_pictures_scale_to_the_window(page):
     columns = "(document.querySelector('#cell-0-3').getBoundingClientRect().right)"
     page.locator("#fit-width").click()
@@ -358,6 +366,17 @@ def test_outputs_texts_errors_and_lost_files_have_their_cells(browser, scored):
         assert page.locator("#large img").count() == 2
         page.keyboard.press("ArrowDown")
         assert f"Show\nt {XSS}" in facts(page)
+
+
+def test_a_thumbnail_that_is_gone_is_replaced_by_its_picture(browser, tmp_path):
+    files = {"cells/a.png": picture(RED), "cells/b.png": picture(BLUE)}
+    written(tmp_path, [axis("x", "a", "b")], {n: {"files": [file]} for n, file in enumerate(files)}, files)
+    (tmp_path / "thumbs" / "a.png.js").unlink()
+    with opened(browser, tmp_path) as page:
+        page.wait_for_function("document.querySelectorAll('.cell img[src]').length === 2")
+        assert cell(page, 0, 0).locator("img").get_attribute("src") == "./cells/a.png"
+        assert near(colour(page, cell(page, 0, 0).locator("img")), RED)
+        assert cell(page, 0, 1).locator("img").get_attribute("src").startswith("data:image/jpeg")
 
 
 def test_file_names_and_titles_stay_text(browser, tmp_path):

@@ -24,7 +24,9 @@ class Pictures(Fake):
     def fetch(self, file):
         graph, _ = json.loads(super().fetch(file))
         inputs = graph["6"]["inputs"]
-        return picture((60 * inputs["seed"], 20 * inputs["cfg"] % 256, 0 if inputs["sampler_name"] == "euler" else 255))
+        return picture(
+            (60 * inputs["seed"], int(20 * inputs["cfg"]) % 256, 0 if inputs["sampler_name"] == "euler" else 255)
+        )
 
     def _ran(self, graph, workflow):
         outcome = super()._ran(graph, workflow)

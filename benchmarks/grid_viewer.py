@@ -80,8 +80,9 @@ def main(side: str, folder: str) -> dict:
         for size in SIZES if side == "ours" else SIZES[:1]:
             page.evaluate("(size) => { if (window.resize) { state.size = size; resize(); } }", size)
             page.wait_for_timeout(1000)
-            chromium.start_tracing(page=page, categories=["toplevel"])
             frames = page.evaluate(SCROLL, 3 * size) + page.evaluate(JUMP)
+            chromium.start_tracing(page=page, categories=["toplevel"])
+            page.evaluate(SCROLL, 3 * size)
             task = max(task, longest_task(json.loads(chromium.stop_tracing())["traceEvents"]))
             print(f"{side}, {size} px: longest frame {max(frames):.0f} ms, longest task {task:.3f} s", file=sys.stderr)
             times += frames

@@ -293,8 +293,8 @@ def test_pictures_scale_to_the_window(page):
     bottom = page.evaluate("document.querySelector('#cell-2-0').getBoundingClientRect().bottom")
     assert 600 < bottom <= 700
     page.locator("#size").fill("300")
-    assert cell(page, 0, 0).locator(".content").bounding_box()["width"] == 300
-    assert cell(page, 0, 0).locator(".content").bounding_box()["height"] == 225  # as the pictures
+    assert cell(page, 0, 0).locator("img").bounding_box()["width"] == 300
+    assert cell(page, 0, 0).locator("img").bounding_box()["height"] == 225  # as the pictures
 
 
 def test_a_running_grid_grows_in_the_page(page, grid, folder):

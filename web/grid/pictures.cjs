@@ -6,11 +6,12 @@ const PICTURES = /\.(png|apng|jpe?g|webp|gif|avif|bmp|svg)$/i;
 const THUMB = 256; // px of a thumbnail's longer side; THUMB in folder.py
 const SHARP = 1.3; // a thumbnail may be shown this much larger
 const AT_ONCE = 6; // thumbnails that are loaded side by side
+const A_FRAME = 6, CALM = 100; // thumbnails that a frame may begin to load, until so many ms after the last scrolling
 const MOST_THUMBS = 3000; // in memory: about 40 MB
 const thumbs = new Map(); // file -> data URL, the oldest first
 const arrivals = new Map(); // file -> {promise, take}, of the thumbnails that are being loaded
 const queue = []; // [image, file]: pictures that wait for their thumbnails
-let loading = 0;
+let loading = 0, scrolled = -Infinity, begun = 0;
 
 const pathOf = (file) => `./${file.split("/").map(encodeURIComponent).join("/")}`;
 const nameOf = (file) => file.split("/").pop();
@@ -44,10 +45,12 @@ function thumb(file) {
 
 /** Loads the thumbnails that wait: those of the last pictures first, and none of pictures that are gone. */
 function pump() {
-  while (loading < AT_ONCE && queue.length) {
+  const calm = performance.now() - scrolled > CALM;
+  while (loading < AT_ONCE && queue.length && (calm || begun < A_FRAME)) {
     const [image, file] = queue.pop();
     if (!image.isConnected) continue;
     loading += 1;
+    begun += 1;
     thumb(file).then((url) => { image.src = url; }, () => { image.src = pathOf(file); }).finally(() => {
       loading -= 1;
       pump();

@@ -267,7 +267,7 @@ class Folder:
 
 
 def page() -> str:
-    """The viewer in one file."""
+    """The viewer in one file. Its scripts are .cjs, since ComfyUI's front end imports every .js below web/."""
 
     def filled(part: re.Match) -> str:
         text = (VIEWER.parent / part["name"]).read_text(encoding="utf-8")

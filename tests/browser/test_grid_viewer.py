@@ -309,6 +309,33 @@ def test_a_running_grid_grows_in_the_page(page, grid, folder):
     assert "0.25 s" in facts(page)
 
 
+def test_a_grid_that_is_extended_keeps_the_view(browser, tmp_path):
+    files = {"cells/a.png": picture(RED), "cells/b.png": picture(BLUE)}
+    axes = [axis("x", "a", "b"), axis("y", "1", "2")]
+    written(tmp_path, axes, {0: {"files": ["cells/a.png"]}}, files, running=True)
+    with opened(browser, tmp_path) as page:
+        page.locator(".values summary").nth(0).click()
+        page.locator(".values .down").nth(0).click()
+        page.locator("#size").fill("100")
+        axes = [axis("x", "new", "a", "b"), axis("y", "1", "2"), axis("z", "7", "8")]
+        written(tmp_path, axes, {6: {"files": ["cells/b.png"]}}, files)
+        page.wait_for_selector("select.other")  # it looks by itself while the grid runs
+        assert headings(page) == ["b", "a", "new"]
+        assert near(colour(page, cell(page, 1, 1).locator("img")), BLUE)  # number 6 is (a, 2, 7)
+        assert page.locator("#size").input_value() == "100"
+
+
+def test_long_texts_are_cut_in_the_table_alone(browser, tmp_path):
+    text = "word " * 2000
+    written(tmp_path, [axis("x", text, "b")], {0: {"error": text}, 1: {"texts": {"Show": text}}})
+    with opened(browser, tmp_path) as page:
+        assert max(map(len, [*page.locator(".cell").all_inner_texts(), *headings(page)])) <= 500
+        cell(page, 0, 0).click()
+        assert facts(page).count("word") == 4000
+        page.keyboard.press("ArrowRight")
+        assert facts(page).count("word") == 2000
+
+
 def test_only_cells_in_sight_are_in_the_page(browser, tmp_path):
     axes = [axis("x", *map(str, range(100))), axis("y", *map(str, range(100)))]
     files = [f"cells/{number}.png" for number in range(3)]

@@ -4,6 +4,7 @@ const BEYOND = 2; // rows and columns around those in sight that are made, too
 // ms of a frame that making cells may take, and cells that it makes in any case; laying them out takes thrice as long
 const BUDGET = 3, FEWEST = 10;
 const LINE = 1, BAR = 18; // px: between cells; below a picture for the number of the heat map
+const MOST_LETTERS = 500; // of a text in the table: errors may have thousands
 const NAME = 17; // px of a line in the corner
 const TALLEST = 2.5, FLATTEST = 0.4; // height / width of a cell
 let layout = null; // {columns, rows, ...}, see arrange
@@ -198,7 +199,8 @@ function fill(cell) {
       cell.append(bar);
     }
   }
-  cell.ariaLabel = [...placed().map((axis) => data.axes[axis].values[cell.at[axis]].title), ...said(record, kind, warm)].join(", ");
+  const titles = placed().map((axis) => data.axes[axis].values[cell.at[axis]].title.slice(0, MOST_LETTERS));
+  cell.ariaLabel = [...titles, ...said(record, kind, warm)].join(", ");
   cell.classList.toggle("current", Number(cell.dataset.number) === numberOf(state.at));
   cell.classList.toggle("other", state.other !== null && Number(cell.dataset.number) === numberOf(state.other));
 }
@@ -219,9 +221,9 @@ function content(record, kind) {
     return box;
   }
   const box = element("div", "", { className: "content" });
-  if (kind === "failed") box.append(element("p", record.error));
+  if (kind === "failed") box.append(element("p", record.error.slice(0, MOST_LETTERS)));
   else if (kind !== "done") box.append(element("p", kind === "skipped" ? t("Skipped") : t("Not there yet")));
-  else box.append(element("p", Object.values(record.texts ?? {}).join("\n")));
+  else box.append(element("p", Object.values(record.texts ?? {}).join("\n").slice(0, MOST_LETTERS)));
   return box;
 }
 
@@ -299,7 +301,7 @@ function heading(axis, index, box) {
   made.classList.add(Object.keys(PLACES).find((name) => state.places[name] === axis));
   for (const [name, size] of Object.entries(box)) made.style[name] = `${size}px`;
   made.title = [`${data.axes[axis].title}: ${value.title}`, value.description].filter(Boolean).join("\n");
-  made.append(element("div", value.title));
+  made.append(element("div", value.title.slice(0, MOST_LETTERS)));
   carry(made, axis, index, draw);
   return made;
 }

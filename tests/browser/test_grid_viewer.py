@@ -481,6 +481,11 @@ def test_a_flickering_comparison_goes_to_and_fro(page):
         seen.append(colour(page, pair))
         page.keyboard.press("Space")
     assert seen == [(180, 100, 0), (60, 100, 0), (180, 100, 0)]
+    page.set_viewport_size({"width": 720, "height": 800})
+    page.keyboard.press("Digit3")
+    captions, images = page.locator("figcaption"), page.locator("#large img")
+    assert captions.nth(0).bounding_box() != captions.nth(1).bounding_box()
+    assert images.nth(0).bounding_box() == images.nth(1).bounding_box()  # the pictures stand still
     page.emulate_media(reduced_motion="no-preference")
     page.keyboard.press("s")
     page.keyboard.press("k")

@@ -3,7 +3,8 @@
     pentimento_grid.json   says that the folder is a grid's. Any other folder that is not empty is refused.
     cells.jsonl            the journal: a line for each event of a cell, and the last line of a cell counts
     cells/                 the files of the cells, under the keys of their values
-    index.html             the viewer, a copy of web/grid/index.html
+    thumbs/                a script for each picture below cells/, with a small copy of it; where Pillow is installed
+    index.html             the viewer: web/grid/index.html with the files that it names in it
     data.js                all cells for the viewer; written anew as the grid runs, never seen half
     scores.csv             a row for each cell
     run.lock               held by the process that writes
@@ -22,8 +23,12 @@ data.js is one call, pentimentoGrid({...}), of a function that the page defines:
     view                   {"x" | "y" | "super_x" | "super_y": number of an axis}
     progress               of the last run and the cells that it was to make: {total, done, failed, seconds_left,
                            running, written}, the last in seconds since 1970
-    cells                  [[number, {files, texts, seconds, scores} | {error, seconds}]] of the cells that were run: of
-                           a cell whose values are v on axes of n values, number is ((v0 * n1) + v1) * n2 + v2 ...
+    cells                  [[number, {files, texts, seconds, scores, thumbs} | {error, seconds}]] of the cells that were
+                           run: of a cell whose values are v on axes of n values, number is ((v0 * n1) + v1) * n2 + v2
+                           ...; thumbs is true where all its pictures have a thumbnail
+
+A thumbnail is a script, thumbs/NAME.js for cells/NAME: one call, pentimentoThumb("cells/NAME", "data:..."). A page that
+is opened from the disk may show pictures beside it but not read their pixels, and it may run scripts beside it.
 """
 
 import contextlib
@@ -31,17 +36,22 @@ import csv
 import io
 import json
 import os
+import re
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ..pixels.thumbnail import data_url
 from . import addresses
 from .expand import Change, Grid, GridError, Index, Value, digest
 
 MARKER, JOURNAL, CELLS, DATA, SCORES = "pentimento_grid.json", "cells.jsonl", "cells", "data.js", "scores.csv"
 VIEWER = Path(__file__).resolve().parents[2] / "web" / "grid" / "index.html"
+THUMBS, THUMB = "thumbs", 256  # px of a thumbnail's longer side; THUMB in web/grid/pictures.cjs
+PART = re.compile(r'<(style|script)(?P<more>[^>]*) src="(?P<name>\w+\.\w+)"></\1>')  # of the viewer
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LOCK = "run.lock"
 SHARE = 0.05  # of the time that writing data.js may take
 LEAST = 1.0  # seconds between two writings
@@ -191,11 +201,15 @@ class Folder:
             target = self.path / names[-1]
             target.parent.mkdir(parents=True, exist_ok=True)
             _put(target, content)
+            if script := thumbnail(names[-1], content):
+                small = self.path / thumbnail_of(names[-1])
+                small.parent.mkdir(parents=True, exist_ok=True)
+                _put(small, script)
         return names
 
     def write_viewer(self) -> None:
         """Puts the page that shows data.js into the folder."""
-        _put(self.path / VIEWER.name, VIEWER.read_bytes())
+        _put(self.path / VIEWER.name, page().encode("utf-8"))
 
     def write_data(self, grid: Grid, digests: Digests, progress: dict, now: bool = False) -> None:
         """Writes data.js, unless it was written just before; `now` writes it in any case."""
@@ -230,6 +244,9 @@ class Folder:
         comma = "\n"
         for cell, record in self._records(grid, digests):
             if shown := _shown(record):
+                pictures = [file for file in shown.get("files", []) if file.endswith(PICTURES)]
+                if pictures and all((self.path / thumbnail_of(file)).is_file() for file in pictures):
+                    shown["thumbs"] = True
                 yield f"{comma}[{grid.number(cell)},{_script(shown)}]".encode()
                 comma = ",\n"
         yield b"\n]});\n"
@@ -262,6 +279,27 @@ class Folder:
                 else:
                     file.seek(place)
                     yield cell, json.loads(file.readline())
+
+
+def page() -> str:
+    """The viewer in one file. Its scripts are .cjs, since ComfyUI's front end imports every .js below web/."""
+
+    def filled(part: re.Match) -> str:
+        text = (VIEWER.parent / part["name"]).read_text(encoding="utf-8")
+        return f"<{part[1]}{part['more']}>\n{text}</{part[1]}>"
+
+    return PART.sub(filled, VIEWER.read_text(encoding="utf-8"))
+
+
+def thumbnail_of(file: str) -> str:
+    """The path of a picture's thumbnail."""
+    return f"{THUMBS}/{file.removeprefix(f'{CELLS}/')}.js"
+
+
+def thumbnail(file: str, content: bytes) -> bytes | None:
+    """The script with a small copy of a picture; None where there is none to make."""
+    url = data_url(content, THUMB) if file.endswith(PICTURES) else None
+    return f"pentimentoThumb({_script(file)},{_script(url)});\n".encode() if url else None
 
 
 def _shown(record: dict) -> dict:

@@ -25,6 +25,7 @@ SOURCES = [
     PACK / "__init__.py",
     *(path for folder in FOLDERS for path in (PACK / folder).rglob("*.py")),
     *(PACK / "web").rglob("*.js"),
+    *(PACK / "web").rglob("*.cjs"),
 ]
 
 every_node = pytest.mark.parametrize("node_id", sorted(SCHEMAS))

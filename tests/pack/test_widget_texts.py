@@ -10,6 +10,8 @@ from kit.paths import PACK
 
 CHINESE = json.loads((PACK / "locales" / "zh" / "main.json").read_text(encoding="utf-8"))
 WIDGETS = sorted((PACK / "web").rglob("*.js"))
+PAGE = sorted((PACK / "web").rglob("*.cjs"))  # of a grid: it may stand on a disk, so its Chinese is its own
+PAGES_CHINESE = json.loads((PACK / "web" / "grid" / "zh.json").read_text(encoding="utf-8"))
 SKIPPED = r"//[^\n]*|/\*.*?\*/"  # comments
 LITERAL = r'"(?:\\.|[^"\\\n])*"|' + r"'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`"
 CONCATENATED = re.compile(r'"\s*\+\s*"')
@@ -51,12 +53,14 @@ def placeholders(text):
     return sorted(re.findall(r"\{\w+\}", text))
 
 
-@pytest.mark.parametrize("path", WIDGETS, ids=lambda path: str(Path(path).relative_to(PACK)))
+@pytest.mark.parametrize("path", WIDGETS + PAGE, ids=lambda path: str(Path(path).relative_to(PACK)))
 def test_every_text_of_a_widget_has_chinese(path):
-    source = path.read_text()
+    source, chinese = path.read_text(), PAGES_CHINESE if path in PAGE else CHINESE["pentimento"]
     wanted = {text: through_t for text, through_t in texts(source).items() if text not in settings(source)}
     assert [text for text, through_t in wanted.items() if not through_t] == [], "write t(...) around these"
-    assert [text for text in wanted if not CHINESE["pentimento"].get(text)] == [], "locales/zh/main.json lacks these"
+    assert [text for text in wanted if not chinese.get(text)] == [], (
+        "locales/zh/main.json or web/grid/zh.json lacks these"
+    )
 
 
 def test_chinese_texts_are_used_and_keep_the_placeholders():
@@ -64,6 +68,14 @@ def test_chinese_texts_are_used_and_keep_the_placeholders():
     routes = "".join(path.read_text() for path in (PACK / "routes").glob("*.py"))  # widgets show their sentences
     assert [text for text in CHINESE["pentimento"] if text not in used and f'"{text}"' not in routes] == []
     for text, translated in CHINESE["pentimento"].items():
+        assert placeholders(text) == placeholders(translated)
+        assert re.search(r"[\u4e00-\u9fff]", translated), text
+
+
+def test_chinese_texts_of_the_grids_page_are_used_and_keep_the_placeholders():
+    used = set().union(*(texts(path.read_text()) for path in PAGE))
+    assert [text for text in PAGES_CHINESE if text not in used] == []
+    for text, translated in PAGES_CHINESE.items():
         assert placeholders(text) == placeholders(translated)
         assert re.search(r"[\u4e00-\u9fff]", translated), text
 

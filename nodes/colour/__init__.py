@@ -1,3 +1,8 @@
 """Nodes for tones and colours: of finished pictures, and of latents while they are sampled."""
 
-NODES = []
+from . import exposure_brackets, exposure_fusion
+
+NODES = [
+    *exposure_brackets.NODES,
+    *exposure_fusion.NODES,
+]

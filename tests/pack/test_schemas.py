@@ -168,7 +168,9 @@ def test_changes_are_told(after):
 def test_names(node_id):
     schema = SCHEMAS[node_id]
     assert node_id.startswith("Pentimento")
-    assert re.fullmatch(r"Pentimento/(segment|fill|edit|condition|prompt|upscale|video)", schema.category)
+    assert re.fullmatch(
+        r"Pentimento/(segment|fill|edit|condition|prompt|sample|colour|upscale|video|grid|score)", schema.category
+    )
     assert schema.display_name and schema.description and schema.search_aliases
     assert all(entry.tooltip for entry in schema.inputs), "an input has no tooltip"
     assert all(entry.display_name for entry in schema.outputs), "an output has no name"

@@ -97,7 +97,7 @@ def x4(path: Path) -> None:
     """x4-upscaler-ema.safetensors: the upscaler, its text encoder and a thin decoder of factor 4."""
     generator = torch.Generator().manual_seed(0)
     weights = {f"model.diffusion_model.{name}": tensor.half() for name, tensor in unet(UNETS["x4"]).items()}
-    for name, size in decoder_x4():
+    for name, size in kl_decoder((1, 2, 4)):
         weights[f"first_stage_model.{name}"] = drawn(name, size, generator).half()
     save(weights | {name: repeated(name, size, generator) for name, size in open_clip(SD2_TEXT, 1024, 24)}, path)
 
@@ -118,6 +118,11 @@ def sd2_text_encoder(path: Path) -> None:
 def sd2_vae(path: Path) -> None:
     """A VAE in TAESD's form."""
     save_drawn(taesd_shapes(), path)
+
+
+def sd15_vae(path: Path) -> None:
+    """vae-ft-mse-840000-ema-pruned.safetensors: a thin decoder of factor 8."""
+    save_drawn(kl_decoder((1, 2, 4, 4)), path)
 
 
 def ic_light(path: Path) -> None:
@@ -247,8 +252,8 @@ def taesd_shapes() -> Shapes:
     yield "vae_shift", ()
 
 
-def decoder_x4(width: int = 32) -> Shapes:
-    """Names and shapes in a KL decoder of factor 4, as wide as given at the full size."""
+def kl_decoder(levels: tuple[int, ...], width: int = 32) -> Shapes:
+    """Names and shapes in a KL decoder, as wide as given times each level's factor, the full size first."""
 
     def residual(name: str, into: int, out: int) -> Shapes:
         yield from layer(f"{name}.norm1", into)
@@ -258,7 +263,7 @@ def decoder_x4(width: int = 32) -> Shapes:
         if into != out:
             yield from layer(f"{name}.nin_shortcut", out, into, 1, 1)
 
-    deepest = channels = 4 * width
+    deepest = channels = levels[-1] * width
     yield from layer("post_quant_conv", 4, 4, 1, 1)
     yield from layer("decoder.conv_in", deepest, 4, 3, 3)
     yield from residual("decoder.mid.block_1", deepest, deepest)
@@ -266,7 +271,7 @@ def decoder_x4(width: int = 32) -> Shapes:
     for part in ("q", "k", "v", "proj_out"):
         yield from layer(f"decoder.mid.attn_1.{part}", deepest, deepest, 1, 1)
     yield from residual("decoder.mid.block_2", deepest, deepest)
-    for level, out in ((2, 4 * width), (1, 2 * width), (0, width)):
+    for level, out in [(level, factor * width) for level, factor in enumerate(levels)][::-1]:
         for i in range(3):
             yield from residual(f"decoder.up.{level}.block.{i}", channels, out)
             channels = out

@@ -85,6 +85,9 @@ class NodeInputs:
     def DepthConditioning(self):
         return self.prompts(1024) | {"latent": {"samples": randn(1, 4, 6, 8)}, "depth": rand(1, 50, 70, 3)}
 
+    def DetailTuner(self):
+        return {"model": self.model("sd2"), "detail_1": 3.0, "detail_2": -2.0, "contrast_1": 2.0, "colour_1": 5.0}
+
     def DifferentialImg2Img(self):
         model = toy_network.patcher(toy_network.Neighbours())
         return self.picture() | {"model": model, "vae": self.vae(), "change_map": rand(1, 64, 72)}
@@ -106,6 +109,9 @@ class NodeInputs:
 
     def FillWithoutModel(self):
         return self.picture_and_mask()
+
+    def GradeBrackets(self):
+        return {"model": toy_network.patcher(toy_network.Neighbours())}
 
     def ICLight(self):
         return {"model": self.model("sd15"), "ic_light_name": "ic_light.safetensors"}
@@ -133,6 +139,10 @@ class NodeInputs:
 
     def LaMaFill(self):
         return self.picture_and_mask() | {"lama": self.result("LoadLaMa", "lama.pt")[0], "refine_steps": 2}
+
+    def LatentGrade(self):
+        model = toy_network.patcher(toy_network.Neighbours())
+        return {"model": model, "brightness": 0.3, "contrast": 0.1, "red": 0.1}
 
     def MagicWand(self):
         return self.picture() | {"positive_coords": POINTS}
@@ -202,6 +212,9 @@ class NodeInputs:
 
     def UnCLIPStats(self):
         return {"model": self.model("unclip_l"), "stats_name": "stats.th"}
+
+    def VAESaturation(self):
+        return {"vae": vaes.thin("sd"), "saturation_1": 3.0, "saturation_2": -2.0}
 
     def Windows(self):
         return {"model": toy_network.patcher(toy_network.Neighbours()), "window": 64, "overlap": 24}

@@ -44,7 +44,7 @@ class Way:
 
 NETWORK = {"MODEL", "VAE", "CONDITIONING"}
 NETWORK |= {f"PENTIMENTO_{name}" for name in ("SAM", "LAMA", "STTN", "OSTRACK")}
-TOYS = {"DemoFusion", "Windows"}  # node_inputs gives these a model without weights
+TOYS = {"DemoFusion", "GradeBrackets", "LatentGrade", "Windows"}  # node_inputs gives these a model without weights
 OFFLOADED_AMISS = {"SDx4Conditioning"}  # ComfyUI leaves the embedding of x4's levels on the CPU
 
 

@@ -21,6 +21,7 @@ from kit.assertions import relative_error
 from kit.memory import Live
 from kit.nodes import run_node
 from kit.tensors import rand, randn
+from kit.vae import CONFIG, KINDS, fill, thin
 from pentimento.model_patchers.upscale import tiled_layers, tiled_vae
 from pentimento.model_patchers.upscale.tiled_layers import Moments, TiledLayers, attend, decoder_layers, encoder_layers
 from pentimento.nodes.upscale.tiled_vae import TiledVAEDecode, TiledVAEEncode
@@ -30,41 +31,7 @@ from pentimento_host.standins.weights import drawn
 pytestmark = pytest.mark.usefixtures("one_thread")
 WORST, SHIFT = 1 / 255, 1e-4  # what is promised
 ROUNDING = 1e-3  # what float32 leaves. ComfyUI's own: its group norm loses digits where a picture is big
-CONFIG = {"in_channels": 3, "out_ch": 3, "num_res_blocks": 2, "resolution": 256, "attn_resolutions": [], "ch": 32}
 ON_BOTH = pytest.param(264, 136, 128, 1, marks=pytest.mark.both_devices)
-KINDS = {  # channels of the decoder's input, levels
-    "sd": (4, (1, 2, 4, 4)),
-    "flux": (16, (1, 2, 4, 4)),
-    "flux2": (32, (1, 2, 4, 4)),
-    "x4": (4, (1, 2, 4)),
-}
-
-
-def fill(module, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    weights = {name: drawn(name, tuple(weight.shape), generator) for name, weight in module.state_dict().items()}
-    module.load_state_dict(weights)
-    return module
-
-
-def thin(kind, dtype=torch.float32, **config):
-    """ComfyUI's VAE with thin networks. It is told by a decoder; ComfyUI's encoders have one width, ours another."""
-    channels, levels = KINDS[kind]
-    config = CONFIG | {"z_channels": channels, "ch_mult": levels} | config
-    decoder, encoder = fill(kl.Decoder(**config)), fill(kl.Encoder(**config), seed=1)
-    weights = {f"decoder.{name}": weight for name, weight in decoder.state_dict().items()}
-    if kind != "flux":
-        conv = fill(torch.nn.Conv2d(channels, channels, 1))
-        weights |= {f"post_quant_conv.{name}": weight for name, weight in conv.state_dict().items()}
-    if kind == "flux2":
-        rng = torch.Generator().manual_seed(2)
-        weights |= {f"bn.running_{name}": torch.rand(4 * channels, generator=rng) for name in ("mean", "var")}
-    vae = comfy.sd.VAE(sd=weights, dtype=dtype)
-    model = vae.first_stage_model
-    model.encoder, model.decoder = encoder.to(dtype), decoder.to(dtype)
-    if kind != "flux":
-        fill(model.quant_conv)
-    return vae
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -21,7 +21,7 @@ RANGES = ["clamp", "shift", "keep"]
 FEWEST, MOST = 2, 64
 SPREAD = 0.2  # standard deviation of the well-exposedness around mid grey
 LEAST = 1e-12  # added to each weight, so that weights have a sum where all measures are 0
-STRIP = 2**17  # pixels
+STRIP = 2**16  # pixels
 
 
 class Weights(NamedTuple):
@@ -78,7 +78,8 @@ def fuse(images: Tensor, weights: Weights, limits: str = "clamp", progress: Call
     elif limits == "shift":
         colours -= colours.min()
     if images.shape[-1] == 4:
-        result[0, ..., 3] = images[0, ..., 3] + (images[..., 3] - images[0, ..., 3]).mean(0)
+        alpha = images[0, ..., 3]
+        result[0, ..., 3] = alpha + sum(image[..., 3] - alpha for image in images) / len(images)
     return result
 
 
@@ -104,9 +105,8 @@ def has_colours(image: Tensor) -> bool:
 
 def _weights(exposure: Tensor, weights: Weights) -> Iterator[tuple[slice, Tensor]]:
     """Strip by strip, a slice of rows and their weights (h, W): section 3.1 for an exposure (C, H, W)."""
-    height = exposure.shape[1]
     for rows in _strips(exposure):
-        strip = exposure.index_select(1, _mirrored(rows.start - 1, rows.stop + 1, height, exposure.device))
+        strip = _rows(exposure, rows.start - 1, rows.stop + 1).contiguous()
         inner = strip[:, 1:-1]
         weight = strip.new_ones(inner.shape[1:])
         if weights.contrast:
@@ -123,8 +123,10 @@ def _contrast(grey: Tensor) -> Tensor:
 
     By the order of these operations it is exactly 0 in flat areas, and OpenCV's rounding noise on slopes.
     """
-    wide = _widened(grey[1:-1], 1, 1)
-    return (grey[:-2] + wide[:, :-2]).sub_(grey[1:-1], alpha=4).add_(wide[:, 2:]).add_(grey[2:]).abs_()
+    inner, width = grey[1:-1], grey.shape[1]
+    left, right = _mirrored(-1, width), _mirrored(width, width)
+    wide = torch.cat((inner[:, left, None], inner, inner[:, right, None]), 1)
+    return (grey[:-2] + wide[:, :-2]).sub_(inner, alpha=4).add_(wide[:, 2:]).add_(grey[2:]).abs_()
 
 
 def _saturation(rgb: Tensor) -> Tensor:
@@ -161,9 +163,9 @@ def _add(levels: list[Tensor], layers: Tensor) -> None:
         smaller = _halved(layers)
         for rows in _strips(level):
             strip = layers[:, rows]
-            level[:, rows] += (strip[:-1] - _doubled(smaller[:-1], rows, level)).mul_(strip[-1])
+            level[:, rows].addcmul_(strip[:-1] - _doubled(smaller[:-1], rows, level), strip[-1:])
         layers = smaller
-    levels[-1] += layers[:-1] * layers[-1]
+    levels[-1].addcmul_(layers[:-1], layers[-1:])
 
 
 def _collapse(levels: list[Tensor], result: Tensor) -> None:
@@ -179,10 +181,9 @@ def _halved(x: Tensor) -> Tensor:
     channels, height, width = x.shape
     half = x.new_empty(channels, (height + 1) // 2, (width + 1) // 2)
     for rows in _strips(half):
-        strip = x.index_select(1, _mirrored(2 * rows.start - 2, 2 * rows.stop + 1, height, x.device))
+        strip = _rows(x, 2 * rows.start - 2, 2 * rows.stop + 1)
         strip = _binomial(strip[:, ::2], strip[:, 1::2], 1)
-        strip = _widened(strip, 2, 1 + width % 2)
-        half[:, rows] = _binomial(strip[..., ::2].contiguous(), strip[..., 1::2].contiguous(), 2)
+        half[:, rows] = _binomial(_every_other(strip, -2), _every_other(strip, -1), 2)
     return half
 
 
@@ -195,11 +196,18 @@ def _binomial(even: Tensor, odd: Tensor, dim: int) -> Tensor:
 
 
 def _doubled(x: Tensor, rows: slice, like: Tensor) -> Tensor:
-    """Rows of the level below a level (C, h, w), which has the size of `like`, by the same binomial filter."""
+    """Rows of the level below a level (C, h, w), which has the size of `like`, by the same binomial filter.
+
+    The level is mirrored at its top and left, and goes on with its last pixels at its bottom and right.
+    """
+    height, width = x.shape[1:]
     first, last = rows.start // 2 - 1, (rows.stop + 1) // 2 + 1
-    strip = x.index_select(1, torch.arange(first, last, device=x.device).abs_().clamp_(max=x.shape[1] - 1))
+    if first < 0 or last > height:
+        strip = x[:, [min(abs(place), height - 1) for place in range(first, last)]]
+    else:
+        strip = x[:, first:last]
     strip = _interpolated(strip, 1)[:, : rows.stop - rows.start]
-    strip = torch.cat((strip[..., min(1, x.shape[2] - 1), None], strip, strip[..., -1:]), 2)
+    strip = torch.cat((strip[..., min(1, width - 1), None], strip, strip[..., -1:]), 2)
     return _interpolated(strip, 2)[..., : like.shape[2]]
 
 
@@ -219,16 +227,24 @@ def _strips(x: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + step, height))
 
 
-def _widened(x: Tensor, before: int, after: int) -> Tensor:
-    """(..., W) with columns more on both sides, mirrored about the outermost ones."""
-    width = x.shape[-1]
-    left = _mirrored(-before, 0, width, x.device)
-    right = _mirrored(width, width + after, width, x.device)
-    return torch.cat((x[..., left], x, x[..., right]), -1)
+def _rows(x: Tensor, first: int, last: int) -> Tensor:
+    """Rows of (C, H, W) from `first` to before `last`, which may lie outside."""
+    height = x.shape[1]
+    if first < 0 or last > height:
+        return x[:, [_mirrored(place, height) for place in range(first, last)]]
+    return x[:, first:last]
 
 
-def _mirrored(first: int, last: int, size: int, device: torch.device) -> Tensor:
-    """Where the places from `first` to before `last` lie in a line of `size` that is mirrored about its end points."""
+def _every_other(x: Tensor, first: int) -> Tensor:
+    """Every other column of (C, H, W) from `first`, which is -2 or -1, as far as `_binomial` reads them."""
+    width = x.shape[2]
+    inside = x[..., first + 2 :: 2]
+    beyond = range(first + 2 + 2 * inside.shape[2], width + 1 + width % 2, 2)
+    left, *right = (x[..., _mirrored(place, width), None] for place in (first, *beyond))
+    return torch.cat((left, inside, *right), 2)
+
+
+def _mirrored(place: int, size: int) -> int:
+    """Where a place lies in a line of `size` that is mirrored about its end points."""
     period = max(2 * (size - 1), 1)
-    places = torch.arange(first, last, device=device) % period
-    return places.minimum(period - places)
+    return min(place % period, -place % period)

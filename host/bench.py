@@ -24,8 +24,9 @@ def bench(host: Host, only: list[str]) -> int:
     rows = [HEADER]
     print(HEADER, flush=True)
     for name in only or names:
-        rows += map(_row, _measure(host, name))
-        print("\n".join(rows[-1:]), flush=True)
+        measured = [*map(_row, _measure(host, name))]
+        rows += measured
+        print(*measured, sep="\n", end="\n" * bool(measured), flush=True)
         _write(host.home / "bench.md", "\n".join(rows) + "\n")
     if not only:
         _write(PAGE, page(PAGE.read_text(encoding="utf-8"), "\n".join(rows) + "\n", machine()))

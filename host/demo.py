@@ -36,12 +36,13 @@ STANDIN_CHANGES = {
     "sd_x4_any_size": {"A megapixel.megapixels": 0.01} | SMALL_WINDOWS,
     "sd_upscale": {"Half of that.scale_by": 0.2} | SMALL_WINDOWS,
     "hidiffusion": {"Size.width": 256, "Size.height": 256, "HiDiffusion.preset": "sd15 2048"},
+    "hdr": {"Size.width": 128, "Size.height": 128},
     "hires_fix": {"Size.width": 256, "Size.height": 192} | SMALL_WINDOWS,
     "Upscale Any Size": {"A megapixel.megapixels": 0.01} | SMALL_WINDOWS,
 }
-SHEET_ORDER = ("LoadImage", "LoadVideo", "MaskPreview", "PreviewImage", "SaveImage", "SaveVideo")
+SAVED = ("SaveImage", "SaveImageAdvanced", "SaveVideo")
+SHEET_ORDER = ("LoadImage", "LoadVideo", "MaskPreview", "PreviewImage", *SAVED)
 LOADED = {"LoadImage": "image", "LoadVideo": "file"}  # {node: the input that names its file}
-SAVED = ("SaveImage", "SaveVideo")
 VIDEO_SUFFIX = ".mp4"
 
 PAGE = """<!doctype html>

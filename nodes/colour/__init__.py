@@ -1,8 +1,10 @@
 """Nodes for tones and colours: of finished pictures, and of latents while they are sampled."""
 
-from . import detail_tuner, latent_grade, vae_saturation
+from . import detail_tuner, exposure_brackets, exposure_fusion, latent_grade, vae_saturation
 
 NODES = [
+    *exposure_brackets.NODES,
+    *exposure_fusion.NODES,
     *latent_grade.NODES,
     *detail_tuner.NODES,
     *vae_saturation.NODES,

@@ -15,7 +15,6 @@ from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
 from pentimento_host.standins import diffusion
-from pentimento_host.standins.weights import drawn
 
 from . import thin
 from .tensors import randn
@@ -63,9 +62,7 @@ def patcher(config: comfy.supported_models.supported_models_base.BASE, weights: 
 
 def controlnet() -> comfy.controlnet.ControlNet:
     """A ControlNet for "sd15"."""
-    generator = torch.Generator().manual_seed(5)
-    shapes = diffusion.controlnet_shapes(_shape("sd15"))
-    return comfy.controlnet.load_controlnet_state_dict({name: drawn(name, size, generator) for name, size in shapes})
+    return thin.controlnet(_shape("sd15"))
 
 
 def diffusers_sdxl(sample_size: int) -> UNet2DConditionModel:

@@ -102,6 +102,12 @@ class NodeInputs:
         ella, t5 = self.ApplyELLA()["ella"], self.result("LoadELLAT5", "t5.safetensors", "fp32")[0]
         return {"ella": ella, "t5": t5, "text": "a cat"}
 
+    def ExposureBrackets(self):
+        return {"image": rand(1, 9, 12, 3)}
+
+    def ExposureFusion(self):
+        return {"images": rand(3, 9, 12, 3)}
+
     def FillFromFrames(self):
         mask = torch.zeros(1, 48, 64)
         mask[:, 20:32, 10:22] = 0.5

@@ -5,13 +5,16 @@ They have one level (SD x4 has four) with a transformer wherever diffusers build
 
 from dataclasses import replace
 
+import comfy.controlnet
 import comfy.sd
+import torch
 from comfy.model_patcher import ModelPatcher
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from torch import Tensor
 
 from pentimento_host.standins import diffusion
+from pentimento_host.standins.weights import drawn
 
 THIN = {"depths": (1,), "depths_out": (1,), "middle": 1}
 THIN_X4 = {"depths": (0, 1, 1, 1), "depths_out": (0, 1, 1, 1), "middle": 1}
@@ -25,6 +28,13 @@ def weights(kind: str, seed: int = 0) -> dict[str, Tensor]:
 def host_model(kind: str, seed: int = 0) -> ModelPatcher:
     """The thin UNet as ComfyUI loads it."""
     return comfy.sd.load_diffusion_model_state_dict(weights(kind, seed))
+
+
+def controlnet(shape: diffusion.UNet | None = None) -> comfy.controlnet.ControlNet:
+    """A ControlNet with seeded random weights, for the thin "sd15" or another UNet of SD 1.5."""
+    generator = torch.Generator().manual_seed(5)
+    shapes = diffusion.controlnet_shapes(shape or replace(diffusion.UNETS["sd15"], **THIN))
+    return comfy.controlnet.load_controlnet_state_dict({name: drawn(name, size, generator) for name, size in shapes})
 
 
 def diffusers_unet(kind: str, seed: int = 0) -> UNet2DConditionModel:

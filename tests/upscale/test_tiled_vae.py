@@ -16,10 +16,9 @@ from comfy.taesd.taesd import TAESD
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from kit.assertions import relative_error
+from kit.memory import Live
 from kit.nodes import run_node
 from kit.tensors import rand, randn
 from kit.vae import CONFIG, KINDS, fill, thin
@@ -194,28 +193,6 @@ def test_bfloat16_is_as_near_to_float32_as_the_whole_picture_is():
     image = picture(256, 192)
     truth, whole, ours = exact.encode(image), rounded.encode(image), encode(image, rounded, 128)
     assert latent_errors(ours, truth)[0] < 1.5 * latent_errors(whole, truth)[0]
-
-
-class Live(TorchDispatchMode):
-    """The most bytes of tensors that were alive at once, by device."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen, self.live, self.peak = weakref.WeakSet(), {"cpu": 0, "cuda": 0}, {"cpu": 0, "cuda": 0}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self.seen:
-                storage, device = tensor.untyped_storage(), tensor.device.type
-                self.seen.add(storage)
-                self.live[device] += storage.nbytes()
-                self.peak[device] = max(self.peak[device], self.live[device])
-                weakref.finalize(storage, self.free, device, storage.nbytes())
-        return result
-
-    def free(self, device, count):
-        self.live[device] -= count
 
 
 def peaks(network, height, width, dtype, tile=512):

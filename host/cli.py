@@ -163,9 +163,9 @@ def _on_both(tests: list[str], second: list[str], environment: dict[str, str]) -
 
 
 def _side_by_side(arguments: list[str]) -> list[str]:
-    """pytest's arguments for all tests in two processes; a choice of tests runs sooner in one."""
+    """pytest's arguments for all tests in three processes, of which one often waits; a choice runs sooner in one."""
     chosen = any((PACK / argument.split("::")[0]).exists() for argument in arguments)
-    return [] if chosen or (os.cpu_count() or 1) < 2 else ["-n", "2"]
+    return [] if chosen or (os.cpu_count() or 1) < 2 else ["-n", "3"]
 
 
 def _bench(host: Host, options: argparse.Namespace, rest: list[str]) -> int:

@@ -1,7 +1,9 @@
 """Loads the pack as ComfyUI does: from its folder, under its own name, with ComfyUI on sys.path and the pack not."""
 
+import functools
 import gc
 import os
+import re
 import runpy
 import sys
 from contextlib import ExitStack
@@ -95,15 +97,21 @@ def pytest_generate_tests(metafunc):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """A file's tests go to one process, and those of all files in ON_HOST to the same."""
+    """A file's tests go to one process, and those of all files that use ComfyUI's files or its server to the same."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Files(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.split("::")[0]
-            return "host" if Path(file).parent.name in ON_HOST else file
+            return "host" if _on_host(config.rootpath / file) else file
 
     return Files(config, log)
+
+
+@functools.cache
+def _on_host(file):
+    """Whether a test file lies in ON_HOST and has the fixture host or server; others there need a browser at most."""
+    return file.parent.name in ON_HOST and bool(re.search(r"def .*\b(host|server)\b", file.read_text(encoding="utf-8")))
 
 
 def pytest_collection_modifyitems(config, items):

@@ -146,11 +146,14 @@ def test_a_cell_whose_comfyui_ends_each_time_fails(cluster, fakes, folder, enter
     def disturb():
         wait(lambda: entered)
         (actor,) = entered[0].actors
-        for _ in range(grid_ray.MOST_TRIES):
-            wait(lambda: actor.tasks and not actor.start)
-            ray.kill(actor.handle, no_restart=False)
-            wait(lambda: actor.start)
-        fakes[0].open.set()
+        try:
+            for _ in range(grid_ray.MOST_TRIES):
+                wait(lambda: actor.tasks and not actor.start)
+                running = next(iter(actor.tasks))
+                ray.kill(actor.handle, no_restart=False)
+                wait(lambda running=running: running not in actor.tasks)
+        finally:
+            fakes[0].open.set()
 
     fakes[0].open.clear()
     meanwhile(disturb)

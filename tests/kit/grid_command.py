@@ -49,6 +49,9 @@ def call(action, server, *more, cwd, file="cats.yaml", comfyui=None):
     return status, *(stream.getvalue() for stream in outputs)
 
 
-def wait(condition):
+def wait(condition, seconds=120):
+    """Waits until something holds that does so soon."""
+    end = time.monotonic() + seconds
     while not condition():
+        assert time.monotonic() < end, "what was waited for never came"
         time.sleep(0.01)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from kit import history
-from kit.first_click import place_in_picture
+from kit.first_click import place_in_picture, template
 from kit.front_end import open_tab, ready, show
 from pentimento_host import client
 
@@ -31,7 +31,7 @@ def page(browser, server, request):
         page.evaluate(SET_NODES_2, request.param)
         page.get_by_role("button", name="Templates").click()
         page.get_by_role("button", name="pentimento", exact=True).click()
-        page.get_by_test_id("template-workflow-remove_anything").click()
+        template(page, "remove_anything").click()
         page.wait_for_function("() => window.app.graph.nodes.some(({ type }) => type === 'PentimentoPickPoints')")
         page.evaluate(TAKE_STANDINS)
         show(page, 1)

@@ -65,8 +65,21 @@ def choose_category(page, hand):
     press(page.get_by_role("dialog").get_by_role("button", name="Pentimento"), hand)
 
 
+def template(page, name):
+    """The card of a template. The gallery makes more of them as it is scrolled."""
+    card = page.get_by_test_id(f"template-workflow-{name}")
+    page.locator("[data-testid^=template-workflow-]").first.wait_for()
+    for _ in range(40):
+        if card.count():
+            break
+        page.locator("[data-testid^=template-workflow-]").last.scroll_into_view_if_needed()
+        page.wait_for_timeout(250)
+    card.scroll_into_view_if_needed()
+    return card
+
+
 def choose_template(page, hand):
-    press(page.get_by_test_id("template-workflow-remove_without_models"), hand)
+    press(template(page, "remove_without_models"), hand)
     page.wait_for_function(READY)
     page.get_by_role("dialog").wait_for(state="hidden")
     page.evaluate(STILL)

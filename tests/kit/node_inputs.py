@@ -241,10 +241,9 @@ class NodeInputs:
         return {"sam2": self.sam2(), "video": InputImpl.VideoFromComponents(clip), "key_frames": keys}
 
     def TrackWithoutModel(self):
-        mask = torch.zeros(2, 64, 72)
-        mask[0, 5:20, 5:30] = mask[1, 30:50, 40:60] = 0.5
-        keys = (track.KeyFrame(0, 1, mask=mask[:1]), track.KeyFrame(2, 1, mask=mask[1:]))
-        return {"key_frames": keys, "images": rand(4, 64, 72, 3)}
+        mask = torch.zeros(1, 64, 72)
+        mask[0, 5:20, 5:30] = 0.5
+        return {"key_frames": (track.KeyFrame(0, 1, mask=mask),), "images": rand(4, 64, 72, 3)}
 
     def TuneMask(self):
         return {"mask": rand(2, 30, 40), "grow": 2, "fill_holes": 9, "remove_specks": 9, "feather": 3, "invert": True}

@@ -81,6 +81,13 @@ def pytest_configure(config):
         config.add_cleanup(lambda: computing.__exit__(None, None, None))
 
 
+def pytest_runtest_setup(item):
+    """Of the processes side by side, the one that has ComfyUI's server takes longest, and goes first where it can."""
+    beside = hasattr(item.config, "workerinput") or item.config.getoption("--device") == "second"
+    if beside and not _on_host(item.path) and hasattr(os, "nice") and not os.nice(0):
+        os.nice(10)
+
+
 def pytest_ignore_collect(collection_path, config):
     """Modules without a test for the second device need not be imported there."""
     if config.getoption("--device") == "second" and collection_path.suffix == ".py":

@@ -170,7 +170,9 @@ def test_no_comfyui_is_said(cluster, folder):
     assert complaints.splitlines()[-1].startswith("No ComfyUI of the cluster is left.")
 
 
-def test_a_cluster_that_loses_a_machine_gives_the_results_of_one_machine(cluster, server, host, tmp_path, entered):
+def test_a_cluster_that_loses_a_machine_gives_the_results_of_one_machine(
+    cluster, server, host, tmp_path, entered, monkeypatch
+):
     """Each machine starts a real ComfyUI, and one machine goes while both run cells."""
     folders = [tmp_path / "cluster", tmp_path / "alone"]
     for folder in folders:
@@ -178,16 +180,20 @@ def test_a_cluster_that_loses_a_machine_gives_the_results_of_one_machine(cluster
         (folder / "squares.yaml").write_text(REAL)
         (folder / "squares.json").write_text(json.dumps(SQUARES))
 
-    def remove():
-        wait(lambda: len(pictures(folders[0])) >= 5 and all(actor.tasks for actor in entered[0].actors))
-        cluster.remove_node(cluster.second, allow_graceful=False)
+    look, removed = grid_ray.Cluster._look, []
 
-    meanwhile(remove)
+    def remove_once(ours):
+        if not removed and len(pictures(folders[0])) >= 5 and all(actor.tasks for actor in ours.actors):
+            removed.append(cluster.second)
+            cluster.remove_node(cluster.second, allow_graceful=False)
+        return look(ours)
+
+    monkeypatch.setattr(grid_ray.Cluster, "_look", remove_once)
     comfyui = None if host.own else host.comfyui
     arguments = {"cwd": folders[0], "file": "squares.yaml", "comfyui": comfyui}
     status, _, complaints = call("run", None, *on(cluster), **arguments)
     assert status == 0, complaints
-    assert len(entered[0].ready) == 1
+    assert removed and len(entered[0].ready) == 1
     assert call("run", server, cwd=folders[1], file="squares.yaml")[0] == 0
     assert len(pictures(folders[0])) == 36
     assert pictures(folders[0]) == pictures(folders[1])

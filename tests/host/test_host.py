@@ -490,8 +490,8 @@ def earlier_sheet(folder):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["demo", "ella", "lama_fil"], "There is no workflow named lama_fil. Is it lama_fill? There are demofusion, "),
-        (["demo", "xyzzy"], "There is no workflow named xyzzy. There are demofusion, "),
+        (["demo", "ella", "lama_fil"], "There is no workflow named lama_fil. Is it lama_fill? There are anti_burn, "),
+        (["demo", "xyzzy"], "There is no workflow named xyzzy. There are anti_burn, "),
         (["bench", "sam_clik"], "There is no benchmark named sam_clik. Is it sam_click"),
         (["models", "--download", "big_lama.pt"], "There is no model named big_lama.pt. Is it big-lama.pt"),
     ],

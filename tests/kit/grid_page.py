@@ -10,6 +10,7 @@ import threading
 import time
 
 from PIL import Image
+from playwright.sync_api import Error
 
 from pentimento.model_patchers.grid import folder
 
@@ -144,7 +145,11 @@ def cell(page, row, column):
 
 def colour(page, locator):
     """In the middle of an element, as the browser shows it."""
-    shot = Image.open(io.BytesIO(locator.screenshot())).convert("RGB")
+    try:
+        bits = locator.screenshot()
+    except Error:  # the page drew the table anew meanwhile
+        bits = locator.screenshot()
+    shot = Image.open(io.BytesIO(bits)).convert("RGB")
     return shot.getpixel((shot.width // 2, shot.height // 2))
 
 

@@ -186,6 +186,7 @@ def test_a_cluster_that_loses_a_machine_gives_the_results_of_one_machine(
         if not removed and len(pictures(folders[0])) >= 5 and all(actor.tasks for actor in ours.actors):
             removed.append(cluster.second)
             cluster.remove_node(cluster.second, allow_graceful=False)
+            wait(lambda: sum(node["Alive"] for node in ray.nodes()) == 1)
         return look(ours)
 
     monkeypatch.setattr(grid_ray.Cluster, "_look", remove_once)

@@ -186,6 +186,7 @@ def test_a_cluster_that_loses_a_machine_gives_the_results_of_one_machine(
         if not removed and len(pictures(folders[0])) >= 5 and all(actor.tasks for actor in ours.actors):
             removed.append(cluster.second)
             cluster.remove_node(cluster.second, allow_graceful=False)
+            wait(lambda: sum(node["Alive"] for node in ray.nodes()) == 1)  # Ray has noticed
         return look(ours)
 
     monkeypatch.setattr(grid_ray.Cluster, "_look", remove_once)
@@ -193,7 +194,7 @@ def test_a_cluster_that_loses_a_machine_gives_the_results_of_one_machine(
     arguments = {"cwd": folders[0], "file": "squares.yaml", "comfyui": comfyui}
     status, _, complaints = call("run", None, *on(cluster), **arguments)
     assert status == 0, complaints
-    assert removed
+    assert removed and len(entered[0].ready) == 1
     assert call("run", server, cwd=folders[1], file="squares.yaml")[0] == 0
     assert len(pictures(folders[0])) == 36
     assert pictures(folders[0]) == pictures(folders[1])

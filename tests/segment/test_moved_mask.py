@@ -61,3 +61,20 @@ def test_a_single_pixel_at_the_border_reaches_the_middle(pixel):
     point[pixel], centre[30, 45] = True, True
     masks = moved({0: point, 8: centre})
     assert masks.flatten(1).any(1).all()
+
+
+def test_a_small_shape_counts_as_much_as_a_large_one():
+    """Half-way from a square to a cross the shape is the same, whichever of the two is the larger one."""
+
+    def square(half):
+        mask = torch.zeros(SIZE, dtype=torch.bool)
+        mask[30 - half : 30 + half, 45 - half : 45 + half] = True
+        return mask
+
+    def cross(half):
+        arm, mask = half // 3, torch.zeros(SIZE, dtype=torch.bool)
+        mask[30 - half : 30 + half, 45 - arm : 45 + arm] = mask[30 - arm : 30 + arm, 45 - half : 45 + half] = True
+        return mask
+
+    one, other = (moved(keys, 3)[1] for keys in ({0: square(6), 2: cross(24)}, {0: square(24), 2: cross(6)}))
+    assert (one & other).sum() > 0.95 * (one | other).sum()

@@ -62,7 +62,9 @@ class GridWidget {
     this.root = element("div", "pentimento-grid");
     this.nodeList = labelled(element("select", ""), t("Node"));
     this.inputList = labelled(element("select", ""), t("Input"));
-    this.field = labelled(element("textarea", "pentimento-grid-wide", { rows: 1, spellcheck: false }), t("Values"));
+    this.nodeList.append(new Option(t("Node"), "")); // until the form is touched
+    this.inputList.append(new Option(t("Input"), ""));
+    this.field = labelled(element("textarea", "pentimento-grid-wide", { placeholder: t("Values"), rows: 1, spellcheck: false }), t("Values"));
     this.search = element("input", "pentimento-grid-wide", { type: "search", hidden: true, placeholder: t("Search") });
     this.choices = labelled(element("div", "pentimento-grid-choices", { hidden: true }), t("Values to choose"));
     this.choices.setAttribute("role", "group");
@@ -244,7 +246,7 @@ class GridWidget {
   }
 
   hint(input) {
-    if (!input) return "";
+    if (!input) return t("Values");
     if (input.isText) return t("A text on each line, or a word => another word");
     if (input.choices) return t("The values that you tick below");
     return t("Such as {value}, or 1, 2, ..., 10", { value: input.value });

@@ -66,6 +66,10 @@ class NodeInputs:
     def ApplyELLA(self):
         return {"model": self.model("sd15"), "ella": self.result("LoadELLA", "ella.safetensors")[0]}
 
+    def BoxesToMask(self):
+        boxes = [{"x": 5, "y": 6.5, "width": 20.5, "height": 9}, {"x": 30, "y": 0, "width": 9, "height": 9}]
+        return self.picture() | {"bboxes": boxes, "each": "one per box"}
+
     def ChangeMap(self):
         return {"source": rand(2, 9, 12, 3), "blur": 1, "invert": True}
 
@@ -158,6 +162,9 @@ class NodeInputs:
 
     def MagicWand(self):
         return self.picture() | {"positive_coords": POINTS}
+
+    def MaskToBoxes(self):
+        return {"mask": rand(2, 30, 40), "min_area": 3, "padding": 2}
 
     def MergeHistory(self):
         return {"images": rand(4, 9, 12, 3), "batch_size": 2}

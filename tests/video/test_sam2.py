@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from comfy import model_management
 from PIL import Image
 from safetensors.torch import save_file
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import EdgeTamVideoConfig, EdgeTamVideoModel, Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
 from kit.assertions import relative_error
 from kit.sam2 import CHANNELS, CONFIG, FRAME, authors, golden, load, lowered, make_sam2, reference
 from kit.tensors import rand, randn
 from pentimento.model_patchers.arch import sam2_decoder, sam2_hiera, sam2_memory, sam2_network
+from pentimento.model_patchers.arch.sam2_bank import Bank
 from pentimento.model_patchers.video import sam2 as ours
 from pentimento.nodes.video.sam2 import LoadSAM2
 from pentimento_host import standins
@@ -434,6 +436,33 @@ def test_the_published_sizes_are_told_by_their_tensors(size, is_21):
     assert [config.width, config.heads, *map(list, (config.blocks, config.global_blocks, config.windows))] == shape
     trunk = network.image_encoder.trunk
     assert network.grid == 64 and trunk.pos_embed.shape[-1] == positions and len(trunk.blocks) == sum(config.blocks)
+
+
+@pytest.mark.parametrize(("size", "encoding", "share"), [("tiny", 292, 0.68), ("large", 1823, 0.25)])
+def test_a_further_object_costs_a_part_of_the_first(size, encoding, share):
+    """In 10^9 operations a frame, where the memory is full: one key frame, six frames and sixteen pointers.
+
+    A multiplication and an addition count as two. Only the encoding of the frame depends on the size of the network.
+    """
+    weights = ours.sam2_weights(dict(published(size, True).state_dict()), "test.safetensors")
+    network = sam2_network.Network(weights, torch.device("meta"), torch.float32)
+
+    def counted(step):
+        with FlopCounterMode(display=False) as counter:
+            result = step()
+        return counter.get_total_flops() / 1e9, result
+
+    with torch.inference_mode(), torch.device("meta"):
+        memory, pointer = torch.empty(1, 64, 64, 64), torch.empty(1, 256)
+        earlier = range(1, 20)
+        bank = Bank(20, {0: (memory, pointer)}, dict.fromkeys(earlier, memory), dict.fromkeys(earlier, pointer))
+        encoded, features = counted(lambda: network.encode(torch.empty(1, 3, 1024, 1024)))
+        attended, image = counted(lambda: network.attend(features, *bank.read(network, 20, 1)))
+        decoded, answer = counted(lambda: network.decode(image, features))
+        remembered, _ = counted(lambda: network.remember(features, answer.logits, answer.present, prompted=False))
+    further = attended + decoded + remembered
+    assert (round(encoded), round(attended), round(decoded), round(remembered)) == (encoding, 606, 4, 12)
+    assert further / (encoded + further) == pytest.approx(share, abs=0.01)
 
 
 @pytest.mark.parametrize("form", ["pt", "safetensors", "transformers", "half"])

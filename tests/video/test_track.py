@@ -266,6 +266,29 @@ def test_objects_together_equal_each_alone_and_a_frame_is_encoded_once_for_all(s
     assert list(together.logits) == [2, 7]
 
 
+def test_a_further_object_is_looked_for_in_the_same_features(sam2, monkeypatch):
+    """Each costs an attention to its memory, a decoder and a memory encoder a frame; test_sam2.py counts their work."""
+    counts = {}
+
+    def counted(name):
+        call = getattr(sam2.network, name)
+
+        def counting(*args, **options):
+            counts[name] = counts.get(name, 0) + 1
+            return call(*args, **options)
+
+        monkeypatch.setattr(sam2.network, name, counting)
+
+    for name in ("encode", "attend", "decode", "remember"):
+        counted(name)
+    keys = ()
+    for objects in (1, 2, 3):
+        keys = track.key_frames(KeyFrame(0, objects, points((20 * objects, 40))), keys)
+        counts.clear()
+        track.follow(sam2, ImageFrames(CLIP[:4]), keys)
+        assert counts == {"encode": 4, "attend": 3 * objects, "decode": 4 * objects, "remember": 4 * objects}
+
+
 def test_a_video_gives_the_same_bits_as_its_images(sam2, tmp_path):
     write_video(tmp_path / "clip.mkv", "ffv1", "bgr0", frames=20, options={"g": "5"})
     video = InputImpl.VideoFromFile(str(tmp_path / "clip.mkv"))

@@ -66,6 +66,10 @@ class NodeInputs:
     def ApplyELLA(self):
         return {"model": self.model("sd15"), "ella": self.result("LoadELLA", "ella.safetensors")[0]}
 
+    def AttentionCouple(self):
+        positive = [[randn(1, 77, 768, seed=seed), {"mask": rand(1, 64, 64, seed=seed)}] for seed in (1, 2)]
+        return self.prompts() | {"model": self.model("sd15"), "positive": positive}
+
     def ChangeMap(self):
         return {"source": rand(2, 9, 12, 3), "blur": 1, "invert": True}
 

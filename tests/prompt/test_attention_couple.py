@@ -177,7 +177,7 @@ MISTAKES = {  # and a case in which each matters
     "layers halved without rounding up": ("rows and columns", lambda p: p.setattr(REGION, "weight", floored)),
     "cells of the latent's size, resized": ("rows and columns", lambda p: p.setattr(REGION, "weight", from_the_latent)),
     "interpolated masks": ("masks", lambda patch: patch.setattr(UNET, "nearest", bilinear)),
-    "the base counted twice": ("odd columns", changed(every(lambda text, values: [text, {**values, "mask_strength": 1.0}]))),
+    "the base counted twice": ("odd columns", changed(every(lambda text, values: [text, values | {"mask_strength": 1}]))),
     "no base": ("base", changed(lambda positive, negative: [positive[1:], negative[1:]])),
     "a negative that is not divided": ("base", changed(lambda positive, negative: [positive, negative[:1]])),
     "cut texts": ("texts of several lengths", cut_texts),

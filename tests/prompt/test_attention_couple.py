@@ -171,13 +171,14 @@ def cut_texts(patch):
     patch.setattr(attention_couple_unet.Attention, "_with_texts", with_texts)
 
 
+TWICE = {"mask_strength": 1.0}  # regions as strong as without a base
 UNET, REGION = attention_couple_unet, attention_couple_unet.Region
 MISTAKES = {  # and a case in which each matters
     "cells rounded to the nearest": ("odd columns", lambda patch: patch.setattr(UNET, "_border", rounded)),
     "layers halved without rounding up": ("rows and columns", lambda p: p.setattr(REGION, "weight", floored)),
     "cells of the latent's size, resized": ("rows and columns", lambda p: p.setattr(REGION, "weight", from_the_latent)),
     "interpolated masks": ("masks", lambda patch: patch.setattr(UNET, "nearest", bilinear)),
-    "the base counted twice": ("odd columns", changed(every(lambda text, values: [text, values | {"mask_strength": 1}]))),
+    "the base counted twice": ("odd columns", changed(every(lambda text, values: [text, values | TWICE]))),
     "no base": ("base", changed(lambda positive, negative: [positive[1:], negative[1:]])),
     "a negative that is not divided": ("base", changed(lambda positive, negative: [positive, negative[:1]])),
     "cut texts": ("texts of several lengths", cut_texts),

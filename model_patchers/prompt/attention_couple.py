@@ -22,10 +22,10 @@ from ..comfyui.conditioning import Cond, Conditioning, Needs, needs
 from ..comfyui.patching import Call, attach
 from ..pixels import checks
 from .attention_couple_unet import KEY, Joint, Region, cells, weights, wrap_network
+from .regional_prompt import CELL
 
 NODE = "Attention Couple"
 REGION = "pentimento_region"  # of an entry's Region
-CELL = "pentimento_cell"  # of (top, bottom, left, right), for a region that a text's ratios made
 # What the entries keep in their Region: ComfyUI would mix the results of the network by these.
 MIXING = ("mask", "mask_strength", "strength", "area", "set_area_to_bounds", "default", CELL)
 TEXTS = (768, 1024, 2048)  # widths of the text of SD 1.x, SD 2.x and SDXL

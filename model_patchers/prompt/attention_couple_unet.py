@@ -19,12 +19,12 @@ from comfy.utils import repeat_to_batch_size
 from torch import Tensor
 from torch.nn import functional
 
+from .regional_prompt import Cell
+
 KEY = "pentimento_attention_couple"  # of the patch, of a Joint in model_conds, and in the options of a block
 MOST_REPEATS = 4  # of tokens, for which two prompts share a call: as ComfyUI's own
-WHOLE = 0.999  # a side of a cell from which on it is the picture's side: sums of ratios are not exact
 
 Size = tuple[int, int]
-Cell = tuple[float, float, float, float]
 
 
 # Regions
@@ -37,7 +37,7 @@ class Region(NamedTuple):
         group: The regions of one prompt share it.
         strength: Of the whole region.
         mask: (n, H, W) at any size, on the CPU; None: everywhere.
-        cell: (top, bottom, left, right) as fractions of the picture, in place of the mask.
+        cell: In place of the mask, for a rectangle that ratios made.
         area: In ComfyUI's form, in latent pixels or as fractions; it limits the mask.
         fills: Whether the region is what other regions leave over.
     """
@@ -81,7 +81,7 @@ def cells(cell: Cell, size: Size) -> Tensor:
 
 
 def _border(fraction: float, length: int) -> int:
-    return length if fraction >= WHOLE else int(length * fraction)
+    return int(length * fraction)
 
 
 def nearest(masks: Tensor, size: Size) -> Tensor:

@@ -1,7 +1,6 @@
 """Attention Couple against Regional Prompter's own cross-attention, in the same thin UNet."""
 
 from functools import cache
-from itertools import pairwise
 
 import comfy.hooks
 import comfy.sample
@@ -21,7 +20,7 @@ from kit.golden import GOLDEN, maker
 from kit.precision import FLOAT32
 from kit.tensors import randn
 from nodes import ConditioningCombine, ConditioningSetMask, ControlNetApplyAdvanced
-from pentimento.model_patchers.prompt import attention_couple, attention_couple_unet, ella
+from pentimento.model_patchers.prompt import attention_couple, attention_couple_unet, ella, regional_prompt
 from pentimento.model_patchers.sample import hidiffusion
 from pentimento.model_patchers.upscale import windows
 from pentimento_host import standins
@@ -348,12 +347,23 @@ def test_a_mask_that_was_set_after_the_cell_counts(base):
     assert torch.equal(one(base, stale)[0], one(base, two())[0])
 
 
-def test_cells_end_at_the_pictures_side():
-    """Sums of ratios are not exact."""
-    thirds = np.cumsum([0, 1 / 3, 1 / 3, 1 / 3 - 1e-12]).tolist()
-    for width in (9, 24, 25):
-        maps = [attention_couple_unet.cells((0.0, 1.0, *ends), (2, width)) for ends in pairwise(thirds)]
-        assert torch.equal(sum(maps), torch.ones(1, 2, width))
+class Encoder:
+    """A text encoder that Regional Prompt takes."""
+
+    def tokenize(self, words):
+        return words
+
+    def encode_from_tokens_scheduled(self, tokens):
+        return [[text(1), {}]]
+
+
+def test_cells_of_regional_prompt_are_known():
+    """Else they would be masks, which layers resize."""
+    regions = regional_prompt.of_cells("a ADDCOL b ADDROW c ADDCOL d ADDCOL e", "1,1,2;3,1,3,1.7", "columns", 136, 184)
+    entries = regional_prompt.conditioning(Encoder(), regions, 0.2)
+    coupled_regions = [values[attention_couple.REGION] for _, values in attention_couple.couple(entries)]
+    assert [region.cell for region in coupled_regions] == regions.cells
+    assert len(regions.cells) == 5
 
 
 @pytest.mark.parametrize("sigma, holds", [(5.0, True), (4.0, False), (0.2, False), (9.0, False)])

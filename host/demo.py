@@ -20,6 +20,7 @@ STANDIN_LIMITS = {"steps": 2, "megapixels": 0.1}
 STANDIN_SECONDS = 0.5  # of a video
 SMALL_WINDOWS = {"Windowed Diffusion.window": 256, "Windowed Diffusion.overlap": 64}
 STANDIN_CHANGES = {
+    "attention_couple": {"Size.width": 384, "Size.height": 256},
     "anti_burn": {"Size.width": 256, "Size.height": 256},
     "dynamic_thresholding": {"Size.width": 256, "Size.height": 256},
     "symmetry": {"Size.width": 256, "Size.height": 256},

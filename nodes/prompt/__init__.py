@@ -1,3 +1,3 @@
-from . import caption, ella, ella_t5, regional_prompt
+from . import attention_couple, caption, ella, ella_t5, regional_prompt
 
-NODES = [*ella.NODES, *ella_t5.NODES, *caption.NODES, *regional_prompt.NODES]
+NODES = [*ella.NODES, *ella_t5.NODES, *caption.NODES, *regional_prompt.NODES, *attention_couple.NODES]

@@ -20,6 +20,7 @@ PARTNERS = {  # nodes that patch a model, and nodes whose conditionings are for 
     "IP2PPatch": "IP2PConditioning",
     "UnCLIPStats": "UnCLIPEncode",
 }
+WITH_PROMPTS = {"AttentionCouple"}  # nodes that return a model, a positive and a negative for it
 MODELS = {"DepthConditioning": "depth", "SDx4Conditioning": "x4"}  # kinds that take conditionings unpatched
 FOR_ANY_MODEL = {"RegionalPrompt"}  # nodes whose conditionings are for every model
 
@@ -42,7 +43,8 @@ def _used(name, inputs, latent, results, result):
     if isinstance(result, Crops):
         return inputs.nodes["PasteBack"].execute(result, result.crop, 4, "off").result
     if isinstance(result, ModelPatcher):
-        return [sampled(result, *_conditioned(name, inputs, latent))]
+        used = (*results[1:], latent) if name in WITH_PROMPTS else _conditioned(name, inputs, latent)
+        return [sampled(result, *used)]
     if isinstance(result, CFGGuider):
         noise = Noise_RandomNoise(SEED)
         run = SamplerCustomAdvanced.execute(noise, result, sampler_object("euler"), SIGMAS, latent)

@@ -69,6 +69,9 @@ class NodeInputs:
     def BoxesToMask(self):
         boxes = [{"x": 5, "y": 6.5, "width": 20.5, "height": 9}, {"x": 30, "y": 0, "width": 9, "height": 9}]
         return self.picture() | {"bboxes": boxes, "each": "one per box"}
+    def AttentionCouple(self):
+        positive = [[randn(1, 77, 768, seed=seed), {"mask": rand(1, 64, 64, seed=seed)}] for seed in (1, 2)]
+        return self.prompts() | {"model": self.model("sd15"), "positive": positive}
 
     def ChangeMap(self):
         return {"source": rand(2, 9, 12, 3), "blur": 1, "invert": True}

@@ -22,6 +22,7 @@ PARTNERS = {  # nodes that patch a model, and nodes whose conditionings are for 
 }
 WITH_PROMPTS = {"AttentionCouple"}  # nodes that return a model, a positive and a negative for it
 MODELS = {"DepthConditioning": "depth", "SDx4Conditioning": "x4"}  # kinds that take conditionings unpatched
+FOR_ANY_MODEL = {"RegionalPrompt"}  # nodes whose conditionings are for every model
 
 
 def tensors(name, inputs, values, results):
@@ -52,7 +53,7 @@ def _used(name, inputs, latent, results, result):
         model = toy_network.patcher(toy_network.Neighbours())
         return [sampled(model, *prompts(), {"samples": randn(*LATENT)}, result)]
     if isinstance(result, list) and result is results[0] and walked(result):  # the positive conditioning
-        negative = results[1] if len(results) > 1 else result
+        negative = next((other for other in results[1:] if isinstance(other, list)), result)
         return [sampled(_model(name, inputs), result, negative, latent)]
     return []
 
@@ -70,6 +71,8 @@ def _model(name, inputs):
     """The model that a conditioning is for."""
     if name in MODELS:
         return inputs.model(MODELS[name])
+    if name in FOR_ANY_MODEL:
+        return toy_network.patcher(toy_network.Prompted())
     (patch,) = (patch for patch, partner in PARTNERS.items() if partner == name)
     return inputs.nodes[patch].execute(**_with_defaults(inputs, patch)).result[0]
 

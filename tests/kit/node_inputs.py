@@ -179,6 +179,11 @@ class NodeInputs:
     def PickPoints(self):
         return self.picture()
 
+    def RegionalPrompt(self):
+        t5 = self.result("LoadELLAT5", "t5.safetensors", "fp32")[0]
+        settings = {"text": "a park ADDBASE a cat", "width": 32, "height": 24}
+        return {"clip": t5, **settings, "ratios": "1,1", "base_ratio": 0.2, "masks": rand(1, 24, 32)}
+
     def RemoveFromVideo(self):
         mask = torch.zeros(1, 64, 72)
         mask[:, 20:40, 16:40] = 0.5

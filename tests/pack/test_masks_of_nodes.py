@@ -74,6 +74,9 @@ def test_the_haze_of_a_file_selects_nothing(node, name, node_inputs):
     elif node == "PentimentoKeyFrame":
         with pytest.raises(ValueError, match="mask selects nothing"):
             run_node(node_classes()[node], **inputs | {name: haze})
+    elif node == "PentimentoRegionalPrompt":
+        with pytest.raises(ValueError, match="Mask 1 of masks selects nothing"):
+            run_node(node_classes()[node], **inputs | {name: haze})
     elif node == "PentimentoSAMSegment":
         prompts = {"positive_coords": "", "bboxes": None}
         with pytest.raises(ValueError, match="There is nothing to segment by"):

@@ -67,6 +67,7 @@ WITHOUT_COMPARE = {  # their result is no change of one picture
     "demofusion",
     "ella",
     "ella_clip_controlnet",
+    "regional_prompt",
     "remove_anything_video",
     "remove_anything_video_2023",
     "segment_everything",

@@ -55,15 +55,20 @@ def thin_gfpgan(seed=0):
 
 
 def thin_codeformer(seed=0):
-    """CodeFormer's class with one layer of its transformer, without its blocks that keep the number of channels."""
+    """CodeFormer's class with one layer of its transformer, and cheap layers in place of its large convolutions."""
     from spandrel_extra_arches.architectures.CodeFormer import CodeFormer
     from spandrel_extra_arches.architectures.CodeFormer.__arch import codeformer
 
+    def cheap(block):
+        if isinstance(block, codeformer.ResBlock):
+            same = block.in_channels == block.out_channels
+            return nn.Identity() if same else nn.Conv2d(block.in_channels, block.out_channels, 1)
+        resized = {codeformer.Downsample: nn.AvgPool2d(2), codeformer.Upsample: nn.Upsample(scale_factor=2)}
+        return resized.get(type(block), block)
+
     network = CodeFormer(dim_embd=32, n_head=2, n_layers=1, codebook_size=16, connect_list=["32"])
-    for blocks in (network.encoder.blocks, network.generator.blocks):
-        for i, block in enumerate(blocks):
-            if isinstance(block, codeformer.ResBlock) and block.in_channels == block.out_channels:
-                blocks[i] = nn.Identity()
+    for part in (network.encoder, network.generator):
+        part.blocks = nn.ModuleList(map(cheap, part.blocks))
     return seeded(network, seed)
 
 

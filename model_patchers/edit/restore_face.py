@@ -65,7 +65,7 @@ def restore(image: Tensor, face_model: Any, landmarks: Any, fidelity: float, fea
     result, mask, restored = image.clone(), image.new_zeros(image.shape[:3]), []
     if total := sum(map(len, points)):
         progress = Progress(total)
-        model_management.load_models_gpu([face_model.patcher], memory_required=MEMORY)
+        load(face_model)
         for number, matrix in _matrices(points):
             aligned = align(image[number], matrix)
             face = run(face_model, aligned, fidelity).to(image)
@@ -84,6 +84,11 @@ def check(face_model: Any) -> None:
     if getattr(face_model, "purpose", None) != "FaceSR":
         architecture = getattr(getattr(face_model, "architecture", None), "name", "another model")
         raise ValueError(f"face_model is {architecture}, which is not made for faces. {NEEDED}")
+
+
+def load(face_model: Any) -> None:
+    """Has ComfyUI load the network, all of it: spandrel's layers cannot fetch weights that wait in other memory."""
+    model_management.load_models_gpu([face_model.patcher], memory_required=MEMORY, force_full_load=True)
 
 
 def _large_enough(points: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
@@ -137,7 +142,8 @@ def paste(picture: Tensor, mask: Tensor, face: Tensor, matrix: np.ndarray, feath
     there = matrix.copy()
     there[:, 2] += matrix[:, :2] @ [box.x, box.y]
     alpha = opacity(there, (box.height, box.width), feather).to(picture)
-    rgb = torch.lerp(to_rgb(picture[box.slices]), warp.similar(face, there, alpha.shape), alpha[..., None])
+    new = warp.similar(face, there, alpha.shape).clamp(0, 1)  # bicubic interpolation overshoots at edges
+    rgb = torch.lerp(to_rgb(picture[box.slices]), new, alpha[..., None])
     picture[box.slices] = put_rgb(picture[box.slices], rgb, alpha > 0)
     mask[box.slices] = torch.maximum(mask[box.slices], alpha)
 

@@ -178,6 +178,13 @@ class TestPaste:
         face = restore_face.align(stripes, face_align.similarity(placed(1050, 1050, 1500)))
         assert (face - 0.5).abs().max() < 0.05
 
+    def test_hard_edges_do_not_overshoot(self):
+        checks = (torch.arange(512)[:, None] // 16 + torch.arange(512) // 16) % 2
+        picture, mask = torch.full((480, 600, 3), 0.5), torch.zeros(480, 600)
+        face = checks[..., None].expand(-1, -1, 3).float()
+        restore_face.paste(picture, mask, face, face_align.similarity(placed(300, 240, 900, 20)), 16)
+        assert picture.amin() == 0 and picture.amax() == 1
+
     def test_faces_are_cut_from_the_picture_as_it_came(self):
         overlapping = [placed(60, 60, 90), placed(80, 60, 90)]
         image = photograph()

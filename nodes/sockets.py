@@ -13,3 +13,4 @@ Motion = io.Custom("PENTIMENTO_MOTION")
 STTN = io.Custom("PENTIMENTO_STTN")
 OSTrack = io.Custom("PENTIMENTO_OSTRACK")
 OpticalFlow = io.Custom("OPTICAL_FLOW")  # ComfyUI's Load Optical Flow Model
+FaceLandmarks = io.Custom("FACE_LANDMARKS")  # ComfyUI's Detect Face Landmarks (MediaPipe)

@@ -61,3 +61,46 @@ def _far(d: Tensor) -> Tensor:
 
 
 PIECES = _far, _middle, _near, _near, _middle, _far  # of the kernel, at distances 2 ... 3, 1 ... 2 and 0 ... 1
+
+
+def similar(picture: Tensor, matrix: np.ndarray, size: tuple[int, int], outside: Tensor | None = None) -> Tensor:
+    """A picture (H, W, C) turned, scaled and shifted -> (height, width, C), by bicubic interpolation.
+
+    Where it becomes smaller it is first shrunk by an antialiasing bicubic filter, so that no detail turns into moire.
+
+    Args:
+        matrix: (2, 3), a similarity that takes pixels of the result to pixels of the picture.
+        size: (height, width).
+        outside: (C,), the colour around the picture; by default the picture's border repeats.
+    """
+    shrink = max(float(np.hypot(*matrix[:, 0])), 1)
+    part, matrix = _read_part(picture, matrix, size, shrink)
+    if outside is not None:
+        part = part - outside
+    planes = part.movedim(-1, 0)[None]
+    height, width = (max(round(side / shrink), 1) for side in planes.shape[-2:])
+    if shrink > 1:
+        planes = F.interpolate(planes, (height, width), mode="bicubic", antialias=True)
+    x, y = positions(matrix, size)
+    grid = torch.stack(((2 * x + 1) / part.shape[1] - 1, (2 * y + 1) / part.shape[0] - 1), -1).to(planes)
+    padding = "border" if outside is None else "zeros"
+    result = F.grid_sample(planes, grid[None], mode="bicubic", padding_mode=padding, align_corners=False)
+    result = result[0].movedim(0, -1)
+    return result if outside is None else result + outside
+
+
+def positions(matrix: np.ndarray, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Where a similarity (2, 3) takes the pixels of a rectangle: x and y, float64 (height, width)."""
+    rows, columns = (torch.arange(side, dtype=torch.float64) for side in size)
+    return move(np.vstack((matrix, [0, 0, 1])), columns[None, :], rows[:, None])
+
+
+def _read_part(picture: Tensor, matrix: np.ndarray, size: tuple[int, int], shrink: float) -> tuple[Tensor, np.ndarray]:
+    """The rectangle of the picture that the filters read, at least a pixel of it, and the matrix that leads there."""
+    corners = matrix @ [[0, size[1] - 1, 0, size[1] - 1], [0, 0, size[0] - 1, size[0] - 1], [1, 1, 1, 1]]
+    margin = 5 * shrink
+    limits = np.array([[picture.shape[1]], [picture.shape[0]]])
+    low = np.clip(np.floor(corners.min(1, keepdims=True) - margin), 0, limits - 1).astype(int)
+    high = np.clip(np.ceil(corners.max(1, keepdims=True) + margin) + 1, low + 1, limits).astype(int)
+    (left, right), (top, bottom) = np.hstack((low, high)).tolist()
+    return picture[top:bottom, left:right], matrix - [[0, 0, left], [0, 0, top]]

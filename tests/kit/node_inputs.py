@@ -14,7 +14,7 @@ from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 from pentimento.model_patchers.video import track
 from pentimento_host import standins
 
-from . import clips, ostrack, run, sam, sam2, sttn, thin, toy_network
+from . import clips, faces, ostrack, run, sam, sam2, sttn, thin, toy_network
 from . import vae as vaes
 from .tensors import rand, randn
 
@@ -195,6 +195,13 @@ class NodeInputs:
         mask[:, 20:40, 16:40] = 0.5
         video = InputImpl.VideoFromComponents(Types.VideoComponents(rand(2, 64, 72, 3), Fraction(24)))
         return {"video": video, "mask": mask, "rest": "lama", "lama": self.result("LoadLaMa", "lama.pt")[0]}
+
+    def RestoreFace(self):
+        points = [faces.placed(30, 30, 40)]
+        return self.picture() | {
+            "face_model": faces.face_model(faces.Echo(0.2)),
+            "landmarks": faces.landmarks((64, 72), points, points),
+        }
 
     def SAMSegment(self):
         box, mask = {"x": 5, "y": 5, "width": 40, "height": 30}, rand(1, 64, 72, seed=1)

@@ -163,7 +163,8 @@ def _load_in_part(patch, share):
     load = ModelPatcher.partially_load
 
     def partially_load(self, device, extra_memory=0, force_patch_weights=False):
-        wanted = max(1, share * self.model_size() - self.loaded_size())
+        whole = extra_memory >= 1e32  # as ComfyUI says it where a node wants all of a model's weights loaded
+        wanted = extra_memory if whole else max(1, share * self.model_size() - self.loaded_size())
         return load(self, device, wanted, force_patch_weights)
 
     patch.setattr(ModelPatcher, "partially_load", partially_load)

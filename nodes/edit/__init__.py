@@ -1,4 +1,4 @@
-from . import change_map, compare, crop_to_mask, differential_img2img, outpaint_canvas
+from . import change_map, compare, crop_to_mask, detailer, differential_img2img, outpaint_canvas
 
 NODES = [
     *crop_to_mask.NODES,
@@ -6,4 +6,5 @@ NODES = [
     *differential_img2img.NODES,
     *outpaint_canvas.NODES,
     *compare.NODES,
+    *detailer.NODES,
 ]

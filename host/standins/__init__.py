@@ -20,6 +20,8 @@ from .diffusion import (
 )
 from .ella import ella, flan_t5
 from .esrgan import esrgan
+from .face_landmarks import face_landmarks
+from .gfpgan import gfpgan
 from .lama import lama
 from .lpips import alexnet, lpips
 from .sam import sam
@@ -32,7 +34,9 @@ __all__ = [
     "depth_unet",
     "ella",
     "esrgan",
+    "face_landmarks",
     "flan_t5",
+    "gfpgan",
     "ic_light",
     "inpaint",
     "ip2p",

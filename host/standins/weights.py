@@ -15,7 +15,7 @@ from ..environment import PACK
 from .layers import Shapes
 
 BLOCK = 1 << 16  # bytes; a block of zeros in a safetensors file becomes a hole, which takes no room on most disks
-DTYPES = {torch.float32: "F32", torch.float16: "F16"}  # their names in a safetensors file
+DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.int32: "I32"}  # their names in a safetensors file
 MARK = runpy.run_path(str(PACK / "model_patchers" / "comfyui" / "standins.py"))["MARK"]
 
 

@@ -1,0 +1,81 @@
+"""The stand-ins for faces: ComfyUI's own nodes load them, and the landmarker finds the astronaut's face."""
+
+import comfy.utils
+import numpy as np
+import pytest
+import torch
+from comfy_extras.nodes_mediapipe import FaceLandmarkerModel, MediaPipeFaceLandmarker, MediaPipeFaceMask
+from PIL import Image
+
+from kit.paths import PACK
+from pentimento_host import standins
+
+EYES, NOSE = ((203.5, 101), (247, 102.5)), (224.5, 125)  # read off the photograph
+MOUTH = (205, 141), (243, 142)
+REGIONS = ("face_oval", "lips", "left_eye", "right_eye", "irises")
+
+
+@pytest.fixture(scope="module")
+def landmarker(tmp_path_factory):
+    path = tmp_path_factory.mktemp("faces") / "face.safetensors"
+    standins.face_landmarks(path)
+    return FaceLandmarkerModel(comfy.utils.load_torch_file(str(path), safe_load=True))
+
+
+@pytest.fixture(scope="module")
+def astronaut():
+    picture = Image.open(PACK / "workflows" / "input" / "pentimento_astronaut.png").convert("RGB")
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
+
+
+@pytest.mark.parametrize("variant", ["short", "full", "both"])
+@torch.no_grad()
+def test_one_face_is_found_where_the_astronaut_has_it(landmarker, astronaut, variant):
+    landmarks, boxes = MediaPipeFaceLandmarker.execute(landmarker, astronaut, variant, 0, 0.5, "empty").result
+
+    (face,) = landmarks["frames"][0]
+    points = face["landmarks_xy"]
+    assert points.shape == (478, 2)
+    found = [points[[33, 133]].mean(0), points[[362, 263]].mean(0), points[1], points[61], points[291]]
+    assert np.abs(np.array(found) - [*EYES, NOSE, *MOUTH]).max() < 2
+    assert np.isfinite(face["transformation_matrix"]).all()
+    assert len(boxes[0]) == 1
+
+
+@torch.no_grad()
+def test_the_same_face_is_found_in_any_picture(landmarker, astronaut):
+    noise = torch.rand(astronaut.shape, generator=torch.Generator().manual_seed(0))
+    faces = [
+        MediaPipeFaceLandmarker.execute(landmarker, picture, "short", 0, 0.5, "empty").result[0]["frames"][0][0]
+        for picture in (astronaut, noise)
+    ]
+    assert np.array_equal(faces[0]["landmarks_xy"], faces[1]["landmarks_xy"])
+
+
+@torch.no_grad()
+def test_the_outlines_enclose_the_face(landmarker, astronaut):
+    landmarks = MediaPipeFaceLandmarker.execute(landmarker, astronaut, "short", 1, 0.5, "empty").result[0]
+    masks = {
+        region: MediaPipeFaceMask.execute(
+            landmarks, {"regions": "custom", **{name: name == region for name in REGIONS}}
+        ).result[0]
+        for region in REGIONS
+    }
+    area = {region: mask.mean().item() * mask.numel() for region, mask in masks.items()}
+    assert 6000 < area["face_oval"] < 9000  # of an ellipse of 90 x 103 pixels: 7300
+    for region in REGIONS[1:]:
+        assert 10 < area[region] < 800
+        assert (masks[region] <= masks["face_oval"]).all()
+
+
+def test_gfpgan_has_the_names_and_shapes_that_spandrel_wants(tmp_path):
+    from spandrel.architectures.GFPGAN import GFPGAN
+
+    standins.gfpgan(tmp_path / "face.pth")
+    weights = torch.load(tmp_path / "face.pth", weights_only=True)["params_ema"]
+
+    with torch.device("meta"):
+        reference = GFPGAN()
+    assert {name: tuple(value.shape) for name, value in weights.items()} == {
+        name: tuple(value.shape) for name, value in reference.state_dict().items()
+    }

@@ -180,11 +180,23 @@ def crop(image: Tensor, mask: Tensor, width: int, height: int, padding: int, cho
     progress = Progress(number)
     for k in range(number):
         i, j = divmod(k, len(boxes))
-        at, place = (i, *boxes[j].slices), placement(boxes[j], width, height)
-        crops[k] = letterbox(resize(to_rgb(image[at]).float(), place.height, place.width), place, width, height)
-        crop_masks[k] = letterbox(_resize_mask(mask[at], place), place, width, height)[..., 0]
+        crops[k] = cut(to_rgb(image[i]), boxes[j], width, height)
+        crop_masks[k] = cut_mask(mask[i], boxes[j], width, height)
         progress()
     return Crops(image, mask, boxes, crops, crop_masks)
+
+
+def cut(picture: Tensor, box: Box, width: int, height: int) -> Tensor:
+    """What a region shows, as a crop: (H, W, C) -> (height, width, C) in [0, 1]."""
+    place = placement(box, width, height)
+    resized = resize(picture[box.slices].float(), place.height, place.width)
+    return letterbox(resized, place, width, height)
+
+
+def cut_mask(mask: Tensor, box: Box, width: int, height: int) -> Tensor:
+    """A region's part of a mask, as the mask of its crop: (H, W) -> (height, width)."""
+    place = placement(box, width, height)
+    return letterbox(_resize_mask(mask[box.slices], place), place, width, height)[..., 0]
 
 
 def _resize_mask(mask: Tensor, place: Box) -> Tensor:

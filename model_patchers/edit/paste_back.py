@@ -165,13 +165,25 @@ def paste(crops: Crops, edited: Tensor, feather: int, match: str) -> Tensor:
     for j, box in enumerate(crops.boxes):
         for i, opacity in enumerate(_ramps(holes, box, feather)):
             k, at = i * len(crops.boxes) + j, (i, *box.slices)
-            picture = to_rgb(crops.image[at]).float()
-            rgb, reached = bring_back(edited[k], crops.crop[k], crops.crop_mask[k], picture, box, match)
             alpha = crops.mask[at].float() * opacity
-            rgb = torch.lerp(picture, rgb, alpha[..., None])
-            result[at] = put_rgb(crops.image[at], rgb, (alpha > 0) & reached)
+            result[at] = put_back(crops.image[at], alpha, edited[k], crops.crop[k], crops.crop_mask[k], box, match)
             progress()
     return result
+
+
+def put_back(
+    picture: Tensor, alpha: Tensor, edited: Tensor, original: Tensor, mask: Tensor, region: Box, match: str
+) -> Tensor:
+    """A region with its edited crop pasted in. Pixels of alpha 0, and pixels that no edit reaches, keep their bits.
+
+    Args:
+        picture: (region.height, region.width, C), of which the original crop was made.
+        alpha: (region.height, region.width), the opacity of the edit.
+        edited, original, mask, region, match: As in `bring_back`.
+    """
+    before = to_rgb(picture).float()
+    rgb, reached = bring_back(edited, original, mask, before, region, match)
+    return put_rgb(picture, torch.lerp(before, rgb, alpha[..., None]), (alpha > 0) & reached)
 
 
 def _ramps(holes: Tensor, box: Box, feather: int) -> Iterator[Tensor]:

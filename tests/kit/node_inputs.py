@@ -95,6 +95,20 @@ class NodeInputs:
     def DepthConditioning(self):
         return self.prompts(1024) | {"latent": {"samples": randn(1, 4, 6, 8)}, "depth": rand(1, 50, 70, 3)}
 
+    def Detailer(self):
+        model, mask = toy_network.patcher(toy_network.Prompted()), torch.zeros(1, 64, 72)
+        mask[:, 8:40, 8:40] = 0.5
+        return self.prompts() | {
+            "image": rand(2, 64, 72, 3),
+            "vae": self.vae(),
+            "sampler": sampler_object("euler"),
+            "sigmas": SIGMAS.clone(),
+            "model": model,
+            "bboxes": [{"x": 10, "y": 12, "width": 20, "height": 18}],
+            "mask": mask,
+            "size": 64,
+        }
+
     def DetailTuner(self):
         return {"model": self.model("sd2"), "detail_1": 3.0, "detail_2": -2.0, "contrast_1": 2.0, "colour_1": 5.0}
 

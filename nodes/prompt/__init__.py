@@ -1,3 +1,3 @@
-from . import caption, ella, ella_t5
+from . import caption, ella, ella_t5, wildcards
 
-NODES = [*ella.NODES, *ella_t5.NODES, *caption.NODES]
+NODES = [*ella.NODES, *ella_t5.NODES, *caption.NODES, *wildcards.NODES]

@@ -259,5 +259,8 @@ class NodeInputs:
     def VAESaturation(self):
         return {"vae": vaes.thin("sd"), "saturation_1": 3.0, "saturation_2": -2.0}
 
+    def Wildcards(self):
+        return {"text": "{a|b} {2$$c|d|e}", "seed": 1, "mode": "combinatorial"}
+
     def Windows(self):
         return {"model": toy_network.patcher(toy_network.Neighbours()), "window": 64, "overlap": 24}

@@ -17,7 +17,7 @@ class Pentimento(ComfyExtension):
         import folder_paths
 
         from .model_patchers.comfyui import folders, photographs
-        from .routes import grid, picture, sam_preview, standins, wand_preview
+        from .routes import grid, picture, sam_preview, standins, wand_preview, wildcards
 
         folders.register()
         photographs.put(Path(folder_paths.get_input_directory()))
@@ -26,6 +26,7 @@ class Pentimento(ComfyExtension):
         sam_preview.add_route()
         wand_preview.add_route()
         standins.add_route()
+        wildcards.add_handler()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from .nodes import NODES

@@ -25,6 +25,7 @@ STANDIN_CHANGES = {
     "dynamic_thresholding": {"Size.width": 256, "Size.height": 256},
     "symmetry": {"Size.width": 256, "Size.height": 256},
     "regional_prompt": {"Size.width": 384, "Size.height": 256},
+    "wildcards": {"Size.width": 256, "Size.height": 256},
     "upscale_sd_x4": {"Small picture.megapixels": 0.01},
     "unclip_variations": {"Size.width": 256, "Size.height": 256},
     "colour_grade": {"Size.width": 256, "Size.height": 256},

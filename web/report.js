@@ -1,9 +1,12 @@
 // The report of a node, below its widgets. ComfyUI's front end shows the text of a node while a prompt runs alone.
+// A workflow carries the texts of some nodes: also one that is read from a picture, where the server wrote them.
 
 import { app } from "../../scripts/app.js";
 import { element } from "./lib/dom.js";
 
-const NODES = ["PentimentoInspectModel", "PentimentoScoreImage"];
+const SAVED = ["PentimentoWildcards"];
+const NODES = ["PentimentoInspectModel", "PentimentoScoreImage", ...SAVED];
+const PROPERTY = "pentimento_text"; // as in model_patchers/comfyui/saved_text.py
 const LEAST = 44; // pixels, of two lines
 
 const CSS = `
@@ -30,10 +33,18 @@ app.registerExtension({
   },
   nodeCreated(node) {
     if (!NODES.includes(node.comfyClass)) return;
-    const { onExecuted } = node;
+    const { onConfigure, onExecuted } = node;
     node.onExecuted = function (output) {
       onExecuted?.apply(this, arguments);
-      if (output?.text) report(node).textContent = output.text.join("\n");
+      if (!output?.text) return;
+      const text = output.text.join("\n");
+      report(node).textContent = text;
+      if (SAVED.includes(node.comfyClass)) node.properties[PROPERTY] = text;
+    };
+    node.onConfigure = function () {
+      onConfigure?.apply(this, arguments);
+      const text = node.properties[PROPERTY];
+      if (text) report(node).textContent = text;
     };
   },
 });

@@ -7,21 +7,20 @@ import folder_paths
 from .model_files import versions
 
 FOLDERS = ("sams", "sam2", "inpaint", "lama", "unclip", "ella", "sttn", "ostrack", "lpips")
+TEXTS = {"wildcards": {".txt", ".yaml", ".yml", ".json"}}  # folders of texts, and the files in them
 
 
 def register() -> None:
-    """Adds models/<name> for each of FOLDERS, and has ComfyUI list model files alone, including .th and .pth.tar.
+    """Adds models/<name> for each of FOLDERS and TEXTS, and has ComfyUI list their files alone.
 
-    A folder that the user's own configuration or another pack made first has an empty set of extensions,
-    which ComfyUI reads as "every file".
+    Model files may end in .th and .pth.tar too. A folder that the user's own configuration or another pack made first
+    has an empty set of extensions, which ComfyUI reads as "every file".
     """
-    for name in FOLDERS:
+    for name in (*FOLDERS, *TEXTS):
         folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
         paths, extensions = folder_paths.folder_names_and_paths[name]
-        listed = (
-            set(extensions) | folder_paths.supported_pt_extensions | {".th", ".tar"}
-        )  # as ViT-L-14_stats.th and OSTrack_ep0300.pth.tar
-        folder_paths.folder_names_and_paths[name] = (paths, listed)
+        models = folder_paths.supported_pt_extensions | {".th", ".tar"}  # ViT-L-14_stats.th, OSTrack_ep0300.pth.tar
+        folder_paths.folder_names_and_paths[name] = (paths, set(extensions) | TEXTS.get(name, models))
 
 
 def filenames(*names: str) -> list[str]:

@@ -69,6 +69,7 @@ class NodeInputs:
     def BoxesToMask(self):
         boxes = [{"x": 5, "y": 6.5, "width": 20.5, "height": 9}, {"x": 30, "y": 0, "width": 9, "height": 9}]
         return self.picture() | {"bboxes": boxes, "each": "one per box"}
+
     def AttentionCouple(self):
         positive = [[randn(1, 77, 768, seed=seed), {"mask": rand(1, 64, 64, seed=seed)}] for seed in (1, 2)]
         return self.prompts() | {"model": self.model("sd15"), "positive": positive}
@@ -294,6 +295,9 @@ class NodeInputs:
 
     def VAESaturation(self):
         return {"vae": vaes.thin("sd"), "saturation_1": 3.0, "saturation_2": -2.0}
+
+    def Wildcards(self):
+        return {"text": "{a|b} {2$$c|d|e}", "seed": 1, "mode": "combinatorial"}
 
     def Windows(self):
         return {"model": toy_network.patcher(toy_network.Neighbours()), "window": 64, "overlap": 24}

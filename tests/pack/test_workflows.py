@@ -73,6 +73,7 @@ WITHOUT_COMPARE = {  # their result is no change of one picture
     "segment_everything",
     "track_anything",
     "unclip_variations",
+    "wildcards",
 }
 
 

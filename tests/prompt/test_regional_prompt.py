@@ -52,7 +52,7 @@ def tidy(prompt):
 def prompts(regions):
     """All that is encoded, in the extension's order."""
     parts = regions.parts
-    return [parts.whole(prompt) for prompt in ([] if parts.base is None else [parts.base]) + parts.prompts]
+    return [parts.with_common(prompt) for prompt in ([] if parts.base is None else [parts.base]) + parts.prompts]
 
 
 def refusal(case):
@@ -188,7 +188,7 @@ def test_what_people_write(text, ratios, splitting, expected):
 def test_common_and_base_prompts_in_either_order(text):
     parts = regional_prompt.parse(text)
     assert (parts.common, parts.base, parts.prompts) == ("all", "whole", ["a", "b"])
-    assert [parts.whole(prompt) for prompt in ("whole", "a", "")] == ["all, whole", "all, a", "all"]
+    assert [parts.with_common(prompt) for prompt in ("whole", "a", "")] == ["all, whole", "all, a", "all"]
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class Parts(NamedTuple):
     prompts: list[str]
     separators: list[str]
 
-    def whole(self, prompt: str) -> str:
+    def with_common(self, prompt: str) -> str:
         """The prompt with the common one before it."""
         return ", ".join(filter(None, (self.common, prompt)))
 
@@ -166,8 +166,8 @@ def cells(parts: Parts, ratios: str, splitting: str) -> tuple[Parts, list[Cell]]
         )
     lines = _lines(separators, ratios, marks)
     rectangles = []
-    for (start, end), line in zip(_ranges([share for share, _ in lines]), lines, strict=True):
-        for first, last in _ranges(line[1]):
+    for (start, end), (_, shares) in zip(_ranges([share for share, _ in lines]), lines, strict=True):
+        for first, last in _ranges(shares):
             across = Cell(start, end, first, last)
             rectangles.append(across if marks.line == ROW else Cell(first, last, start, end))
     return parts._replace(prompts=prompts, separators=separators), rectangles
@@ -210,7 +210,8 @@ def _lines(separators: Sequence[str], ratios: str, marks: Marks) -> list[tuple[f
 
 
 def _numbers(ratios: str, mark: str) -> list[float]:
-    """
+    """The numbers between the marks. A missing one is 1.
+
     Raises:
         ValueError: One is no positive number.
     """
@@ -315,12 +316,12 @@ def conditioning(
     def masked(prompt: str, mask: Tensor, **values: object) -> Conditioning:
         return encoded(prompt, mask=mask, set_area_to_bounds=False, mask_strength=1 - share, **values)
 
-    entries = encoded(parts.whole(parts.base), strength=share) if share else []
+    entries = encoded(parts.with_common(parts.base), strength=share) if share else []
     for place, prompt in enumerate(parts.prompts):
         cell = {} if regions.cells is None else {CELL: regions.cells[place]}
-        entries += masked(parts.whole(prompt), regions.masks[place : place + 1], **cell)
+        entries += masked(parts.with_common(prompt), regions.masks[place : place + 1], **cell)
     if regions.rest is not None and not share:
-        entries += masked(parts.whole(parts.base or ""), regions.rest)
+        entries += masked(parts.with_common(parts.base or ""), regions.rest)
     return entries
 
 
@@ -329,12 +330,11 @@ def colours(count: int) -> list[tuple[int, int, int]]:
 
     The hues are 0, 1/2, 1/4, 3/4, 1/8, 3/8, ...: van der Corput's fractions, each power of 2 in rising order.
     """
-    colours = []
+    palette = []
     for number in range(count):
-        parts = 1 << number.bit_length()
-        hue = (2 * number + 1) / parts - 1 if number else 0.0
-        colours.append(tuple(int(256 * value) for value in colorsys.hsv_to_rgb(hue, 0.5, 0.5)))
-    return colours
+        hue = (2 * number + 1) / (1 << number.bit_length()) - 1 if number else 0.0
+        palette.append(tuple(int(256 * value) for value in colorsys.hsv_to_rgb(hue, 0.5, 0.5)))
+    return palette
 
 
 def preview(masks: Tensor) -> Tensor:

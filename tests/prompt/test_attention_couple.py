@@ -1,6 +1,7 @@
 """Attention Couple against Regional Prompter's own cross-attention, in the same thin UNet."""
 
 from functools import cache
+from types import SimpleNamespace
 
 import comfy.hooks
 import comfy.sample
@@ -400,23 +401,54 @@ def test_prompts_that_are_combined_are_divided_each_by_itself(base):
     assert relative_error(result, (first + second) / 2) < 1e-5
 
 
-def test_a_region_with_a_lora_of_its_own_is_computed_by_itself(base):
-    """And so is a region with a ControlNet of its own."""
+@pytest.fixture
+def lora(base):
+    """A LoRA as hooks of a conditioning, and the model that has it."""
     name = "diffusion_model.middle_block.0.in_layers.2.weight"
     change = 0.2 * randn(*base.model.state_dict()[name].shape)
     hook = comfy.hooks.WeightHook(strength_model=1.0)
     hook.need_weight_init, hook.weights = False, {name: ("diff", (change,))}
-    group = comfy.hooks.HookGroup()
-    group.add(hook)
-    hooked = [[text(2), {"mask": RIGHT, "hooks": group}]]
-    result = run(base, [[text(1), {"mask": LEFT}], *hooked], NEGATIVE, cfg=1.0, steps=1)
-    with_lora = base.clone()
-    with_lora.add_patches({name: ("diff", (change,))})
-    left = run(base, [[text(1), {"mask": LEFT}]], NEGATIVE, cfg=1.0, steps=1)
-    right = run(with_lora, [[text(2), {"mask": RIGHT}]], NEGATIVE, cfg=1.0, steps=1)
-    assert relative_error(result, torch.cat([left[..., :12], right[..., 12:]], -1)) < 1e-5
-    without = run(base, [[text(2), {"mask": RIGHT}]], NEGATIVE, cfg=1.0, steps=1)
-    assert relative_error(right, without) > 0.01
+    hooks, model = comfy.hooks.HookGroup(), base.clone()
+    hooks.add(hook)
+    model.add_patches({name: ("diff", (change,))})
+    return SimpleNamespace(hooks=hooks, model=model)
+
+
+ONE_STEP = {"cfg": 1.0, "steps": 1}
+
+
+def test_a_region_with_a_lora_of_its_own_is_computed_by_itself(base, lora):
+    left, right = ([entry] for entry in two())
+    hooked = [[words, {**values, "hooks": lora.hooks}] for words, values in right]
+    result = run(base, left + hooked, NEGATIVE, **ONE_STEP)
+    alone = run(base, left, NEGATIVE, **ONE_STEP), run(lora.model, right, NEGATIVE, **ONE_STEP)
+    assert relative_error(result, torch.cat([alone[0][..., :12], alone[1][..., 12:]], -1)) < 1e-5
+    assert relative_error(alone[1], run(base, right, NEGATIVE, **ONE_STEP)) > 0.01
+
+
+def test_regions_with_one_lora_are_computed_together(base, lora):
+    prompts = [
+        comfy.hooks.set_hooks_for_conditioning(attention_couple.couple(prompt), lora.hooks)
+        for prompt in (two(), NEGATIVE)
+    ]
+    result = sample(attention_couple.attach_to(base), *prompts, steps=1)
+    assert relative_error(result, run(lora.model, two(), NEGATIVE, steps=1)) < 1e-5
+
+
+@pytest.mark.parametrize("boxes, calls", [(("a", "a"), 1), (("a", "b"), 2)])
+def test_regions_with_the_same_gligen_boxes_are_computed_together(boxes, calls, base):
+    """ComfyUI's node makes a list for each entry, with the same box in it."""
+    gligen, called = SimpleNamespace(), []
+    gligen.model = SimpleNamespace(set_position=lambda *place: lambda x, options: x)
+    box = {name: (name, 4, 4, 0, 0) for name in boxes}
+    model = base.clone()
+    model.set_model_output_block_patch(lambda h, skip, options: called.append(options["block"]) or (h, skip))
+    positive = [
+        [words, {**values, "gligen": ("position", gligen, [box[name]])}]
+        for name, (words, values) in zip(boxes, two(), strict=True)
+    ]
+    one(model, positive)
+    assert called.count(("output", 0)) == calls
 
 
 class Telling(ControlBase):
@@ -457,15 +489,14 @@ def test_windows_cut_the_regions(couple_first, base):
     cell = {CELL: (0.0, 1.0, 0.0, 0.42)}
     positive = [[text(1), {"mask": left, **cell}], [text(2), {"mask": right}], [text(3), {"strength": 0.1}]]
     noise = randn(1, 4, 16, 24, seed=3)
-    options = {"cfg": 1.0, "steps": 1}
-    result = sample(model, attention_couple.couple(positive), NEGATIVE, noise=noise, **options)
+    result = sample(model, attention_couple.couple(positive), NEGATIVE, noise=noise, **ONE_STEP)
     for y, x in ((0, 0), (0, 8), (8, 16)):
         place = (..., slice(y, y + 8), slice(x, x + 8))
         part = [[words, dict(values)] for words, values in positive]
         del part[0][1][CELL]
         for mask, values in zip((left, right), part, strict=False):
             values[1]["mask"] = mask[:, ::8, ::8][place]
-        assert relative_error(run(base, part, NEGATIVE, noise=noise[place], **options), result[place]) < 1e-5
+        assert relative_error(run(base, part, NEGATIVE, noise=noise[place], **ONE_STEP), result[place]) < 1e-5
 
 
 @pytest.mark.parametrize("size", [(16, 24), (17, 23)])
@@ -509,7 +540,7 @@ def connector(tmp_path_factory):
 
 @pytest.mark.parametrize("couple_first", [False, True])
 def test_ella_makes_the_tokens_of_each_region_at_each_timestep(couple_first, connector):
-    base, connector = thin_models.host_model("sd15"), connector
+    base = thin_models.host_model("sd15")
     if couple_first:
         model = ella.apply(attention_couple.attach_to(base), connector)
     else:

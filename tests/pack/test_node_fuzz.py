@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 import torch
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from kit.nodes import node_classes, run_node
 from kit.pictures import box_mask
@@ -107,6 +108,8 @@ def check_result(kind, value, limits):
     """What ComfyUI's nodes expect of a picture, a mask or a latent, and no NaN in a conditioning."""
     values = value if isinstance(value, list) and kind != "CONDITIONING" else [value]
     for each in values:
+        if isinstance(each, ExecutionBlocker):
+            continue  # of a list without pictures
         if kind == "IMAGE":
             assert each.ndim == 4 and each.shape[-1] in (1, 3, 4) and each.numel()
             assert limits[0] - 1e-5 <= each.amin() and each.amax() <= limits[1] + 1e-5, "colours out of range"

@@ -65,7 +65,9 @@ class TestNetworks:
         assert near < far
 
     @pytest.mark.both_devices
+    @pytest.mark.in_half
     def test_gfpgan_equals_a_call_by_hand(self, gfpgan):
+        """In float32 where a device is good at half precision, too, as ComfyUI loads all such models."""
         image = photograph()
         ours = restored(image, gfpgan)[1][0]
         network = gfpgan.model.cpu()

@@ -9,6 +9,7 @@ windows are cut. So an entry is still an ordinary text for all that comes earlie
 attention_couple_unet.py holds what happens in the network.
 """
 
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,17 +43,17 @@ def couple(conditioning: Conditioning) -> Conditioning:
     Raises:
         ValueError: A mask is no mask.
     """
-    group = object()
+    group = uuid.uuid4()  # equal in deep copies too
     coupled = [[text, values if REGION in values else _with_region(values, group)] for text, values in conditioning]
     return needs(coupled, Needs(frozenset({*kinds.KINDS, "other"}), NODE, also=check_patched))
 
 
-def _with_region(values: dict[str, Any], group: object) -> dict[str, Any]:
+def _with_region(values: dict[str, Any], group: uuid.UUID) -> dict[str, Any]:
     rest = {key: value for key, value in values.items() if key not in MIXING}
     return {**rest, REGION: _region(values, group)}
 
 
-def _region(values: dict[str, Any], group: object) -> Region:
+def _region(values: dict[str, Any], group: uuid.UUID) -> Region:
     mask, cell, strength = values.get("mask"), values.get(CELL), float(values.get("strength", 1.0))
     if mask is not None:
         mask = checks.mask(mask, "the mask of a conditioning").cpu()
@@ -85,7 +86,7 @@ def join(prompt: list[Cond], x: Tensor, sigma: float) -> list[Cond]:
         sigma: Of the call: conditionings whose range of timesteps does not hold it are left out.
     """
     joined = [cond for cond in prompt if REGION not in cond]
-    groups: dict[object, list[Cond]] = {}
+    groups: dict[uuid.UUID, list[Cond]] = {}
     for cond in prompt:
         if REGION in cond and cond.get("timestep_end", sigma) <= sigma <= cond.get("timestep_start", sigma):
             groups.setdefault(cond[REGION].group, []).append(cond)

@@ -9,6 +9,7 @@ region 1 - b where it is. Where nothing weighs anything the text adds nothing to
 """
 
 import math
+import uuid
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class Region(NamedTuple):
         fills: Whether the region is what other regions leave over.
     """
 
-    group: object
+    group: uuid.UUID
     strength: float = 1.0
     mask: Tensor | None = None
     cell: Cell | None = None

@@ -1,5 +1,6 @@
 """Attention Couple against Regional Prompter's own cross-attention, in the same thin UNet."""
 
+import copy
 from functools import cache
 from types import SimpleNamespace
 
@@ -269,7 +270,7 @@ def test_a_patched_model_samples_other_prompts_as_before(base):
 
 
 def test_patching_and_coupling_twice_is_once(base):
-    positive = attention_couple.couple(two())
+    positive = [copy.deepcopy(entry) for entry in attention_couple.couple(two())]  # as some packs hand them on
     twice = attention_couple.attach_to(attention_couple.attach_to(base))
     again = attention_couple.couple(positive)
     assert torch.equal(sample(twice, again, NEGATIVE), run(base, two(), NEGATIVE))

@@ -122,7 +122,7 @@ def run(face_model: Any, face: Tensor, fidelity: float) -> Tensor:
     network = face_model.model
     options = {"weight": fidelity, "randomize_noise": False}
     known = inspect.signature(network.forward).parameters
-    x = (2 * face - 1).movedim(-1, 0)[None].to(face_model.patcher.load_device, face_model.dtype)
+    x = ((face - 0.5) / 0.5).movedim(-1, 0)[None].to(face_model.patcher.load_device, face_model.dtype)
     with torch.no_grad():
         y, *_ = network(x, **{name: value for name, value in options.items() if name in known})
     return ((y.float().clamp(-1, 1) + 1) / 2)[0].movedim(0, -1)

@@ -16,6 +16,17 @@ class Box(NamedTuple):
         """The rows and columns of the box, to index (..., H, W)."""
         return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
 
+    @property
+    def whole(self) -> "Box":
+        """The pixels of a box with fractions: from the pixel of its first edge up to that of its last, left out.
+
+        Crop By Bounding Boxes of ComfyUI takes the same pixels of a box inside the picture. A box that lies inside one
+        pixel has that pixel.
+        """
+        x, y = int(self.x), int(self.y)
+        right, bottom = int(self.x + self.width), int(self.y + self.height)
+        return Box(x, y, max(right - x, 1), max(bottom - y, 1))
+
     def expand(self, margin: int, size: tuple[int, int]) -> "Box":
         """Grown by `margin` on every side, and cut at the borders of a picture.
 

@@ -13,24 +13,11 @@ from ..pixels.masks import selected
 from ..pixels.regions import EIGHT, small_regions
 
 
-def whole_pixels(box: Box) -> Box:
-    """The pixels of a box with fractions: from the pixel of its first edge up to that of its last, which is left out.
-
-    Crop By Bounding Boxes of ComfyUI takes the same pixels. A box that lies inside one pixel has that pixel.
-
-    Args:
-        box: Inside the picture.
-    """
-    x, y = int(box.x), int(box.y)
-    right, bottom = int(box.x + box.width), int(box.y + box.height)
-    return Box(x, y, max(right - x, 1), max(bottom - y, 1))
-
-
 def masks_of(boxes: list[list[Box]], height: int, width: int, each: bool) -> Tensor:
     """The masks of boxes, which are 1 inside a box and 0 elsewhere.
 
     Args:
-        boxes: Of each picture, inside its borders.
+        boxes: Of each picture, inside its borders; of a box with fractions the pixels of `Box.whole`.
         height, width: Of the pictures.
         each: A mask for each box, picture by picture, not one for each picture.
 
@@ -43,7 +30,7 @@ def masks_of(boxes: list[list[Box]], height: int, width: int, each: bool) -> Ten
     masks = np.zeros((len(groups), height, width), dtype=np.float32)
     for mask, group in zip(masks, groups, strict=True):
         for box in group:
-            mask[whole_pixels(box).slices] = 1
+            mask[box.whole.slices] = 1
     return torch.from_numpy(masks)
 
 

@@ -213,8 +213,7 @@ def move(clip: Frames, keys: KeyFrames, overlap: bool = True) -> "Track":
                 f"{'points' if boxes or no_box(key.boxes) else 'no box for this frame'}. Paint a mask, draw a box in "
                 "Pick Points, or follow the points with Track in Video and Load SAM 2."
             )
-        left, top = round(boxes[0].x), round(boxes[0].y)
-        drawn[top : round(boxes[0].y + boxes[0].height), left : round(boxes[0].x + boxes[0].width)] = True
+        drawn[boxes[0].whole.slices] = True
         return drawn
 
     objects = by_object(keys, clip, read)

@@ -10,6 +10,7 @@ from comfy_api.latest import InputImpl, Types
 
 from pentimento.model_patchers.video import track
 from pentimento.model_patchers.video.frames import ImageFrames
+from pentimento.nodes.segment.mask_boxes import BoxesToMask
 from pentimento.nodes.video.key_frame import KeyFrame
 from pentimento.nodes.video.track import TrackToMask, TrackWithoutModel
 
@@ -151,6 +152,15 @@ def test_without_a_model_a_box_moves_from_key_frame_to_key_frame():
         box[20:70, x : x + 60] = 1
         assert x in (32, 38) or torch.equal(mask, box)
         assert (mask != box).sum() <= 2 * 50
+
+
+@pytest.mark.parametrize(("x", "width", "pixels"), [(30.6, 20.3, slice(30, 50)), (30.2, 0.2, slice(30, 31))])
+def test_without_a_model_a_box_with_fractions_has_the_pixels_of_boxes_to_mask(x, width, pixels):
+    """Also where the box lies inside one pixel."""
+    box = BOX | {"x": x, "width": width}
+    mask = moved(key(bboxes=box))
+    assert mask[0, 20:70, pixels].all() and mask[0].sum() == 50 * (pixels.stop - pixels.start)
+    assert torch.equal(mask[:1], BoxesToMask.execute(box, CLIP.images[:1], "one mask").result[0])
 
 
 def test_without_a_model_several_objects_share_pixels_or_not():

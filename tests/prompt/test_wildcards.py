@@ -266,6 +266,10 @@ CYCLES = {
     "itself": ({"a.txt": "x __a__"}, "__a__ -> __a__"),
     "a circle": ({"a.txt": "__b__", "b.txt": "__c__", "c.txt": "{__a__}"}, "__a__ -> __b__ -> __c__ -> __a__"),
     "a pattern": ({"a.txt": "__*__"}, r"__\*__ -> __\*__"),
+    "by one line of many": (
+        {"a.txt": "\n".join("xyzuvw") + "\n%{${v:{p|2::__b(c={__c__})__}}$$q}", "b.txt": "b", "c.txt": "__a__"},
+        "__a__ -> __c__ -> __a__",
+    ),
     "by a variable": ({"a.txt": "${x}"}, r"__a__ -> \$\{x\} -> __a__"),
 }
 
@@ -282,6 +286,7 @@ REFUSED = {
     "no value": ("a ${x} b", r"variable 'x' has no value. Set it with \$\{x=...\}"),
     "a circle of variables": ("${x=${y}}${y=${x}}${x}", r"never ends: \$\{x\} -> \$\{y\} -> \$\{x\}"),
     "no file": ("a __colour__", r"no wildcard 'colour': no file colour.txt .*looked in .*Similar names: all colours."),
+    "a missing file in a file": ("__broken file__", "no wildcard 'nowhere'"),
     "no weight": ("{0::a|0::b}", "All options of a choice have the weight 0"),
     "a line": ("__broken__", r"'broken' has a line that is incomplete. '\{a' in line 1, column 3"),
 }
@@ -292,10 +297,15 @@ def test_what_cannot_be_chosen_is_refused(tmp_path, case):
     text, sentence = REFUSED[case]
     put(tmp_path)
     with pytest.raises(ValueError, match=sentence):
-        one(text, 0, files=put(tmp_path, {"broken.txt": "x {a"}))
+        one(text, 0, files=put(tmp_path, {"broken.txt": "x {a", "broken file.txt": "__nowhere__"}))
 
 
 Wildcards = node_classes()["PentimentoWildcards"]
+
+
+def test_a_line_that_is_not_chosen_does_no_harm(tmp_path):
+    files = put(tmp_path, {"a.yaml": "a:\n- x\n- 0::__nowhere__\n- 0::{y\n- /* 1 */z"})
+    assert {one("__a__", seed, files=files) for seed in range(20)} == {"x", "z"}
 
 
 def run(text, seed=0, mode="random", **values):

@@ -55,6 +55,9 @@ CASES = {
     "several with a wildcard among them": "{2$$__colours*__|black}",
     "one of one wildcard": "{__colours*__} {__one__}",
     "a value": "__portrait(animal=fox, place=wood)__",
+    "a value before a variable": "${animal=cat}__portrait(animal=fox, place=wood)__",
+    "a variable that has a value": "${animal=cat}__kept__",
+    "a variable that has none": "__kept__",
     "a value with choices": "__portrait(place={wood|field})__",
     "a variable": "${animal=cat}the animal is ${animal:dog}",
     "a default": "the animal is ${animal:dog} or ${animal:{wolf|fox}}",
@@ -203,7 +206,9 @@ def test_shares_are_the_weights(tmp_path, text, shares):
 def test_several_of_unequal_weights_are_drawn_by_the_weights_that_are_left(tmp_path):
     """dynamicprompts takes away the first weight of the same value, and so mixes up the rest."""
     draws = wildcards._drawn
-    assert draws([1, 2, 1], 2, Even(0.99)) == [2, 1]
+    assert draws([10, 1, 100], 2, Even(0.5)) == [2, 0]
+    assert {one("{2$$a|0::b|c}", seed) for seed in range(20)} == {"a,c", "c,a"}
+    assert one("{2$$a|0::b}", 0) == "a"
     counts = collections.Counter(draws([1, 98, 1], 2, random.Random(seed))[0] for seed in range(400))
     assert counts[1] > 370
 
@@ -235,9 +240,11 @@ def test_all_combinations_are_made_where_dynamicprompts_leaves_some_out(both):
     once, named = "${x=!{a|b}}${x} ${x}", "__colours-{warm|cold}__"
     assert ours.combinatorial(once, 9) == ["a a", "b b"]
     assert package.combinatorial(once, 9) == ["a a"]
+    assert ours.random(once, COUNT) == package.random(once, COUNT)
     assert ours.combinatorial(named, 9) == ["orange", "red", "yellow", "blue", "green"]
     assert [one("${x=!{a|b}}${x} ${x}", index, "cyclical") for index in range(2)] == ["a a", "b b"]
     assert set(ours.combinatorial("{2$$__colours-cold__|__colours-cold__}", 9)) == {"blue,green", "green,blue"}
+    assert set(ours.combinatorial("{2$$ __colours-cold__ }", 9)) == {"blue,green", "green,blue"}
     assert set(ours.combinatorial("{1-$$__colours-cold__}", 9)) == {"blue", "green", "blue,green", "green,blue"}
     assert {one("{0-1$$a}", seed) for seed in range(20)} == {"", "a"}
 

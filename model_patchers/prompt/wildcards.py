@@ -9,10 +9,12 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from random import Random
 
-from .wildcards_files import Files, folders
+from .wildcards_files import Files, Line, folders
 from .wildcards_grammar import (
     COMBINATORIAL,
     CYCLICAL,
@@ -27,6 +29,7 @@ from .wildcards_grammar import (
     Wildcard,
     Wrap,
     parse,
+    parts,
 )
 
 MODES = (RANDOM, CYCLICAL, COMBINATORIAL)
@@ -47,6 +50,7 @@ class _State:
     variables: dict[str, Node] = field(default_factory=dict)
     inside: tuple[str, ...] = ()  # the wildcards and variables that are being filled in
     parsed: dict[str, Node] = field(default_factory=dict)
+    checked: set[str] = field(default_factory=set)  # wildcards that are in no circle
 
     def within(self, name: str, variables: dict[str, Node] | None = None) -> "_State":
         """For the inside of a wildcard or a variable.
@@ -54,9 +58,7 @@ class _State:
         Raises:
             ValueError: It is inside of itself.
         """
-        if name in self.inside:
-            chain = " -> ".join((*self.inside[self.inside.index(name) :], name))
-            raise ValueError(f"The text never ends: {chain}. Take one of them out of the other.")
+        _refuse_circle(self.inside, name)
         return replace(self, inside=(*self.inside, name), variables={**self.variables, **(variables or {})})
 
     def having(self, name: str, value: Node) -> "_State":
@@ -229,15 +231,53 @@ def _value(variable: Variable, state: _State) -> tuple[Node, _State]:
 def _inside(name: str, wildcard: Wildcard, state: _State) -> tuple[str, _State]:
     """The name of a wildcard's list, and the state for its lines."""
     name = name.strip()
+    _check(name, state, ())
     return name, state.within(f"__{name}__", dict(wildcard.values))
+
+
+def _check(name: str, state: _State, above: tuple[str, ...]) -> None:
+    """Refuses a wildcard that leads to itself by any of its lines, so that no seed finds it later."""
+    _refuse_circle(above, f"__{name}__")
+    if name not in state.checked:
+        try:
+            lines = state.files.lines(name)
+        except ValueError:  # of a line that may never be chosen
+            return
+        for other in _references(lines):
+            _check(other, state, (*above, f"__{name}__"))
+        state.checked.add(name)
+
+
+def _refuse_circle(above: tuple[str, ...], name: str) -> None:
+    if name in above:
+        chain = " -> ".join((*above[above.index(name) :], name))
+        raise ValueError(f"The text never ends: {chain}. Take one of them out of the other.")
+
+
+@lru_cache(256)
+def _references(lines: tuple[Line, ...]) -> tuple[str, ...]:
+    """The wildcards that lines name without a variable or a choice."""
+    names: dict[str, None] = {}
+    for _, line in lines:
+        if "__" in line:
+            with suppress(ValueError):  # a line that is incomplete is refused when it is chosen
+                names.update(dict.fromkeys(_names(parse(line))))
+    return tuple(names)
+
+
+def _names(node: Node) -> Iterator[str]:
+    if isinstance(node, Wildcard) and isinstance(node.name, Text):
+        yield node.name.text.strip()
+    for part in parts(node):
+        yield from _names(part)
 
 
 def _filled(choice: Choice, state: _State, names: Callable[[Node], list[str]]) -> list[tuple[Choice, _State]]:
     """The choice; of the lines of a wildcard, where that is its only option. One for each of the wildcard's names."""
     wildcard = choice.options[0].node
     if isinstance(wildcard, Row) and choice.most != 1:  # {2$$ __name__ }
-        parts = [part for part in wildcard.parts if not (isinstance(part, Text) and not part.text.strip())]
-        wildcard = parts[0] if len(parts) == 1 else wildcard
+        written = [part for part in wildcard.parts if not (isinstance(part, Text) and not part.text.strip())]
+        wildcard = written[0] if len(written) == 1 else wildcard
     if len(choice.options) > 1 or not isinstance(wildcard, Wildcard):
         return [(choice, state)]
     filled = []

@@ -103,11 +103,11 @@ class Files:
 
     def _missing(self, pattern: str, names: list[str], problems: list[str]) -> str:
         near = difflib.get_close_matches(pattern, names, SIMILAR, 0.7)
-        places = ", ".join(str(root) for root in self.roots) or f"models/{FOLDER}, which is empty"
+        places = f"The node looked in {', '.join(map(str, self.roots))}. " if self.roots else ""
         return " ".join(
             [
                 f"There is no wildcard '{pattern}': no file {pattern}.txt and no such list in a .yaml or .json file. "
-                f"The node looked in {places}. Put the file there, or correct the name.",
+                f"{places}Put the file in models/{FOLDER}, or correct the name.",
                 *([f"Similar names: {', '.join(near)}."] if near else []),
                 *problems,
             ]

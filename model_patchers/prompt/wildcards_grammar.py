@@ -100,6 +100,21 @@ def parse(text: str) -> Node:
     return _Reader(text).row(()) if SPECIAL.search(text) else Text(text)
 
 
+def parts(node: Node) -> "tuple[Node, ...]":
+    """The nodes right below a node."""
+    if isinstance(node, Row):
+        return node.parts
+    if isinstance(node, Choice):
+        return tuple(option.node for option in node.options)
+    if isinstance(node, Wildcard):
+        return (node.name, *(value for _, value in node.values))
+    if isinstance(node, Assignment):
+        return (node.value,)
+    if isinstance(node, Wrap):
+        return node.outer, node.inner
+    return (node.default,) if isinstance(node, Variable) and node.default else ()
+
+
 class _Reader:
     def __init__(self, text: str):
         self.text = text

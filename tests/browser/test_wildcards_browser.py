@@ -10,6 +10,7 @@ from PIL import Image
 
 from kit import history
 from kit.front_end import LOAD, open_tab
+from pentimento_host import client
 
 RUN = "() => window.app.queuePrompt(0)"
 NODE = "window.app.graph.getNodeById(1)"
@@ -55,6 +56,11 @@ def saved_picture(tab, server):
     tab.evaluate(RUN)
     run = history.run_since(server, before)
     (file,) = (picture for output in run["outputs"].values() for picture in output.get("images", []))
+    return metadata(server, file)
+
+
+def metadata(server, file):
+    """Of a picture that a run saved."""
     with urllib.request.urlopen(f"{server}/view?{urllib.parse.urlencode(file)}") as answer:
         return Image.open(io.BytesIO(answer.read())).text
 
@@ -78,3 +84,21 @@ def test_the_prompt_stands_on_the_node_and_in_every_picture(tab, server, nodes2)
     tab.evaluate(LOAD, {"graph": json.loads(again["workflow"]), "nodes2": nodes2})
     report.filter(has_text="b <b>cat</b>").wait_for()
     assert tab.evaluate(f"() => {NODE}.serialize().widgets_values") == values
+
+
+def test_a_run_from_the_api_saves_a_text_over_a_link_and_makes_a_picture_of_every_combination(server):
+    graph = {
+        "1": {"class_type": "PrimitiveString", "inputs": {"value": "pentimento/wild_{a|b}{c|d}"}},
+        "2": {"class_type": "PentimentoWildcards", "inputs": {"text": ["1", 0], "seed": 3, "mode": "combinatorial"}},
+        "3": {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": 0}},
+        "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": ["2", 1]}},
+        "5": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
+    }
+    before = history.prompt_ids(server)
+    client.post(server, "prompt", {"prompt": graph, "extra_data": {"extra_pnginfo": {}}})
+    run = history.run_since(server, before)
+    pictures = run["outputs"]["4"]["images"]
+    assert [picture["filename"][:7] for picture in pictures] == ["wild_ac", "wild_ad", "wild_bc", "wild_bd"]
+    assert run["outputs"]["5"]["text"] == ["pentimento/wild_bd"]
+    (texts,) = {metadata(server, picture)["pentimento_texts"] for picture in pictures}
+    assert json.loads(texts)["2"].splitlines()[::3] == ["pentimento/wild_ac", "pentimento/wild_bd"]

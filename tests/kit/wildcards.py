@@ -22,6 +22,7 @@ FILES = {
     "one.txt": "single\n",
     "nested.txt": "{dark|light} __colours-cold__\nplain\n",
     "portrait.txt": "a ${animal:cat} near a ${place}\n",
+    "kept.txt": "${animal?=fox}a ${animal}\n",
     "clothes.yaml": "clothes:\n  summer: [shirt, shorts]\n  winter:\n    - coat\n  hat: a hat\n  12: 5\n  empty: ''\n",
     "tastes/list.json": json.dumps({"sour": ["lemon", "lime"], "sweet": {"very": ["honey"]}}),
     "styles.txt": "Pop Art, ..., flat colours\nArt Deco \u2026\n",

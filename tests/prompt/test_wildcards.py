@@ -55,6 +55,9 @@ CASES = {
     "several with a wildcard among them": "{2$$__colours*__|black}",
     "one of one wildcard": "{__colours*__} {__one__}",
     "a value": "__portrait(animal=fox, place=wood)__",
+    "a value before a variable": "${animal=cat}__portrait(animal=fox, place=wood)__",
+    "a variable that has a value": "${animal=cat}__kept__",
+    "a variable that has none": "__kept__",
     "a value with choices": "__portrait(place={wood|field})__",
     "a variable": "${animal=cat}the animal is ${animal:dog}",
     "a default": "the animal is ${animal:dog} or ${animal:{wolf|fox}}",
@@ -203,7 +206,9 @@ def test_shares_are_the_weights(tmp_path, text, shares):
 def test_several_of_unequal_weights_are_drawn_by_the_weights_that_are_left(tmp_path):
     """dynamicprompts takes away the first weight of the same value, and so mixes up the rest."""
     draws = wildcards._drawn
-    assert draws([1, 2, 1], 2, Even(0.99)) == [2, 1]
+    assert draws([10, 1, 100], 2, Even(0.5)) == [2, 0]
+    assert {one("{2$$a|0::b|c}", seed) for seed in range(20)} == {"a,c", "c,a"}
+    assert one("{2$$a|0::b}", 0) == "a"
     counts = collections.Counter(draws([1, 98, 1], 2, random.Random(seed))[0] for seed in range(400))
     assert counts[1] > 370
 
@@ -235,9 +240,11 @@ def test_all_combinations_are_made_where_dynamicprompts_leaves_some_out(both):
     once, named = "${x=!{a|b}}${x} ${x}", "__colours-{warm|cold}__"
     assert ours.combinatorial(once, 9) == ["a a", "b b"]
     assert package.combinatorial(once, 9) == ["a a"]
+    assert ours.random(once, COUNT) == package.random(once, COUNT)
     assert ours.combinatorial(named, 9) == ["orange", "red", "yellow", "blue", "green"]
     assert [one("${x=!{a|b}}${x} ${x}", index, "cyclical") for index in range(2)] == ["a a", "b b"]
     assert set(ours.combinatorial("{2$$__colours-cold__|__colours-cold__}", 9)) == {"blue,green", "green,blue"}
+    assert set(ours.combinatorial("{2$$ __colours-cold__ }", 9)) == {"blue,green", "green,blue"}
     assert set(ours.combinatorial("{1-$$__colours-cold__}", 9)) == {"blue", "green", "blue,green", "green,blue"}
     assert {one("{0-1$$a}", seed) for seed in range(20)} == {"", "a"}
 
@@ -266,6 +273,10 @@ CYCLES = {
     "itself": ({"a.txt": "x __a__"}, "__a__ -> __a__"),
     "a circle": ({"a.txt": "__b__", "b.txt": "__c__", "c.txt": "{__a__}"}, "__a__ -> __b__ -> __c__ -> __a__"),
     "a pattern": ({"a.txt": "__*__"}, r"__\*__ -> __\*__"),
+    "by one line of many": (
+        {"a.txt": "\n".join("xyzuvw") + "\n%{${v:{p|2::__b(c={__c__})__}}$$q}", "b.txt": "b", "c.txt": "__a__"},
+        "__a__ -> __c__ -> __a__",
+    ),
     "by a variable": ({"a.txt": "${x}"}, r"__a__ -> \$\{x\} -> __a__"),
 }
 
@@ -282,6 +293,7 @@ REFUSED = {
     "no value": ("a ${x} b", r"variable 'x' has no value. Set it with \$\{x=...\}"),
     "a circle of variables": ("${x=${y}}${y=${x}}${x}", r"never ends: \$\{x\} -> \$\{y\} -> \$\{x\}"),
     "no file": ("a __colour__", r"no wildcard 'colour': no file colour.txt .*looked in .*Similar names: all colours."),
+    "a missing file in a file": ("__broken file__", "no wildcard 'nowhere'"),
     "no weight": ("{0::a|0::b}", "All options of a choice have the weight 0"),
     "a line": ("__broken__", r"'broken' has a line that is incomplete. '\{a' in line 1, column 3"),
 }
@@ -292,10 +304,15 @@ def test_what_cannot_be_chosen_is_refused(tmp_path, case):
     text, sentence = REFUSED[case]
     put(tmp_path)
     with pytest.raises(ValueError, match=sentence):
-        one(text, 0, files=put(tmp_path, {"broken.txt": "x {a"}))
+        one(text, 0, files=put(tmp_path, {"broken.txt": "x {a", "broken file.txt": "__nowhere__"}))
 
 
 Wildcards = node_classes()["PentimentoWildcards"]
+
+
+def test_a_line_that_is_not_chosen_does_no_harm(tmp_path):
+    files = put(tmp_path, {"a.yaml": "a:\n- x\n- 0::__nowhere__\n- 0::{y\n- /* 1 */z"})
+    assert {one("__a__", seed, files=files) for seed in range(20)} == {"x", "z"}
 
 
 def run(text, seed=0, mode="random", **values):

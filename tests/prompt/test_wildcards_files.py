@@ -88,7 +88,7 @@ DAMAGED = {
     ),
     "a weight": ({"a.yaml": "l:\n- {weight: much, text: x}"}, "has the weight 'much'. Write a number of 0 or more"),
     "less than nothing": ({"a.yaml": "l:\n- {weight: -1, text: x}"}, "has the weight '-1'"),
-    "no files": ({}, "no file l.txt .* looked in"),
+    "no files": ({}, "no file l.txt .* looked in .*. Put the file in models/wildcards, or correct the name"),
 }
 
 
@@ -97,6 +97,11 @@ def test_what_is_missing_is_said_with_its_file(tmp_path, case):
     contents, sentence = DAMAGED[case]
     with pytest.raises(ValueError, match=sentence):
         put(tmp_path, contents).lines("l")
+
+
+def test_without_any_folder_the_place_is_said():
+    with pytest.raises(ValueError, match="json file. Put the file in models/wildcards, or correct the name.$"):
+        Files([]).lines("l")
 
 
 def test_a_damaged_file_leaves_the_others_alone(tmp_path):

@@ -162,13 +162,31 @@ def _choose_for_second_device(config, items):
 
 
 def _on_second_device(precision, cases):
-    """Those of a test's cases that run there in this precision: of a test in float32, one is enough in half."""
+    """Those of a test's cases that run there in this precision.
+
+    Of a test that is marked both_devices, float32 has so many cases that every value of every parameter occurs, and
+    half precision has the first. Wrong variants run in fp16 alone: their distance is larger beside its rounding.
+    """
     both = [item for item in cases if item.get_closest_marker("both_devices")]
     if precision == "fp32":
-        return both
+        return _with_every_value(both)
     if both:
         cases = [min(both, key=lambda item: [*item.callspec.indices.values()])]
-    return [item for item in cases if all(precision in (mark.args or HALVES) for mark in item.iter_markers("in_half"))]
+    elif precision != "fp16":
+        return []
+    return _with_every_value(
+        [item for item in cases if all(precision in (mark.args or HALVES) for mark in item.iter_markers("in_half"))]
+    )
+
+
+def _with_every_value(cases):
+    """Few of a test's cases, in which every value of every parameter occurs, the first case among them."""
+    values = {id(item): {(name, id(value)) for name, value in item.callspec.params.items()} for item in cases}
+    chosen, left = [], set().union(*values.values())
+    while left:
+        chosen.append(max(cases, key=lambda item: len(left & values[id(item)])))
+        left -= values[id(chosen[-1])]
+    return chosen
 
 
 @pytest.fixture(scope="session")

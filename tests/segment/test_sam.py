@@ -214,8 +214,8 @@ sam_vit_relative = sam_vit.relative
     [
         (sam_vit, "relative", relative_of_scaled_queries),
         (ours, "preprocess", pad_before_normalising),
-        pytest.param(ours, "preprocess", resize_floats, marks=pytest.mark.in_half("fp32")),  # too near for halves,
-        pytest.param(ours, "PromptEncoder", NoHalfPixel, marks=pytest.mark.in_half("fp16")),  # and for bf16
+        pytest.param(ours, "preprocess", resize_floats, marks=pytest.mark.in_half("fp32")),  # too near for halves
+        (ours, "PromptEncoder", NoHalfPixel),
         (sam_frame, "frame_size", lambda h, w, frame: (h * frame // max(h, w), w * frame // max(h, w))),
     ],
 )

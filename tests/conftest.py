@@ -6,6 +6,7 @@ import os
 import re
 import runpy
 import sys
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -35,8 +36,8 @@ from kit.precision import HALVES, PRECISIONS, Precision  # noqa: E402
 from pentimento_host import system  # noqa: E402
 
 os.environ["no_proxy"] = ",".join(filter(None, ["127.0.0.1", os.environ.get("no_proxy")]))  # the tests' servers
-ON_HOST = ("browser", "host", "routes")  # folders of tests that use ComfyUI's files or a server
-
+ON_HOST = {"browser": "browser", "host": "host", "routes": "host"}  # folders of tests that use ComfyUI's files or a
+# server, and which of them share a process: each process has a server of its own
 
 CHROMIUM = system.browser()
 CHROMIUM_ARGUMENTS = [
@@ -82,7 +83,7 @@ def pytest_configure(config):
 
 
 def pytest_runtest_setup(item):
-    """Of the processes side by side, the one that has ComfyUI's server takes longest, and goes first where it can."""
+    """Of the processes side by side, those that have a server of ComfyUI wait most, and go first where they can."""
     beside = hasattr(item.config, "workerinput") or item.config.getoption("--device") == "second"
     if beside and not _on_host(item.path) and hasattr(os, "nice") and not os.nice(0):
         os.nice(10)
@@ -104,13 +105,19 @@ def pytest_generate_tests(metafunc):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """A file's tests go to one process, and those of all files that use ComfyUI's files or its server to the same."""
+    """A file's tests go to one process, and so do those of all files of a kind that use ComfyUI's files or its server.
+
+    These take longest, so they begin first, and after them the files with the most tests.
+    """
     from xdist.scheduler import LoadScopeScheduling
+
+    config.option.loadscopereorder = False  # pytest_collection_modifyitems has the order
 
     class Files(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.split("::")[0]
-            return "host" if _on_host(config.rootpath / file) else file
+            path = config.rootpath / file
+            return ON_HOST[path.parent.name] if _on_host(path) else file
 
     return Files(config, log)
 
@@ -130,6 +137,9 @@ def pytest_collection_modifyitems(config, items):
         if used and item.path.parent.name not in ON_HOST:
             folders = " or ".join(f"tests/{name}" for name in ON_HOST)
             raise pytest.UsageError(f"{item.nodeid} uses {' and '.join(sorted(used))}: move it to {folders}.")
+    if hasattr(config, "workerinput"):
+        size = Counter(item.path for item in items)
+        items.sort(key=lambda item: (0, 0) if _on_host(item.path) else (1, -size[item.path]))
 
 
 def pytest_collection_finish(session):
@@ -152,13 +162,31 @@ def _choose_for_second_device(config, items):
 
 
 def _on_second_device(precision, cases):
-    """Those of a test's cases that run there in this precision: of a test in float32, one is enough in half."""
+    """Those of a test's cases that run there in this precision.
+
+    Of a test that is marked both_devices, float32 has so many cases that every value of every parameter occurs, and
+    half precision has the first. Wrong variants run in fp16 alone: their distance is larger beside its rounding.
+    """
     both = [item for item in cases if item.get_closest_marker("both_devices")]
     if precision == "fp32":
-        return both
+        return _with_every_value(both)
     if both:
         cases = [min(both, key=lambda item: [*item.callspec.indices.values()])]
-    return [item for item in cases if all(precision in (mark.args or HALVES) for mark in item.iter_markers("in_half"))]
+    elif precision != "fp16":
+        return []
+    return _with_every_value(
+        [item for item in cases if all(precision in (mark.args or HALVES) for mark in item.iter_markers("in_half"))]
+    )
+
+
+def _with_every_value(cases):
+    """Few of a test's cases, in which every value of every parameter occurs, the first case among them."""
+    values = {id(item): {(name, id(value)) for name, value in item.callspec.params.items()} for item in cases}
+    chosen, left = [], set().union(*values.values())
+    while left:
+        chosen.append(max(cases, key=lambda item: len(left & values[id(item)])))
+        left -= values[id(chosen[-1])]
+    return chosen
 
 
 @pytest.fixture(scope="session")

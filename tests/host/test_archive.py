@@ -209,7 +209,7 @@ def test_every_template_opens_with_its_photographs_and_misses_nothing_but_models
     page.close()
 
 
-@pytest.fixture(params=[(canvas, language) for canvas in CANVASES for language in first_click.LANGUAGES], ids="-".join)
+@pytest.fixture(params=zip(CANVASES, first_click.LANGUAGES, strict=True), ids="-".join)
 def newcomer(address, archive, browser, request):
     """A tab of a user who was never here, and what the pack's texts are in the user's language."""
     canvas, language = request.param

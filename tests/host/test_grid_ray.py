@@ -30,16 +30,22 @@ axes:
 """
 
 
+# A machine that ended refuses connections at once, and Ray takes it for lost after a second, not after a quarter of a
+# minute. One that answers late has Ray's usual patience: three times ten seconds.
+SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Two machines with a processor each."""
     from ray.cluster_utils import Cluster
 
     machine = {"num_cpus": 1}
+    head = {**machine, "include_dashboard": False, "_system_config": SOON}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PENTIMENTO_CPU", "1")  # the actors need not import PyTorch to look for a GPU
-        machines = Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})
+        machines = Cluster(initialize_head=True, head_node_args=head)
         try:
             machines.second = machines.add_node(**machine)
             yield machines

@@ -661,7 +661,7 @@ def test_the_demo_shows_its_workflows_and_fails_when_one_does(host, monkeypatch,
     """A few of them: .ci/run has the whole demo run before the tests."""
     variation = {"a hole in grass": photographs.VARIATIONS["remove_without_models"]["a hole in grass"]}
     monkeypatch.setattr(photographs, "VARIATIONS", {"remove_without_models": variation})
-    played = {name: models.workflows()[name] for name in ("fill_anything", "lama_fill", "remove_without_models")}
+    played = {name: models.workflows()[name] for name in ("lama_fill", "remove_without_models")}
     assert demo.demo(host, list(played), tmp_path) == 0
     sheet = (tmp_path / "index.html").read_text()
     for name, graph in played.items():

@@ -344,13 +344,7 @@ WRONG = {
 
 @pytest.mark.in_half
 @pytest.mark.parametrize("theirs", ["2.1"], indirect=True)
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.in_half("fp16") if name == "unsigned distances" else ())  # bf16 is as far
-        for name in WRONG
-    ],
-)
+@pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_variant_is_told(sam2, theirs, precision, monkeypatch, name):
     wrong, *part = WRONG[name]
     wrong(monkeypatch, sam2)

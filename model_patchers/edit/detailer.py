@@ -213,7 +213,7 @@ class Run:
 
     def sample(self, batch: list[Prepared]) -> None:
         """Samples jobs with equal signatures, and pastes them."""
-        guider = with_soft_mask(self.guider)
+        guider = copy.copy(self.guider)
         guider.original_conds = {}
         guider.inner_set_conds(detailer_conditioning.merged([each.prompts for each in batch]))
         seeds = [(self.seed + each.job.seed) & LARGEST_SEED for each in batch]
@@ -223,7 +223,7 @@ class Run:
             torch.cat(noise),
             latents,
             self.sampler,
-            self.sigmas,
+            self.sigmas.clone(),  # ComfyUI's uni_pc writes to them
             denoise_mask=torch.cat([each.noise_mask for each in batch]),
             callback=self.preview.run([len(batch)] * (len(self.sigmas) - 1)),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
@@ -334,6 +334,6 @@ def detail(
     clips = vae.latent_dim == 3 and not vae.not_video
     jobs = detailer_regions.jobs(image, boxes, mask, choice, clips)
     jobs = [job for job in jobs if not prompts.skips(job.number)]
-    run = Run(image.clone(), guider, vae, sampler, sigmas, seed, prompts, choice.edge, feather)
+    run = Run(image.clone(), with_soft_mask(guider), vae, sampler, sigmas, seed, prompts, choice.edge, feather)
     run.all(jobs)
     return run.image, run.crops, run.mask

@@ -129,6 +129,7 @@ class Run:
     Attributes:
         image: (B, H, W, C). It is written to.
         mask: (B, H, W), the opacity of all edits together. It is written to.
+        whole: The guider's conditionings, as nodes pass them: for the whole picture.
         crops: The edited crops of each job so far, (T, edge, edge, 3).
     """
 
@@ -147,7 +148,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.mask = self.image.new_zeros(self.image.shape[:3])
-        self.given = {
+        self.whole = {
             name: [
                 [cond.get("cross_attn"), {k: v for k, v in cond.items() if k not in ("cross_attn", "uuid")}]
                 for cond in conds
@@ -183,10 +184,10 @@ class Run:
             )
         pictures, boxes = [each.picture for each in job.regions], [each.box for each in job.regions]
         view = View(pictures, boxes, tuple(self.image.shape[1:3]), crops, masks, samples, self.vae)
-        given = self.given
-        if "positive" in given:
-            given = {**given, "positive": self.prompts.of(job.number, given["positive"])}
-        return Prepared(job, alphas, view, latent["noise_mask"], detailer_conditioning.cut_to(view, given))
+        prompts = self.whole
+        if "positive" in prompts:
+            prompts = {**prompts, "positive": self.prompts.of(job.number, prompts["positive"])}
+        return Prepared(job, alphas, view, latent["noise_mask"], detailer_conditioning.cut_to(view, prompts))
 
     def filled_up(self, crops: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Frames with the last one repeated, up to a number that the VAE encodes whole: 1 + k r."""

@@ -31,6 +31,7 @@ from pentimento.nodes.edit.detailer import Detailer
 pytestmark = pytest.mark.usefixtures("one_thread")
 SEED, EDGE, FEATHER, PADDING = 7, 64, 4, 0.5
 BOXES = [Box(10, 12, 24, 20), Box(60, 40, 28, 26), Box(30, 20, 22, 24)]  # the third overlaps the first
+ROUNDED = 1e-4  # a network rounds a batch otherwise than its pictures alone; the nearest wrong variant is 0.003 off
 FAR = [Box(4, 4, 24, 20), Box(90, 60, 20, 26)]  # each outside the other's crop
 
 
@@ -153,7 +154,15 @@ def test_equals_the_steps_by_hand(vae, sd15, monkeypatch):
 
 def test_regions_in_one_batch_equal_the_steps_by_hand(vae, sd15):
     ours, expected = both_ways(vae, sd15)
-    assert relative_error(ours, expected) < 1e-5
+    assert relative_error(ours, expected) < ROUNDED
+
+
+def test_a_flow_model_with_a_vae_of_16_channels_equals_the_steps_by_hand():
+    vae, model, image = thin_vae("flux"), toy_network.patcher(toy_network.Prompted(), "flow"), photograph(96, 112)
+    sigmas = sigmas_of(model, "simple")
+    guider = cfg_guider(model, say(0.8), say(-0.4), 2.0)
+    ours = detailed(image, vae, BOXES[:1], model, sigmas=sigmas, cfg=2.0)[0]
+    assert relative_error(ours, by_hand(image, vae, guider, BOXES[:1], sampler(), sigmas)) < 1e-5
 
 
 SAMPLERS = [("dpmpp_2m_sde", "karras"), ("ddim", "ddim_uniform"), ("heun", "simple"), ("uni_pc", "sgm_uniform")]
@@ -334,7 +343,7 @@ def test_memory_bounds_the_batch(vae, monkeypatch):
         model = toy(Counting)
         counts[memory] = detailed(image, vae, boxes, model)[0], set(model.model.diffusion_model.rows)
     assert [rows for _, rows in counts.values()] == [{8}, {2}]
-    assert relative_error(*(result for result, _ in counts.values())) < 1e-6
+    assert relative_error(*(result for result, _ in counts.values())) < 1e-5
     many = toy(Counting)
     monkeypatch.setattr(model_management, "get_total_memory", lambda *_: 2**50)
     detailed(photograph(96, 110, b=9), vae, FAR[:1], many)
@@ -409,7 +418,7 @@ def test_an_edit_model_reads_the_crop(vae):
     ):
         whole = dict(zip(("positive", "negative"), prompted, strict=True))
         ours = detailed(image, vae, BOXES[:2], model, **whole, sigmas=sigmas, cfg=2.0)[0]
-        assert relative_error(ours, expected) < 1e-5
+        assert relative_error(ours, expected) < ROUNDED
 
 
 def test_the_picture_of_a_controlnet_is_cut_to_the_region(sd15, vae):
@@ -427,7 +436,7 @@ def test_the_picture_of_a_controlnet_is_cut_to_the_region(sd15, vae):
     expected = by_hand(image, vae, guider_of, BOXES[:1], sampler(), sigmas)
     whole = apply(positive, negative, control, hint, 1.0, 0.0, 1.0)
     run = functools.partial(detailed, image, vae, BOXES[:1], sd15, sigmas=sigmas, cfg=2.0)
-    assert relative_error(run(positive=whole[0], negative=whole[1])[0], expected) < 1e-5
+    assert relative_error(run(positive=whole[0], negative=whole[1])[0], expected) < ROUNDED
     without = run(positive=positive, negative=negative)[0]
     assert relative_error(without, expected) > 1e-3
 
@@ -489,7 +498,7 @@ def test_a_picture_model_gives_a_still_video_still_results(vae):
     image = photograph(96, 112).expand(3, -1, -1, -1)
     run = functools.partial(detailed, image, vae, FAR)
     still = run(batch="video")[0]
-    assert relative_error(still[1], still[0]) < 1e-6 and relative_error(still[2], still[0]) < 1e-6
+    assert max(relative_error(still[i], still[0]) for i in (1, 2)) < 1e-5
     assert relative_error(run()[0][1], still[1]) > 1e-3, "pictures have noise of their own"
 
 

@@ -8,19 +8,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfy import model_management
+from comfy.model_patcher import ModelPatcher
 from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_extras.nodes_custom_sampler import BasicGuider, CFGGuider, DualCFGGuider, RandomNoise, SamplerCustomAdvanced
+from comfy_extras.nodes_edit_model import ReferenceLatent
 from comfy_extras.nodes_ip2p import InstructPixToPixConditioning
 
 import nodes
-from kit import thin, toy_network
+from kit import kinds, thin, toy_network
 from kit.assertions import frozen, relative_error
 from kit.nodes import run_node
 from kit.pictures import photograph
 from kit.run import prompts
 from kit.tensors import rand, randn
+from kit.vae import fill, tiny
 from kit.vae import thin as thin_vae
-from kit.vae import tiny
 from pentimento.model_patchers.edit import crop_to_mask, detailer, differential_img2img
 from pentimento.model_patchers.edit.paste_back import ramp
 from pentimento.model_patchers.pixels.boxes import Box
@@ -419,6 +421,33 @@ def test_an_edit_model_reads_the_crop(vae):
         whole = dict(zip(("positive", "negative"), prompted, strict=True))
         ours = detailed(image, vae, BOXES[:2], model, **whole, sigmas=sigmas, cfg=2.0)[0]
         assert relative_error(ours, expected) < ROUNDED
+
+
+def thin_flux():
+    config = kinds.flux_config()
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, "", device=torch.device("cpu"))
+    fill(model.diffusion_model)
+    return ModelPatcher(model, model_management.get_torch_device(), model_management.unet_offload_device())
+
+
+def test_an_edit_model_with_reference_latents_reads_the_crop():
+    vae, model, image = thin_vae("flux"), thin_flux(), photograph(96, 112)
+    sigmas = sigmas_of(model, "simple", steps=2)
+    prompt = [[randn(1, 5, 8), {"pooled_output": randn(1, 8, seed=1)}]]
+
+    def referring(picture):
+        return ReferenceLatent.execute(prompt, nodes.VAEEncode().encode(vae, picture)[0])[0]
+
+    def run(conditioning):
+        return detailed(image, vae, FAR, guider=BasicGuider.execute(model, conditioning)[0], sigmas=sigmas)[0]
+
+    def guider_of(crop, patch):
+        return BasicGuider.execute(patch(model), referring(crop))[0]
+
+    expected = by_hand(image, vae, guider_of, FAR, sampler(), sigmas)
+    assert relative_error(run(referring(image)), expected) < ROUNDED
+    assert relative_error(run(prompt), expected) > 0.01
 
 
 def test_the_picture_of_a_controlnet_is_cut_to_the_region(sd15, vae):

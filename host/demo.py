@@ -29,6 +29,8 @@ STANDIN_CHANGES = {
     "upscale_sd_x4": {"Small picture.megapixels": 0.01},
     "unclip_variations": {"Size.width": 256, "Size.height": 256},
     "colour_grade": {"Size.width": 256, "Size.height": 256},
+    "detail_faces": {"Detailer.size": 256},
+    "detail_hands_by_mask": {"Detailer.size": 256},
     "demofusion": {
         "Size.width": 256,
         "Size.height": 192,

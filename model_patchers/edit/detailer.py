@@ -129,6 +129,7 @@ class Run:
     Attributes:
         image: (B, H, W, C). It is written to.
         mask: (B, H, W), the opacity of all edits together. It is written to.
+        whole: The guider's conditionings, as nodes pass them: for the whole picture.
         crops: The edited crops of each job so far, (T, edge, edge, 3).
     """
 
@@ -147,7 +148,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.mask = self.image.new_zeros(self.image.shape[:3])
-        self.given = {
+        self.whole = {
             name: [
                 [cond.get("cross_attn"), {k: v for k, v in cond.items() if k not in ("cross_attn", "uuid")}]
                 for cond in conds
@@ -183,10 +184,10 @@ class Run:
             )
         pictures, boxes = [each.picture for each in job.regions], [each.box for each in job.regions]
         view = View(pictures, boxes, tuple(self.image.shape[1:3]), crops, masks, samples, self.vae)
-        given = self.given
-        if "positive" in given:
-            given = {**given, "positive": self.prompts.of(job.number, given["positive"])}
-        return Prepared(job, alphas, view, latent["noise_mask"], detailer_conditioning.cut_to(view, given))
+        prompts = self.whole
+        if "positive" in prompts:
+            prompts = {**prompts, "positive": self.prompts.of(job.number, prompts["positive"])}
+        return Prepared(job, alphas, view, latent["noise_mask"], detailer_conditioning.cut_to(view, prompts))
 
     def filled_up(self, crops: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Frames with the last one repeated, up to a number that the VAE encodes whole: 1 + k r."""
@@ -213,7 +214,7 @@ class Run:
 
     def sample(self, batch: list[Prepared]) -> None:
         """Samples jobs with equal signatures, and pastes them."""
-        guider = with_soft_mask(self.guider)
+        guider = copy.copy(self.guider)
         guider.original_conds = {}
         guider.inner_set_conds(detailer_conditioning.merged([each.prompts for each in batch]))
         seeds = [(self.seed + each.job.seed) & LARGEST_SEED for each in batch]
@@ -223,7 +224,7 @@ class Run:
             torch.cat(noise),
             latents,
             self.sampler,
-            self.sigmas,
+            self.sigmas.clone(),  # ComfyUI's uni_pc writes to them
             denoise_mask=torch.cat([each.noise_mask for each in batch]),
             callback=self.preview.run([len(batch)] * (len(self.sigmas) - 1)),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
@@ -334,6 +335,6 @@ def detail(
     clips = vae.latent_dim == 3 and not vae.not_video
     jobs = detailer_regions.jobs(image, boxes, mask, choice, clips)
     jobs = [job for job in jobs if not prompts.skips(job.number)]
-    run = Run(image.clone(), guider, vae, sampler, sigmas, seed, prompts, choice.edge, feather)
+    run = Run(image.clone(), with_soft_mask(guider), vae, sampler, sigmas, seed, prompts, choice.edge, feather)
     run.all(jobs)
     return run.image, run.crops, run.mask

@@ -19,7 +19,7 @@ from ..pixels.boxes import Box
 from .crop_to_mask import cut, cut_mask, placement
 
 SKIP = "[SKIP]"
-# Values of the given conditioning that say where or when its own text holds, or that belong to that text
+# Values of a conditioning that say where or when its own text holds, or that belong to that text
 OF_TEXT = {"pooled_output", "attention_mask", "mask", "mask_strength", "set_area_to_bounds", "area", "strength"}
 OF_TEXT |= {"gligen", "start_percent", "end_percent", "clip_start_percent", "clip_end_percent"}
 
@@ -42,7 +42,7 @@ class Prompts:
     """The regions' own prompts. As in ADetailer, the last one serves all further regions.
 
     Args:
-        texts: An empty text stands for the given conditioning.
+        texts: An empty text stands for the connected conditioning.
         clip: None where all texts are empty or SKIP.
     """
 
@@ -172,8 +172,7 @@ class View(NamedTuple):
             )
         if not masked:
             return {"concat_latent_image": self.samples}
-        kept = self.change[..., None].round() == 0
-        hidden = torch.where(kept, self.crops, 0.5)
+        hidden = torch.where(self.change[..., None].round() == 0, self.crops, 0.5)
         return {"concat_latent_image": self.vae.encode(hidden), "concat_mask": self.change[:, None]}
 
 

@@ -8,19 +8,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfy import model_management
+from comfy.model_patcher import ModelPatcher
 from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_extras.nodes_custom_sampler import BasicGuider, CFGGuider, DualCFGGuider, RandomNoise, SamplerCustomAdvanced
+from comfy_extras.nodes_edit_model import ReferenceLatent
 from comfy_extras.nodes_ip2p import InstructPixToPixConditioning
 
 import nodes
-from kit import thin, toy_network
+from kit import kinds, thin, toy_network
 from kit.assertions import frozen, relative_error
 from kit.nodes import run_node
 from kit.pictures import photograph
 from kit.run import prompts
 from kit.tensors import rand, randn
+from kit.vae import fill, tiny
 from kit.vae import thin as thin_vae
-from kit.vae import tiny
 from pentimento.model_patchers.edit import crop_to_mask, detailer, differential_img2img
 from pentimento.model_patchers.edit.paste_back import ramp
 from pentimento.model_patchers.pixels.boxes import Box
@@ -31,6 +33,7 @@ from pentimento.nodes.edit.detailer import Detailer
 pytestmark = pytest.mark.usefixtures("one_thread")
 SEED, EDGE, FEATHER, PADDING = 7, 64, 4, 0.5
 BOXES = [Box(10, 12, 24, 20), Box(60, 40, 28, 26), Box(30, 20, 22, 24)]  # the third overlaps the first
+ROUNDED = 1e-4  # a network rounds a batch otherwise than its pictures alone; the nearest wrong variant is 0.003 off
 FAR = [Box(4, 4, 24, 20), Box(90, 60, 20, 26)]  # each outside the other's crop
 
 
@@ -120,7 +123,7 @@ def by_hand(
         change = (change > 0).float() if hard_mask else change
         latent = nodes.SetLatentNoiseMask().set_mask(nodes.VAEEncode().encode(vae, crop)[0], change)[0]
         guider = guider_of(crop, lambda model: differential_img2img.patch(model, rule))
-        sampled = SamplerCustomAdvanced.execute(noise_of(j), guider, sampler, sigmas, latent)[0]
+        sampled = SamplerCustomAdvanced.execute(noise_of(j), guider, sampler, sigmas.clone(), latent)[0]
         edited = nodes.VAEDecode().decode(vae, sampled)[0][0].to(before)
         back = shrink(edited, region.height, region.width)
         alpha = (alpha > 0).to(alpha) if hard_paste else alpha
@@ -133,30 +136,48 @@ def cfg_guider(model, positive, negative, cfg=7.0):
     return lambda crop, patch: CFGGuider.execute(patch(model), positive, negative, cfg)[0]
 
 
-CASES = [("euler", "normal"), ("dpmpp_2m_sde", "karras"), ("ddim", "ddim_uniform"), ("heun", "simple")]
-
-
-def both_ways(case, vae, sd15):
+def both_ways(vae, sd15):
     """Detailer's result and the one by hand, on a thin UNet."""
     positive, negative = prompts(768)
-    image, how = photograph(96, 112), {"sampler": sampler(case[0]), "sigmas": sigmas_of(sd15, case[1])}
+    image, how = photograph(96, 112), {"sampler": sampler(), "sigmas": sigmas_of(sd15, steps=2)}
     ours = detailed(image, vae, BOXES, sd15, positive=positive, negative=negative, cfg=2.0, **how)[0]
     assert relative_error(ours, image) > 0.1
     return ours, by_hand(image, vae, cfg_guider(sd15, positive, negative, 2.0), BOXES, *how.values())
 
 
 @pytest.mark.in_half
-@pytest.mark.parametrize("case", [pytest.param(CASES[0], marks=pytest.mark.both_devices), *CASES[1:]], ids="/".join)
-def test_equals_the_steps_by_hand(case, vae, sd15, monkeypatch):
+@pytest.mark.both_devices
+def test_equals_the_steps_by_hand(vae, sd15, monkeypatch):
     """One region at a time, as the reference samples them: half precision rounds a batch otherwise."""
     monkeypatch.setattr(detailer, "MOST", 1)
-    ours, expected = both_ways(case, vae, sd15)
+    ours, expected = both_ways(vae, sd15)
     assert relative_error(ours, expected) < 1e-5
 
 
 def test_regions_in_one_batch_equal_the_steps_by_hand(vae, sd15):
-    ours, expected = both_ways(CASES[0], vae, sd15)
-    assert relative_error(ours, expected) < 1e-5
+    ours, expected = both_ways(vae, sd15)
+    assert relative_error(ours, expected) < ROUNDED
+
+
+def test_a_flow_model_with_a_vae_of_16_channels_equals_the_steps_by_hand():
+    vae, model, image = thin_vae("flux"), toy_network.patcher(toy_network.Prompted(), "flow"), photograph(96, 112)
+    sigmas = sigmas_of(model, "simple")
+    guider = cfg_guider(model, say(0.8), say(-0.4), 2.0)
+    ours = detailed(image, vae, BOXES[:1], model, sigmas=sigmas, cfg=2.0)[0]
+    assert relative_error(ours, by_hand(image, vae, guider, BOXES[:1], sampler(), sigmas)) < 1e-5
+
+
+SAMPLERS = [("dpmpp_2m_sde", "karras"), ("ddim", "ddim_uniform"), ("heun", "simple"), ("uni_pc", "sgm_uniform")]
+
+
+@pytest.mark.parametrize("kind", ["eps", "v"])
+@pytest.mark.parametrize("name, scheduler", SAMPLERS)
+def test_every_sampler_and_scheduler_equals_the_steps_by_hand(name, scheduler, kind, vae):
+    model, image = toy_network.patcher(toy_network.Prompted(), kind), photograph(96, 112)
+    sigmas = sigmas_of(model, scheduler)
+    ours = detailed(image, vae, BOXES, model, sampler=sampler(name), sigmas=sigmas, cfg=2.0)[0]
+    guider = cfg_guider(model, say(0.8), say(-0.4), 2.0)
+    assert relative_error(ours, by_hand(image, vae, guider, BOXES, sampler(name), sigmas)) < 1e-5
 
 
 def by_bicubic(picture, height, width):
@@ -186,14 +207,24 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-def test_other_steps_are_not(wrong, vae):
+@pytest.fixture(scope="module")
+def toy_run(vae):
+    """Detailer's result on the toy model, and the steps by hand, to be changed."""
     model, image = toy(), photograph(96, 112)
     sigmas = sigmas_of(model)
-    run = functools.partial(by_hand, image, vae, cfg_guider(model, say(0.8), say(-0.4)), BOXES, sampler(), sigmas)
-    ours = detailed(image, vae, BOXES, model, sigmas=sigmas)[0]
-    assert relative_error(ours, run()) < 1e-5
-    assert relative_error(ours, run(**WRONG[wrong])) > 1e-3
+    by_steps = functools.partial(by_hand, image, vae, cfg_guider(model, say(0.8), say(-0.4)), BOXES, sampler(), sigmas)
+    return detailed(image, vae, BOXES, model, sigmas=sigmas)[0], by_steps
+
+
+def test_a_toy_model_equals_the_steps_by_hand(toy_run):
+    ours, by_steps = toy_run
+    assert relative_error(ours, by_steps()) < 1e-5
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_other_steps_are_not(wrong, toy_run):
+    ours, by_steps = toy_run
+    assert relative_error(ours, by_steps(**WRONG[wrong])) > 1e-3
 
 
 # What stays
@@ -255,8 +286,16 @@ def test_the_guider_and_the_model_are_not_written_to(vae):
 
 
 def test_the_same_seed_gives_the_same_bits(vae):
-    runs = [detailed(rand(2, 96, 112, 3), vae, BOXES, noise_seed=seed)[0] for seed in (5, 5, 6, 2**64 - 1)]
+    runs = [detailed(rand(1, 96, 112, 3), vae, BOXES[:2], noise_seed=seed)[0] for seed in (5, 5, 6)]
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
+
+
+def test_seeds_go_on_after_the_largest(vae):
+    last, first = (detailed(rand(1, 96, 112, 3), vae, FAR, noise_seed=seed)[0] for seed in (2**64 - 1, 0))
+    assert not torch.equal(last, first)
+    alone = detailed(rand(1, 96, 112, 3), vae, FAR[1:], noise_seed=0)[0]
+    at = (0, *FAR[1].slices)
+    assert relative_error(last[at], alone[at]) < 1e-5
 
 
 # Regions and each other
@@ -306,10 +345,10 @@ def test_memory_bounds_the_batch(vae, monkeypatch):
         model = toy(Counting)
         counts[memory] = detailed(image, vae, boxes, model)[0], set(model.model.diffusion_model.rows)
     assert [rows for _, rows in counts.values()] == [{8}, {2}]
-    assert relative_error(*(result for result, _ in counts.values())) < 1e-6
+    assert relative_error(*(result for result, _ in counts.values())) < 1e-5
     many = toy(Counting)
     monkeypatch.setattr(model_management, "get_total_memory", lambda *_: 2**50)
-    detailed(photograph(96, 110, b=10), vae, FAR[:1], many)
+    detailed(photograph(96, 110, b=9), vae, FAR[:1], many)
     assert max(many.model.diffusion_model.rows) == 2 * detailer.MOST
 
 
@@ -368,7 +407,7 @@ def test_an_edit_model_reads_the_crop(vae):
     """InstructPix2Pix, by core's node and by ours: its picture is the crop, not the resized whole picture."""
     model, image = thin.host_model("ip2p"), photograph(96, 112)
     positive, negative = prompts(768)
-    sigmas = sigmas_of(model, steps=2)
+    sigmas = sigmas_of(model, steps=1)
 
     def guider_of(crop, patch):
         prompted = InstructPixToPixConditioning.execute(positive, negative, crop, vae)
@@ -381,25 +420,52 @@ def test_an_edit_model_reads_the_crop(vae):
     ):
         whole = dict(zip(("positive", "negative"), prompted, strict=True))
         ours = detailed(image, vae, BOXES[:2], model, **whole, sigmas=sigmas, cfg=2.0)[0]
-        assert relative_error(ours, expected) < 1e-5
+        assert relative_error(ours, expected) < ROUNDED
+
+
+def thin_flux():
+    config = kinds.flux_config()
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, "", device=torch.device("cpu"))
+    fill(model.diffusion_model)
+    return ModelPatcher(model, model_management.get_torch_device(), model_management.unet_offload_device())
+
+
+def test_an_edit_model_with_reference_latents_reads_the_crop():
+    vae, model, image = thin_vae("flux"), thin_flux(), photograph(96, 112)
+    sigmas = sigmas_of(model, "simple", steps=2)
+    prompt = [[randn(1, 5, 8), {"pooled_output": randn(1, 8, seed=1)}]]
+
+    def referring(picture):
+        return ReferenceLatent.execute(prompt, nodes.VAEEncode().encode(vae, picture)[0])[0]
+
+    def run(conditioning):
+        return detailed(image, vae, FAR, guider=BasicGuider.execute(model, conditioning)[0], sigmas=sigmas)[0]
+
+    def guider_of(crop, patch):
+        return BasicGuider.execute(patch(model), referring(crop))[0]
+
+    expected = by_hand(image, vae, guider_of, FAR, sampler(), sigmas)
+    assert relative_error(run(referring(image)), expected) < ROUNDED
+    assert relative_error(run(prompt), expected) > 0.01
 
 
 def test_the_picture_of_a_controlnet_is_cut_to_the_region(sd15, vae):
     control, hint, image = thin.controlnet(), rand(1, 96, 112, 3, seed=4), photograph(96, 112)
     positive, negative = prompts(768)
-    sigmas = sigmas_of(sd15, steps=2)
+    sigmas = sigmas_of(sd15, steps=1)
     apply = nodes.ControlNetApplyAdvanced().apply_controlnet
-    regions = iter([around(box, (96, 112)) for box in BOXES[:2]])
+    regions = iter([around(box, (96, 112)) for box in BOXES[:1]])
 
     def guider_of(crop, patch):
         of_region = resize(hint[0][next(regions).slices], EDGE, EDGE)[None]
         prompted = apply(positive, negative, control, of_region, 1.0, 0.0, 1.0)
         return CFGGuider.execute(patch(sd15), *prompted, 2.0)[0]
 
-    expected = by_hand(image, vae, guider_of, BOXES[:2], sampler(), sigmas)
+    expected = by_hand(image, vae, guider_of, BOXES[:1], sampler(), sigmas)
     whole = apply(positive, negative, control, hint, 1.0, 0.0, 1.0)
-    run = functools.partial(detailed, image, vae, BOXES[:2], sd15, sigmas=sigmas, cfg=2.0)
-    assert relative_error(run(positive=whole[0], negative=whole[1])[0], expected) < 1e-5
+    run = functools.partial(detailed, image, vae, BOXES[:1], sd15, sigmas=sigmas, cfg=2.0)
+    assert relative_error(run(positive=whole[0], negative=whole[1])[0], expected) < ROUNDED
     without = run(positive=positive, negative=negative)[0]
     assert relative_error(without, expected) > 1e-3
 
@@ -461,7 +527,7 @@ def test_a_picture_model_gives_a_still_video_still_results(vae):
     image = photograph(96, 112).expand(3, -1, -1, -1)
     run = functools.partial(detailed, image, vae, FAR)
     still = run(batch="video")[0]
-    assert relative_error(still[1], still[0]) < 1e-6 and relative_error(still[2], still[0]) < 1e-6
+    assert max(relative_error(still[i], still[0]) for i in (1, 2)) < 1e-5
     assert relative_error(run()[0][1], still[1]) > 1e-3, "pictures have noise of their own"
 
 

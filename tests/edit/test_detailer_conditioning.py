@@ -69,16 +69,16 @@ class Words:
 def test_a_prompt_keeps_all_but_the_text_and_its_place():
     clip = Words()
     prompts = Prompts(["", "a cat", SKIP, "a dog"], clip)
-    given = [[randn(1, 77, 8, seed=50), {"pooled_output": randn(1, 8, seed=9), "guidance": 3.5, "mask": rand(1, 8, 8)}]]
-    assert prompts.of(0, given) is given
-    ((tokens, values),) = prompts.of(1, given)
+    whole = [[randn(1, 77, 8, seed=50), {"pooled_output": randn(1, 8, seed=9), "guidance": 3.5, "mask": rand(1, 8, 8)}]]
+    assert prompts.of(0, whole) is whole
+    ((tokens, values),) = prompts.of(1, whole)
     assert torch.equal(tokens, randn(1, 77, 8, seed=5)) and values.keys() == {"pooled_output", "guidance"}
     assert torch.equal(values["pooled_output"], randn(1, 8))
     assert [prompts.skips(i) for i in range(6)] == [False, False, True, False, False, False]
     for number in (1, 3, 4, 5):
-        prompts.of(number, given)
+        prompts.of(number, whole)
     assert clip.texts == ["a cat", "a dog"], "each text is encoded once"
-    assert not Prompts([], None).skips(0) and Prompts([], None).of(3, given) is given
+    assert not Prompts([], None).skips(0) and Prompts([], None).of(3, whole) is whole
 
 
 def test_a_mask_is_that_of_the_region():

@@ -37,11 +37,16 @@ def patcher(config, weights):
     return ModelPatcher(config.get_model(weights, "", device=torch.device("meta")), cpu, cpu)
 
 
-def flux():
+def flux_config():
+    """Of a thin Flux."""
     sizes = {"in_channels": 16, "out_channels": 16, "vec_in_dim": 8, "context_in_dim": 8, "hidden_size": 16}
     depths = {"num_heads": 2, "depth": 1, "depth_single_blocks": 1, "mlp_ratio": 4.0, "axes_dim": [2, 2, 4]}
     rest = {"patch_size": 2, "theta": 10000, "qkv_bias": True, "guidance_embed": False, "txt_ids_dims": []}
-    return patcher(comfy.supported_models.Flux({"image_model": "flux"} | sizes | depths | rest), {})
+    return comfy.supported_models.Flux({"image_model": "flux"} | sizes | depths | rest)
+
+
+def flux():
+    return patcher(flux_config(), {})
 
 
 def widened(model, channels=8):

@@ -290,6 +290,14 @@ def test_the_same_seed_gives_the_same_bits(vae):
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
 
 
+def test_each_picture_of_a_batch_has_noise_of_its_own(vae):
+    picture = photograph(96, 112)
+    both = detailed(picture.expand(2, -1, -1, -1), vae, FAR)[0]
+    for i in range(2):
+        assert relative_error(both[i : i + 1], detailed(picture, vae, FAR, noise_seed=SEED + i)[0]) < 1e-5
+    assert relative_error(both[1], both[0]) > 1e-3
+
+
 def test_seeds_go_on_after_the_largest(vae):
     last, first = (detailed(rand(1, 96, 112, 3), vae, FAR, noise_seed=seed)[0] for seed in (2**64 - 1, 0))
     assert not torch.equal(last, first)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from comfy.controlnet import ControlBase
 from comfy.samplers import resolve_areas_and_cond_masks_multidim
 
 import nodes
@@ -9,6 +10,7 @@ from kit.assertions import frozen
 from kit.tensors import rand, randn
 from kit.vae import tiny
 from pentimento.model_patchers.comfyui.conditioning import Needs, needs
+from pentimento.model_patchers.edit.crop_to_mask import cut as cut_picture
 from pentimento.model_patchers.edit.detailer_conditioning import SKIP, Prompts, View, cut_to, merged, signature, split
 from pentimento.model_patchers.pixels.boxes import Box
 
@@ -127,6 +129,37 @@ def test_gligen_boxes_are_cut_and_those_outside_left_out():
     kind, model, boxes = cut({"gligen": ("position", "model", [inside, outside])})["gligen"]
     assert (kind, model) == ("position", "model")
     assert [box[1:] for box in boxes] == [(4, 4, 0, 2)] and boxes[0][0] is inside[0]
+
+
+class WithoutNetwork(ControlBase):
+    """A ControlNet's pictures alone."""
+
+    def copy(self):
+        copied = WithoutNetwork()
+        self.copy_to(copied)
+        return copied
+
+
+def test_each_frame_has_its_own_part_of_a_controlnets_pictures():
+    control = WithoutNetwork()
+    hints, extra = rand(3, 3, *SIZE), rand(1, 1, *SIZE, seed=1)
+    control.set_cond_hint(hints, extra_concat=[extra])
+    where = view(frames=2)._replace(pictures=[2, 4], boxes=[REGION, Box(50, 20, 32, 32)])  # 4: the hints again
+    (entry,) = cut_to(where, {"positive": [[randn(1, 1, 8), {"control": control}]]})["positive"]
+    ours = entry[1]["control"]
+    for whole, parts, numbers in ((hints, ours.cond_hint_original, (2, 1)), (extra, ours.extra_concat_orig[0], (0, 0))):
+        assert parts.shape == (2, whole.shape[1], EDGE, EDGE)
+        for part, number, box in zip(parts, numbers, where.boxes, strict=True):
+            expected = cut_picture(whole[number].movedim(0, -1), box, EDGE, EDGE).movedim(-1, 0)
+            assert torch.equal(part, expected)
+    assert control.cond_hint_original is hints and control.extra_concat_orig[0] is extra
+
+
+def test_prompts_with_one_controlnet_share_its_copy():
+    """ComfyUI batches the positive and the negative prompt only where their ControlNets are one object."""
+    control = WithoutNetwork().set_cond_hint(rand(1, 3, *SIZE))
+    ours = cut_to(view(), {name: [[randn(1, 1, 8), {"control": control}]] for name in ("positive", "negative")})
+    assert ours["positive"][0][1]["control"] is ours["negative"][0][1]["control"] is not control
 
 
 def test_the_crop_is_the_first_reference_latent():

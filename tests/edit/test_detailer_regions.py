@@ -110,6 +110,12 @@ def test_a_mask_in_a_box_says_what_is_edited():
     assert torch.equal(part.mask, mask[0][Box(*BOXES[1]).slices])
 
 
+def test_several_masks_in_a_box_are_one_part():
+    masks = torch.cat((mask_of((6, 8, 5, 5)), mask_of((20, 10, 5, 5), value=0.5)))
+    (job,) = planned(BOXES[1:2], masks)
+    assert torch.equal(job.regions[0].part.mask, masks.amax(0)[Box(*BOXES[1]).slices])
+
+
 def test_one_mask_serves_all_pictures_and_several_one_picture():
     masks = torch.cat([mask_of(box) for box in BOXES])
     assert boxes_of(planned(None, masks)) == BOXES, "the masks of three things in one picture"

@@ -111,7 +111,7 @@ def test_a_checkout_of_the_users_is_used_and_not_written_to(host, tmp_path, monk
     shutil.copytree(
         host.comfyui,
         checkout,
-        ignore=shutil.ignore_patterns("pentimento", "standin-*", "pentimento[_-]*", "__pycache__", "output", "user"),
+        ignore=shutil.ignore_patterns("pentimento", "standin-*", "pentimento_*", "__pycache__", "output", "user"),
     )
     (checkout / "venv" / "bin").mkdir(parents=True)
     (checkout / "venv" / "bin" / "python").symlink_to(sys.executable)

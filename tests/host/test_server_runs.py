@@ -93,7 +93,7 @@ def test_an_interrupted_phase_leaves_nothing_behind(server, host):
 
     expected, before = pictures("before"), resident(server)
     with pytest.raises(client.RunError, match="interrupted"):
-        run(server, graph, {"Basic Scheduler.steps": 12}, interrupt_inside)
+        run(server, graph, {"Basic Scheduler.steps": 30}, interrupt_inside)
     assert phases
     assert json.loads(client.get(server, "queue")) == {"queue_running": [], "queue_pending": []}
     assert resident(server) < 1.05 * before

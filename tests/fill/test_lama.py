@@ -3,6 +3,7 @@
 import functools
 import gc
 import importlib
+import itertools
 import logging
 import sys
 import types
@@ -268,8 +269,7 @@ FORMS = {
 
 
 class TestForms:
-    @pytest.mark.parametrize("blocks", [18, 9, 6])
-    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize(("form", "blocks"), zip(FORMS, itertools.cycle((18, 9, 6)), strict=False))
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     def test_form(self, tmp_path, rng, form, blocks):
         reference = thin_net(blocks, width=4, seed=blocks)

@@ -80,7 +80,8 @@ def sample(
     recorder, watched = Recorder(keep + skip), copy.copy(guider)
     watched.model_options = create_model_options_clone(guider.model_options)
     add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, recorder.sample, watched.model_options, is_model_options=True)
-    output, denoised = SamplerCustomAdvanced.execute(noise, watched, sampler, sigmas, latent).result
+    own = sigmas.clone()  # ComfyUI's uni_pc writes to them
+    output, denoised = SamplerCustomAdvanced.execute(noise, watched, sampler, own, latent).result
     samples = output["samples"]
     last = [*recorder.last][: max(len(recorder.last) - skip, 0)]
     last = [_as_output(x0, samples, guider) for x0 in last] or [samples]

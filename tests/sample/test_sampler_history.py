@@ -153,6 +153,22 @@ def test_nothing_is_written_to_and_twice_is_the_same(model):
         assert torch.equal(one["samples"], other["samples"])
 
 
+def test_the_schedule_stays_though_uni_pc_writes_to_its_own(model):
+    schedule = sigmas(model)
+    before = schedule.clone()
+    inputs = (
+        Noise_RandomNoise(3),
+        guider(model),
+        sampler_object("uni_pc"),
+        schedule,
+        {"samples": randn(1, 4, 6, 8)},
+        3,
+        1,
+    )
+    SamplerHistory.execute(*inputs)
+    assert torch.equal(schedule, before)
+
+
 def test_an_interrupted_run_ends_as_comfyuis_and_leaves_nothing(model, bars):
     calls = []
 

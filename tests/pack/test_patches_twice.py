@@ -157,7 +157,7 @@ def outcome(model, conditioning):
         return refusing(error)
 
 
-def tested_here(pair):
+def belongs_here(pair):
     """Whether the order of two nodes is not to matter, and no other test says so."""
     composed = COMPOSED.intersection(pair) and FOLDERS.intersection(
         CLASSES[each].GET_SCHEMA().category for each in pair
@@ -172,7 +172,7 @@ def given(encode, latents, pictures, inputs):
     return *(pair_prompts(encode, inputs, pictures) if encode else prompts()), latent
 
 
-@pytest.mark.parametrize("pair", filter(tested_here, combinations(PATCHING, 2)), ids="-".join)
+@pytest.mark.parametrize("pair", filter(belongs_here, combinations(PATCHING, 2)), ids="-".join)
 def test_the_order_of_two_patches_does_not_matter(pair, node_inputs):
     """The same samples to the bit, or a refusal by the same node, for two latents, and for one of too many pictures."""
     encoders = [CONDITIONED_BY[node_id] for node_id in pair if node_id in CONDITIONED_BY] or [None]

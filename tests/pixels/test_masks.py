@@ -55,7 +55,7 @@ def joined(boxes, context):
     return boxes
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(holes())
 def test_each_box_is_a_joined_hole_with_its_context(case):
     """The boxes are those that joining pair by pair gives, with the whole context where the picture has it."""
@@ -75,7 +75,7 @@ def test_each_box_is_a_joined_hole_with_its_context(case):
     assert boxes == sorted(boxes, key=lambda box: (box.y, box.x))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(holes())
 def test_boxes_cover_all_and_cut_nothing(case):
     pixels, context = case
@@ -127,7 +127,7 @@ def test_expand_is_growing_by_a_square_inside_the_picture(box, margin):
     assert np.array_equal(grown, ndimage.binary_dilation(canvas, np.ones((2 * margin + 1,) * 2)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     hnp.arrays(np.float32, st.tuples(st.integers(1, 2), SIDES, SIDES), elements=st.floats(0, 1, width=32)), SIDES, SIDES
 )

@@ -358,7 +358,7 @@ masks = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(masks, st.integers(1, 60))
 def test_mending(mask, area):
     filled = morphology.remove_small_holes(mask, max_size=area - 1, connectivity=2)

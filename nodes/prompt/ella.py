@@ -6,7 +6,6 @@ from comfy_api.latest import io
 
 from ...model_patchers.comfyui import folders
 from ...model_patchers.prompt import ella as connector
-from ...model_patchers.prompt import ella_text
 from .. import sockets
 
 FOLDER = "ella"
@@ -64,7 +63,7 @@ class ELLATextEncode(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "length",
-                    options=list(ella_text.LENGTHS),
+                    options=list(connector.LENGTHS),
                     tooltip="How many T5 tokens ELLA gets. 128 tokens: as in ELLA's training, about 90 words; a longer "
                     "prompt is cut. flexible: as many tokens as the prompt has.",
                 ),
@@ -91,7 +90,7 @@ class ELLATextEncode(io.ComfyNode):
     def execute(
         cls, ella: connector.ELLA, t5: CLIP, text: str, length: str, clip: CLIP | None = None, clip_text: str = ""
     ) -> io.NodeOutput:
-        return io.NodeOutput(ella_text.encode(ella, t5, text, length, clip=clip, clip_text=clip_text))
+        return io.NodeOutput(connector.encode(ella, t5, text, length, clip=clip, clip_text=clip_text))
 
 
 class ApplyELLA(io.ComfyNode):

@@ -110,10 +110,12 @@ class RegionalPrompt(io.ComfyNode):
         if masks is None:
             regions = regional_prompt.of_cells(text, ratios, splitting, height, width)
         else:
-            regions = regional_prompt.of_masks(text, home(masks))
+            regions = regional_prompt.of_masks(text, masks)
+        rest = None if regions.rest is None else home(regions.rest)
+        regions = regions._replace(masks=home(regions.masks), rest=rest)
         progress = Progress(len(regions.masks) + 2)  # with the base and the rest
         conditioning = regional_prompt.conditioning(clip, regions, base_ratio, progress)
-        return io.NodeOutput(conditioning, home(regions.masks), home(regional_prompt.preview(regions.masks)))
+        return io.NodeOutput(conditioning, regions.masks, home(regional_prompt.preview(regions.masks)))
 
 
 NODES = [RegionalPrompt]

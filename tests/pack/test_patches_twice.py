@@ -65,6 +65,7 @@ def outline(value, seen=()):
 
 CONDITIONED_BY = {
     "PentimentoApplyELLA": "PentimentoELLATextEncode",
+    "PentimentoAttentionCouple": "PentimentoAttentionCouple",
     "PentimentoICLight": "PentimentoICLightConditioning",
     "PentimentoIP2PPatch": "PentimentoIP2PConditioning",
     "PentimentoUnCLIPStats": "PentimentoUnCLIPEncode",
@@ -77,8 +78,17 @@ def conditioned(node_id, inputs, results):
     if node_id not in CONDITIONED_BY:
         return *prompts(), *latents
     encode = CONDITIONED_BY[node_id]
-    results = run_node(CLASSES[encode], **inputs.of(encode))
-    return results if len(results) == 3 else (*results, *results, *latents)
+    results = without_models(run_node(CLASSES[encode], **inputs.of(encode)))
+    return results if len(results) == 3 else (*positive_and_negative(results), *latents)
+
+
+def without_models(results):
+    return [result for result in results if not isinstance(result, ModelPatcher)]
+
+
+def positive_and_negative(results):
+    """The conditionings of a node, or its only one for both."""
+    return results[:2] if len(results) > 1 else [*results, *results]
 
 
 def sampled(model, positive, negative, latent):
@@ -146,7 +156,7 @@ def pair_prompts(encode, inputs, pictures):
     given = {PICTURES[encode]: rand(pictures, SIDE, SIDE, 3)} if encode in PICTURES else {}
     mask = {"foreground_mask": None} if encode == "PentimentoICLightConditioning" else {}
     results = CLASSES[encode].execute(**with_defaults(CLASSES[encode], inputs.of(encode) | given | mask)).result
-    return results[:2] if len(results) == 3 else (*results, *results)
+    return positive_and_negative(without_models(results))
 
 
 def outcome(model, conditioning):

@@ -29,14 +29,14 @@ from kit.golden import GOLDEN, maker
 from kit.tensors import randn
 from pentimento.model_patchers.arch import ella as arch
 from pentimento.model_patchers.arch.ella import Config, Connector
-from pentimento.model_patchers.prompt import ella, ella_text
+from pentimento.model_patchers.prompt import ella
 from pentimento.model_patchers.upscale import windows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 make_ella = maker("ella")
 
 TEXT_WIDTH = 24  # of the small ELLA's T5
-FIXED, FLEXIBLE = ella_text.LENGTHS
+FIXED, FLEXIBLE = ella.LENGTHS
 
 
 def small_weights():
@@ -172,7 +172,7 @@ def sample(
 
 
 def encode(model, text, length=FLEXIBLE, clip=None, clip_text="", t5=None):
-    return ella_text.encode(model, t5 or T5(), text, length, clip, clip_text)
+    return ella.encode(model, t5 or T5(), text, length, clip, clip_text)
 
 
 def plain(text, tokens=77):
@@ -582,12 +582,12 @@ def test_with_clip_and_without_run_apart(base):
 )
 def test_other_encoders_are_told(small, t5, sentence):
     with pytest.raises(ValueError, match=sentence):
-        ella_text.encode(small, t5, "a", FIXED, None, "")
+        ella.encode(small, t5, "a", FIXED, None, "")
 
 
 def test_the_hosts_clip_in_the_t5_socket_is_told(small, clip):
     with pytest.raises(ValueError, match=r"t5 is a text encoder of another kind \(SD1ClipModel\)"):
-        ella_text.encode(small, clip, "a", FIXED, None, "")
+        ella.encode(small, clip, "a", FIXED, None, "")
 
 
 def test_a_clip_of_another_model_is_told(small):

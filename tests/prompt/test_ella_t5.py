@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, T5Config, T5EncoderModel, T5ForCondition
 from kit.assertions import relative_error
 from pentimento.model_patchers.arch.t5_fp16 import T5, Norm, limited_sum
 from pentimento.model_patchers.comfyui.fit import check_shapes
-from pentimento.model_patchers.prompt import ella_t5, ella_text
+from pentimento.model_patchers.prompt import ella, ella_t5
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FP16, FP32, BF16 = ella_t5.PRECISIONS
@@ -329,9 +329,9 @@ def test_the_nodes(gated, node_classes, monkeypatch):
         folder_paths.folder_names_and_paths, "text_encoders", ([str(gated[1].parent)], {".safetensors"})
     )
     [clip] = node_classes["PentimentoLoadELLAT5"].execute("gated.safetensors", FP16).args
-    features = ella_text.features(clip, "a cat", "128 tokens", 32)
+    features = ella.features(clip, "a cat", "128 tokens", 32)
     assert features.shape == (1, 128, 32)
     assert torch.equal(features, encode(clip, "a cat", 128))
-    assert ella_text.features(clip, "a cat", "flexible", 32).shape == (1, len(clip.tokenize("a cat")["t5xl"][0]), 32)
+    assert ella.features(clip, "a cat", "flexible", 32).shape == (1, len(clip.tokenize("a cat")["t5xl"][0]), 32)
     with pytest.raises(ValueError, match="32 wide.*2048 wide"):
-        ella_text.features(clip, "a cat", "128 tokens", 2048)
+        ella.features(clip, "a cat", "128 tokens", 2048)

@@ -143,7 +143,7 @@ class _Converter:
         inputs = declared(self._info, _class(node))
         dynamic = tuple(f"{name}." for name, declaration in inputs.items() if _is_dynamic(declaration))
         widgets = {name: value for name, value in self._saved(node) if name in inputs or name.startswith(dynamic)}
-        slots = {item["name"] for item in node.get("inputs", [])}
+        slots = {item["name"] for item in node.get("inputs", []) if "widget" not in item}
         for name, declaration in inputs.items():
             if name not in widgets and name not in slots and not is_socket(declaration):
                 for value in _defaults(declaration):

@@ -229,12 +229,12 @@ class Runner:
     def _queue(self, flight: _Flight) -> None:
         graph, prompt_id = self.grid.workflow(flight.cell), str(uuid.uuid4())
         self.folder.add(flight.digest, "queued", prompt_id=prompt_id)
+        self.flights[prompt_id] = flight  # before the server has it: an interrupt in between cancels it too
         try:
             self.server.queue(prompt_id, graph, self._interface(graph))
         except CellError as error:
+            del self.flights[prompt_id]
             self._fail(flight, str(error), None)
-        else:
-            self.flights[prompt_id] = flight
 
     def _interface(self, graph: Graph) -> dict | None:
         grid = self.grid

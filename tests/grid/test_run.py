@@ -191,6 +191,18 @@ def test_ctrl_c_takes_the_cells_out_of_the_queue(out):
     assert data["progress"]["running"] is False
 
 
+def test_ctrl_c_also_takes_out_a_cell_that_was_just_queued(out):
+    class Stopped(Fake):
+        def queue(self, prompt_id, graph, workflow):
+            super().queue(prompt_id, graph, workflow)
+            raise KeyboardInterrupt
+
+    server = Stopped()
+    with pytest.raises(KeyboardInterrupt):
+        runner(spanned(AXES), out, server).run()
+    assert (len(server.cancelled), server.queued) == (1, {})
+
+
 def test_cells_of_one_workflow_are_run_once(out):
     """Two values that come to the same, beside each other in the queue and apart from each other."""
     values = [{"title": title, "set": {"KSampler.cfg": cfg}} for title, cfg in (("a", 1), ("b", 1), ("c", 2), ("d", 1))]

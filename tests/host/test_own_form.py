@@ -1,6 +1,7 @@
 """Workflows in ComfyUI's own form become those that its page would queue."""
 
 import json
+from copy import deepcopy
 
 import pytest
 
@@ -72,6 +73,10 @@ def graph_without(*keys, **inputs):
 
 def test_an_input_that_was_added_since_has_its_default():
     assert own_form.to_api(FORM, INFO) == graph_without()
+    with_slot = deepcopy(FORM)
+    slot = {"name": "denoise", "type": "FLOAT", "link": None, "widget": {"name": "denoise"}}
+    next(node for node in with_slot["nodes"] if node["id"] == 6)["inputs"].append(slot)
+    assert own_form.to_api(with_slot, INFO) == graph_without()
 
 
 def test_a_file_may_name_connected_widgets_alone():

@@ -74,6 +74,17 @@ class Sound:
     pieces: Iterator[np.ndarray]
 
 
+def bit_depth(video: Input.Video) -> int:
+    """Bits of a channel of the video's file, or 8 where the video is made of pictures."""
+    if hasattr(video, "get_bit_depth"):
+        return video.get_bit_depth()
+    if not isinstance(video, InputImpl.VideoFromFile):  # from here on for ComfyUI 0.24, which has no get_bit_depth
+        return 8
+    container, stream = open_video(own_file(video), "video")
+    with container:
+        return max(component.bits for component in stream.format.components)
+
+
 class Writer:
     """Writes frames; `write` takes the next ones. Made by `writing`.
 
@@ -85,7 +96,7 @@ class Writer:
 
     def __init__(self, path: Path, like: Input.Video, height: int, width: int) -> None:
         self.path, self.rate, self.number = path, Fraction(like.get_frame_rate()), 0
-        depth = like.get_bit_depth()
+        depth = bit_depth(like)
         self.bits = next((bits for bits in FORMATS if bits >= depth), max(FORMATS))
         self.container = av.open(str(path), mode="w")
         codec, self.form, options = FORMATS[self.bits]

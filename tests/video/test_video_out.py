@@ -16,7 +16,7 @@ from comfy_api.latest import InputImpl, Types
 from comfy_extras.nodes_video import SaveVideo
 
 from kit.clips import clip, write_video
-from pentimento.model_patchers.video.video_out import LosslessVideo, writing
+from pentimento.model_patchers.video.video_out import LosslessVideo, bit_depth, writing
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +77,20 @@ def test_the_rate_and_the_number_of_frames(frames, rate):
     assert video.get_frame_rate() == video.get_components().frame_rate == rate
     assert video.get_frame_count() == 20
     assert video.get_duration() == pytest.approx(20 / rate, abs=1e-3)
+
+
+class Older(InputImpl.VideoFromFile):
+    """A VIDEO of ComfyUI 0.24, which cannot say how many bits it has."""
+
+    @property
+    def get_bit_depth(self):
+        raise AttributeError
+
+
+@pytest.mark.parametrize("bits", [8, 10, 16])
+def test_the_bits_of_a_file_are_read_where_comfyui_does_not_say_them(frames, bits):
+    video = written(of_pictures(frames, bits=bits), frames)
+    assert bit_depth(Older(str(video.get_stream_source()))) == bit_depth(video) == bits
 
 
 @pytest.mark.parametrize("window", [(0, 0), (0.3, 0.5), (0.31, 0), (-0.4, 0.2)], ids=str)

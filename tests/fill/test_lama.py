@@ -13,7 +13,6 @@ from collections import OrderedDict
 import comfy.ops
 import comfy.utils
 import numpy as np
-import psutil
 import pytest
 import safetensors.torch
 import torch
@@ -22,6 +21,7 @@ from comfy import model_management
 from torch import nn
 
 from kit.assertions import frozen
+from kit.memory import held
 from pentimento.model_patchers.arch.lama import Config, Generator
 from pentimento.model_patchers.fill import lama, lama_refinement
 
@@ -499,8 +499,8 @@ class TestHost:
             model_management.unload_all_models()
             gc.collect()
             assert alive() is None
-            sizes.append(psutil.Process().memory_info().rss)
-        assert sizes[-1] - sizes[0] < 205e6  # three nets are 615 MB; the C library keeps some of what is freed
+            sizes.append(held())
+        assert sizes[-1] - sizes[0] < 205e6  # three nets are 615 MB
 
     def test_many_runs_do_not_grow(self, thin, rng):
         image, mask = picture(rng, 160, 160), block_mask(160, 160, (25, 100), (3, 125))
@@ -509,7 +509,7 @@ class TestHost:
             thin[1].fill(image, mask, EACH, 16, 0)
             if i in (9, 49):
                 gc.collect()
-                sizes.append(psutil.Process().memory_info().rss)
+                sizes.append(held())
         assert sizes[1] - sizes[0] < 8e6
 
     @pytest.mark.parametrize("refine_steps", [0, 4])

@@ -6,7 +6,6 @@ import types
 from functools import partial
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from comfy import model_management
@@ -18,6 +17,7 @@ from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.utils import amg
 from skimage import measure, morphology
 
+from kit.memory import held
 from kit.nodes import run_node
 from kit.sam import Reference, image, levels, load, reference, segment
 from kit.tensors import rand
@@ -535,13 +535,13 @@ def test_progress_ends_at_its_total(sam, bars):
 
 
 def test_memory_does_not_grow_with_the_answers():
-    picture, seen, done, process = np.zeros((2000, 3000, 3), dtype=np.uint8), [], threading.Event(), psutil.Process()
+    picture, seen, done = np.zeros((2000, 3000, 3), dtype=np.uint8), [], threading.Event()
 
     def watch():
         while not done.wait(0.002):
-            seen.append(process.memory_info().rss)
+            seen.append(held())
 
-    watcher, before = threading.Thread(target=watch), process.memory_info().rss
+    watcher, before = threading.Thread(target=watch), held()
     watcher.start()
     found = ours.segment_picture(Answers(), picture, Settings(8, 0.7, 0.5), lambda steps: None)
     done.set()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 load_package = runpy.run_path(str(Path(__file__).resolve().parents[1] / "host" / "load_package.py"))["load_package"]
 load_package("kit", Path(__file__).with_name("kit"))
@@ -38,6 +39,10 @@ from pentimento_host import system  # noqa: E402
 os.environ["no_proxy"] = ",".join(filter(None, ["127.0.0.1", os.environ.get("no_proxy")]))  # the tests' servers
 ON_HOST = {"browser": "browser", "host": "host", "routes": "host"}  # folders of tests that use ComfyUI's files or a
 # server, and which of them share a process: each process has a server of its own
+
+# On a busy machine no example is in time. Where $CI is set, Hypothesis draws the same examples in every run.
+settings.register_profile("busy", settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]))
+settings.load_profile("busy")
 
 CHROMIUM = system.browser()
 CHROMIUM_ARGUMENTS = [

@@ -177,7 +177,7 @@ def test_a_flat_map_is_far_everywhere(invert, value):
     assert torch.equal(other[None], depth_channel(picture(), *SIZE, invert))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.integers(2, 40), st.integers(2, 40), st.integers(1, 24), st.integers(1, 24), st.floats(0.01, 100), st.booleans()
 )

@@ -21,7 +21,7 @@ from pentimento.nodes.edit.change_map import ChangeMap
 BLUR = np.load(GOLDEN / "blur.npz")
 SIDES = st.integers(1, 20)
 MASKS = hnp.arrays(np.float32, st.tuples(SIDES, SIDES), elements=st.floats(0, 1, width=32))
-LIMITS = settings(max_examples=150, deadline=None)
+LIMITS = settings(max_examples=150)
 
 
 def change(source, black=0.0, white=1.0, gamma=1.0, blur=0, invert=False):

@@ -39,7 +39,7 @@ def diffusers_region(mask, width, height, padding):
     return Box(left, top, right - left, bottom - top)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(masks(), SIZES, SIZES, st.integers(0, 40))
 def test_one_region_is_that_of_diffusers(mask, width, height, padding):
     found = regions(torch.from_numpy(mask), "one", padding, width, height)
@@ -79,7 +79,7 @@ def joined_regions(mask, width, height, padding):
         groups = np.vectorize({0: 0, **{n: min(together[n]) for n in found}}.get)(groups)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(masks(), SIZES, SIZES, st.integers(1, 9))
 def test_each_hole_has_a_region_and_those_that_overlap_have_one(mask, width, height, padding):
     found = regions(torch.from_numpy(mask), "each hole", padding, width, height)

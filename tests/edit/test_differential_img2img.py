@@ -326,7 +326,7 @@ def test_the_rules_differ_with_the_scheduler(scheduler, timestep):
     assert relative_error(*results) > 0.05
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 60), st.floats(1e-3, 100), st.floats(0.3, 8), st.integers(0, 2**31), st.booleans())
 def test_every_evaluation_belongs_to_the_step_it_lies_in(steps, sigma_max, rho, seed, to_zero):
     ramp = np.linspace(1, 0, steps + 1) if to_zero else np.linspace(1, 0.1, steps + 1)

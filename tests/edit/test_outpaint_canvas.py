@@ -26,7 +26,7 @@ BLUR = np.load(GOLDEN / "blur.npz")
 PREFILL = pytest.mark.parametrize("prefill", PREFILLS)
 LENGTHS, SIDES = st.integers(1, 40), st.sampled_from((0, 0, 1, 5, 8, 24))
 FOUR_SIDES = st.tuples(SIDES, SIDES, SIDES, SIDES)  # left, top, right, bottom
-LIMITS = settings(max_examples=100, deadline=None)
+LIMITS = settings(max_examples=100)
 
 
 def canvas(image, sides=(0, 0, 0, 0), overlap=50, blur=250, change=0.804, prefill="grey"):
@@ -66,7 +66,7 @@ def test_core_with_its_own_defaults():
         assert torch.equal(ours, cores)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(LENGTHS, LENGTHS, FOUR_SIDES, st.integers(1, 60))
 def test_where_core_drops_the_feather_it_is_that_of_each_side_on_a_larger_picture(height, width, sides, overlap):
     """Core's own numbers, from a picture so large that it keeps them, one side at a time; the strongest counts."""

@@ -49,7 +49,7 @@ def jobs(draw):
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(jobs())
 def test_outside_the_mask_every_bit_stays(job):
     """Whatever comes back: noise, and NaN and infinity outside the mask."""
@@ -64,7 +64,7 @@ def test_outside_the_mask_every_bit_stays(job):
     assert torch.equal(result[..., 3:], before[..., 3:]), "the alpha channel"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(jobs())
 def test_unedited_crops_give_the_picture_back(job):
     image, mask, how, feather, match, _ = job
@@ -274,7 +274,7 @@ def test_the_ramp_of_a_big_hole_is_the_depth_below_its_rim(edge, box, feather):
     assert (ramp(hole, feather) - expected).abs().max() < 1e-6
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.integers(1, 40))
 def test_the_ramp_is_inside_rises_at_least_as_the_feather_and_reaches_1_in_every_hole(height, width, seed, feather):
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).random((height, width)), seed % 4)

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from pentimento.model_patchers.fill.harmonic import MAX_STEPS, harmonic
 
 SIDES = st.integers(1, 12)
-LIMITS = settings(max_examples=100, deadline=None)
+LIMITS = settings(max_examples=100)
 
 
 @st.composite

@@ -47,7 +47,7 @@ def files(draw):
 
 
 @given(files(), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_cell_is_reached_once_in_any_order(axes, random):
     grid = spanned(axes)
     used = [[v["value"] for v in axis["values"] if not v["skip"]] for axis in axes]
@@ -74,7 +74,7 @@ def test_every_cell_is_reached_once_in_any_order(axes, random):
 
 
 @given(files())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_paths_are_distinct_and_safe_on_every_system(axes):
     grid = spanned(axes)
     names = [grid.path(cell, expand.digest(grid.workflow(cell))) for cell in grid.cells()]
@@ -93,7 +93,7 @@ def test_paths_are_distinct_and_safe_on_every_system(axes):
 
 
 @given(files(), st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_more_axes_values_and_other_titles_leave_cells_what_they_are(axes, random):
     before = spanned(axes)
     digests = [expand.digest(before.workflow(cell)) for cell in before.cells()]
@@ -110,7 +110,7 @@ def test_more_axes_values_and_other_titles_leave_cells_what_they_are(axes, rando
 
 
 @given(files())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_values_that_are_added_change_no_key(axes):
     before = spanned(axes)
     for axis in axes:

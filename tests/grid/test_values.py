@@ -56,7 +56,7 @@ def test_a_wrong_range_is_refused(text, sentence):
 
 
 @given(st.decimals(-1000, 1000, places=3), st.decimals("0.001", 50, places=3), st.integers(2, 60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_range_is_the_arithmetic_progression(start, step, count):
     numbers = [start + step * place for place in range(count)]
     text = f"{numbers[0]:f}, {numbers[1]:f}" + (f", ..., {numbers[-1]:f}" if count > 2 else "")

@@ -55,7 +55,7 @@ def joined(boxes, context):
     return boxes
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(holes())
 def test_each_box_is_a_joined_hole_with_its_context(case):
     """The boxes are those that joining pair by pair gives, with the whole context where the picture has it."""
@@ -75,7 +75,7 @@ def test_each_box_is_a_joined_hole_with_its_context(case):
     assert boxes == sorted(boxes, key=lambda box: (box.y, box.x))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(holes())
 def test_boxes_cover_all_and_cut_nothing(case):
     pixels, context = case
@@ -117,7 +117,6 @@ def test_thousands_of_specks_at_four_megapixels(context, specks):
     assert not (hole & ~covered).any()
 
 
-@settings(deadline=None)
 @given(BOXES, st.integers(0, 20))
 def test_expand_is_growing_by_a_square_inside_the_picture(box, margin):
     canvas = np.zeros((64, 70), dtype=bool)
@@ -127,7 +126,7 @@ def test_expand_is_growing_by_a_square_inside_the_picture(box, margin):
     assert np.array_equal(grown, ndimage.binary_dilation(canvas, np.ones((2 * margin + 1,) * 2)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     hnp.arrays(np.float32, st.tuples(st.integers(1, 2), SIDES, SIDES), elements=st.floats(0, 1, width=32)), SIDES, SIDES
 )
@@ -149,7 +148,7 @@ def canny(mask):
     return morphology.reconstruction(strong, weak, footprint=EIGHT) > 0
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(hnp.arrays(np.float32, st.tuples(st.integers(1, 2), SIDES, SIDES), elements=LEVELS))
 def test_selected_is_reconstruction_between_two_thresholds(mask):
     pixels = selected(torch.from_numpy(mask)).numpy()
@@ -191,7 +190,7 @@ def test_a_bool_mask_and_one_mask_for_many_pictures_are_not_copied():
     assert torch.equal(many, selected(soft.expand(5, -1, -1).clone()))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(hnp.arrays(np.float32, (2, 24, 36), elements=st.floats(0, 1, width=32)), st.sampled_from([1, 2, 3, 4, 6, 12]))
 def test_a_map_that_says_how_much_is_averaged_by_area(amounts, factor):
     reduced = resize_amounts(torch.from_numpy(amounts), 24 // factor, 36 // factor).numpy()
@@ -274,7 +273,7 @@ def test_pair_refuses_other_proportions_but_takes_a_blank_mask(size):
     assert torch.equal(pair(image, torch.zeros(1, *size))[1], torch.zeros(1, 60, 80))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(hnp.arrays(bool, st.tuples(SIDES, SIDES)), st.integers(-9, 9))
 def test_grow_of_bool_equals_grow_of_float(pixels, radius):
     mask = torch.from_numpy(pixels)

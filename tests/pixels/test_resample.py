@@ -27,7 +27,7 @@ def pillow(picture, height, width):
     return torch.stack([torch.from_numpy(np.array(c.resize((width, height), Image.LANCZOS))) for c in channels], -1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SIDES, SIDES, SIDES, SIDES, st.integers(0, 2**32 - 1))
 def test_resize_equals_pillow_in_float(h, w, height, width, seed):
     picture = 0.4 + 0.2 * rand(h, w, 2, seed=seed)  # nothing to clip

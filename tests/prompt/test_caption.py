@@ -416,7 +416,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(PIECES | st.text(max_size=8), max_size=12).map("".join), st.sampled_from([2, 3, 8, 30, LIMIT]))
 @example('"\'"Sure, Long: x"\'"', LIMIT)
 @example("- 1. - *a*", 2)

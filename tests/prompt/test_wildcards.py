@@ -161,7 +161,7 @@ def texts(draw, depth=2):
     return "".join(parts)
 
 
-@settings(max_examples=30, deadline=None, phases=[Phase.explicit, Phase.generate])  # the package takes long to shrink
+@settings(max_examples=30, phases=[Phase.explicit, Phase.generate])  # the package takes long to shrink
 @given(texts())
 @example("W{2$$W|W__colours-warm__} {W|2::W}")
 def test_any_text_gives_the_prompts_of_dynamicprompts(both, text):

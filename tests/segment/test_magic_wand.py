@@ -32,7 +32,7 @@ def levels(draw, channels=1):
     return colours, (draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(levels(), st.integers(0, 255))
 def test_grey_equals_flood(picture, step):
     levels, (x, y) = picture
@@ -41,7 +41,7 @@ def test_grey_equals_flood(picture, step):
     assert np.array_equal(wand(image, [(x, y)], step / 255)[0].numpy(), expected)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(levels(channels=3), st.integers(0, 255))
 def test_colour_equals_flood_on_the_largest_channel_difference(picture, step):
     levels, (x, y) = picture
@@ -50,7 +50,7 @@ def test_colour_equals_flood_on_the_largest_channel_difference(picture, step):
     assert np.array_equal(wand(image, [(x, y)], step / 255)[0].numpy(), expected)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(levels(channels=3), st.integers(0, 255))
 def test_not_contiguous_takes_every_pixel_of_the_colour(picture, step):
     levels, (x, y) = picture

@@ -22,7 +22,7 @@ from pentimento.nodes.segment.mask_boxes import BoxesToMask, MaskToBoxes
 HEIGHT, WIDTH = 12, 17
 SIDES = st.integers(1, 20)
 BINARY = hnp.arrays(np.float32, st.tuples(SIDES, SIDES), elements=st.sampled_from((0.0, 1.0)))
-LIMITS = settings(max_examples=80, deadline=None)
+LIMITS = settings(max_examples=80)
 
 
 def as_box(x, y, width, height):

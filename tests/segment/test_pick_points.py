@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -79,14 +79,12 @@ def test_what_is_outside_or_empty_is_refused(change, part):
         fit(parse_picks(json.dumps(change)), 20, 10)
 
 
-@settings(deadline=None)
 @given(picks())
 def test_picks_fit_their_own_picture_as_they_are(found):
     assert fit(found, found.width, found.height) == found
     assert fit(found._replace(width=None, height=None), found.width, found.height) == found
 
 
-@settings(deadline=None)
 @given(picks(), sides, sides)
 def test_picks_of_another_size_stay_in_place(found, width, height):
     fitted = fit(found, width, height)
@@ -107,7 +105,6 @@ def test_picks_of_another_size_stay_in_place(found, width, height):
         assert abs(new.x + new.width - (old.x + old.width) * sx) <= 1
 
 
-@settings(deadline=None)
 @given(picks(), st.integers(1, 7))
 def test_a_whole_multiple_and_back_changes_nothing(found, scale):
     large = fit(found, scale * found.width, scale * found.height)

@@ -266,7 +266,7 @@ def test_equals_the_published_code_of(name):
 # The choice and the refinement
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.floats(-2, 2, width=32), min_size=4, max_size=4), st.integers(0, 9))
 def test_auto_is_the_rule_of_the_onnx_model(scores, tokens):
     model = SamOnnxModel.__new__(SamOnnxModel)

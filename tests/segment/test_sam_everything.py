@@ -322,7 +322,6 @@ def test_stability(rng):
     assert ours.stability(torch.full((5, 5), -1.0)) == 0.0 == ours.stability(torch.zeros(0, 0))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 2**32), st.floats(0, 0.2))
 def test_only_where_there_is_something(height, width, seed, share):
     random = torch.Generator().manual_seed(seed)
@@ -358,7 +357,7 @@ masks = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(masks, st.integers(1, 60))
 def test_mending(mask, area):
     filled = morphology.remove_small_holes(mask, max_size=area - 1, connectivity=2)

@@ -16,7 +16,7 @@ from pentimento.nodes.segment.tune_mask import TuneMask
 SIDES = st.integers(1, 16)
 BINARY = hnp.arrays(np.float32, st.tuples(SIDES, SIDES), elements=st.sampled_from((0.0, 1.0)))
 SOFT = hnp.arrays(np.float32, st.tuples(SIDES, SIDES), elements=st.floats(0, 1, width=32))
-LIMITS = settings(max_examples=150, deadline=None)
+LIMITS = settings(max_examples=150)
 EIGHT, FOUR = np.ones((3, 3)), ndimage.generate_binary_structure(2, 1)
 
 
@@ -161,7 +161,7 @@ def test_a_haze_joins_nothing():
     assert np.array_equal(cleaned[speck == 0], hazy[speck == 0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SOFT, st.integers(1, 12))
 def test_feather_is_a_gaussian_of_a_third(mask, pixels):
     weights = np.exp(-0.5 * (np.arange(-pixels, pixels + 1) / (pixels / 3)) ** 2)

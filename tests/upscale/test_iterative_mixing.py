@@ -139,7 +139,7 @@ def test_euler_is_demofusions_loop(exponent, precision):
     assert relative_error(ours, loop(Pointwise(), late=1)) > max(near, 1e-2)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(r=st.floats(0, 1), c=st.floats(0, 1), sigma=st.floats(0.05, 50), drawn=st.floats(-2, 2))
 def test_mix_has_as_much_noise(r, c, sigma, drawn):
     e, other, clean = (randn(2, 4, 64, 64, seed=seed) for seed in (1, 2, 3))

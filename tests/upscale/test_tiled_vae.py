@@ -239,7 +239,7 @@ def test_the_host_is_asked_for_a_tiles_memory(vae, monkeypatch):
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(2, 20), st.integers(2, 20), st.integers(1, 4), st.integers(1, 4), st.sampled_from([1, 2, 0.5]))
 def test_each_layer_sees_its_neighbours(height, width, rows, columns, scale):
     """Odd sizes as well, of which ComfyUI's VAEs have none."""

@@ -35,7 +35,7 @@ def fused(x, windows, weight, work=lambda part: part):
 
 @pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("plan", PLANS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(8, 40), st.integers(8, 40), st.booleans())
 def test_an_identity_gives_its_input_back_to_the_bit(plan, weight, height, width, h, w, five):
     """Borders included, for latents of four and of five dimensions."""
@@ -150,7 +150,7 @@ def test_the_gaussian_of_an_oblong_window_is_as_wide_as_the_window():
     assert torch.allclose(weight, tiles.gaussian(48, 16).T)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 60), st.integers(1, 60))
 def test_a_stretch_of_the_axis_is_found_in_the_window(first, count):
     for line in [

@@ -309,7 +309,7 @@ REGIONS = {
 
 
 @pytest.mark.parametrize("plan", PLANS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.lists(st.sampled_from(list(REGIONS)), max_size=3),
     st.integers(9, 30),
@@ -370,7 +370,7 @@ def showing(hint, strength=1.0, vae=None, **options):
 @pytest.mark.both_devices
 @pytest.mark.parametrize("vae", [None, Squares()])
 @pytest.mark.parametrize("plan", ["grid", "jitter", "rolled"])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(9, 24), st.integers(9, 24), st.integers(1, 3), st.integers(20, 200), st.booleans(), st.booleans())
 def test_hints_lie_as_without_windows(models, plan, vae, height, width, hints, size, regional, masked):
     """Hints of any size, cut to the picture's proportions; one for all samples or one for each; in a chain; squeezed

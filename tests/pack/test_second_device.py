@@ -10,6 +10,7 @@ import folder_paths
 import pytest
 import torch
 from comfy import model_management
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kit import completed, second_device
 from kit import sam as small_sam
@@ -43,7 +44,7 @@ class Way:
 
 
 NETWORK = {"MODEL", "VAE", "CONDITIONING"}
-NETWORK |= {f"PENTIMENTO_{name}" for name in ("SAM", "LAMA", "STTN", "OSTRACK")}
+NETWORK |= {f"PENTIMENTO_{name}" for name in ("SAM", "SAM2", "LAMA", "STTN", "OSTRACK")}
 TOYS = {  # node_inputs gives these a model without weights
     "DemoFusion",
     "DynamicThresholding",
@@ -52,6 +53,7 @@ TOYS = {  # node_inputs gives these a model without weights
     "LatentMirror",
     "Windows",
 }
+FILTER_PICTURES = {"RemoveFromVideo"}  # to measure motion, where the pictures are
 OFFLOADED_AMISS = {"SDx4Conditioning"}  # ComfyUI leaves the embedding of x4's levels on the CPU
 
 
@@ -123,7 +125,26 @@ def test_a_node_gives_what_it_gives_on_the_cpu(name, way, expected):
 def test_a_node_gives_nearly_the_same_in_half_precision(name, way, expected):
     if way[0].computing.get("share") == 0 and name in OFFLOADED_AMISS:
         pytest.skip("ComfyUI itself fails")
-    compare(name, *way, expected)
+    with LayersOnTheCPU() as layers:
+        compare(name, *way, expected)
+    if way[0] is WAYS["fp16"] and name not in FILTER_PICTURES:
+        assert not layers.shapes, "a network computes on the CPU, to where ComfyUI moves its weights unasked"
+
+
+class LayersOnTheCPU(TorchDispatchMode):
+    """The shapes of what convolutions and linear layers gave on the CPU."""
+
+    LAYERS = {getattr(torch.ops.aten, name) for name in ("addmm", "baddbmm", "bmm", "conv2d", "convolution", "linear")}
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in self.LAYERS and result.device.type == "cpu":
+            self.shapes.append(tuple(result.shape))
+        return result
 
 
 def compare(name, way, inputs, expected):
